@@ -1,0 +1,53 @@
+"""deft_hf: fine-tune Hugging Face segmentation models that generalise to unseen domains.
+
+Public names are imported when they are first used, so that `import deft_hf` is quick, and who uses one module alone
+(`deft_hf.scoring.confusion`, say) does not pay for the whole stack.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from deft_hf.arguments import DeFTTrainingArguments as DeFTTrainingArguments
+    from deft_hf.data.domains import Domain as Domain
+    from deft_hf.data.labels import LabelSpace as LabelSpace
+    from deft_hf.method.families import resolve_family as resolve_family
+    from deft_hf.method.pathways import DualPathway as DualPathway
+    from deft_hf.publish.export import export_generalized as export_generalized
+    from deft_hf.publish.export import verify_export as verify_export
+    from deft_hf.recipe import Recipe as Recipe
+    from deft_hf.scoring.confusion import ConfusionMatrix as ConfusionMatrix
+    from deft_hf.scoring.metric import MeanIoU as MeanIoU
+    from deft_hf.trainer import DeFTTrainer as DeFTTrainer
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "ConfusionMatrix": "scoring.confusion",
+    "DeFTTrainer": "trainer",
+    "DeFTTrainingArguments": "arguments",
+    "Domain": "data.domains",
+    "DualPathway": "method.pathways",
+    "LabelSpace": "data.labels",
+    "MeanIoU": "scoring.metric",
+    "Recipe": "recipe",
+    "export_generalized": "publish.export",
+    "resolve_family": "method.families",
+    "verify_export": "publish.export",
+}
+
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,71 @@
+"""BatchNorm statistics of the model that is exported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def batchnorm_modules(model: nn.Module) -> dict[str, _BatchNorm]:
+    """The BatchNorm modules of `model` that keep running statistics, by name."""
+    modules = ((name, module) for name, module in model.named_modules() if isinstance(module, _BatchNorm))
+    return {name: module for name, module in modules if module.track_running_stats}
+
+
+def mend_momentum(model: nn.Module) -> list[str]:
+    """Turn TensorFlow's BatchNorm momentum into PyTorch's, in place; returns the names of the modules mended.
+
+    Some ports (MobileNetV1/V2, EfficientNet of transformers) hand TensorFlow's momentum (0.997: keep 99.7 %) to
+    PyTorch, where it means "forget 99.7 %": the running statistics are those of the last batch. A momentum above 0.5
+    is taken as TensorFlow's and replaced by its complement, at least 0.01.
+    """
+    mended = []
+    for name, module in batchnorm_modules(model).items():
+        if module.momentum is not None and module.momentum > 0.5:
+            module.momentum = max(1.0 - module.momentum, 0.01)
+            mended.append(name)
+    return mended
+
+
+@torch.no_grad()
+def reestimate(model: nn.Module, batches: Iterable[Tensor | Any]) -> None:
+    """Take the running statistics of every BatchNorm anew: the plain mean over `batches`, everything else in eval
+    mode.
+
+    An average of weights has statistics that none of the averaged models had, so they are estimated on source data, as
+    SWA does (Izmailov et al., UAI 2018, arXiv 1803.05407, section 3.2).
+
+    Args:
+        model: a model that takes `pixel_values`; left in the modes it was in.
+        batches: float tensors (N, 3, H, W) on the model's device, at least one.
+    """
+    modules = list(batchnorm_modules(model).values())
+    modes = {module: module.training for module in model.modules()}
+    momenta = [module.momentum for module in modules]
+    model.eval()
+    for module in modules:
+        module.reset_running_stats()
+        module.momentum = None  # a cumulative average instead of an exponential one
+        module.train()
+    for pixel_values in batches:
+        model(pixel_values=pixel_values)
+    for module, momentum in zip(modules, momenta, strict=True):
+        module.momentum = momentum
+    for module, mode in modes.items():
+        module.training = mode
+
+
+@torch.no_grad()
+def average_over_ranks(model: nn.Module) -> None:
+    """Make the running statistics the same on every rank: their mean. Without a process group nothing happens."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return
+    for module in batchnorm_modules(model).values():
+        for statistic in (module.running_mean, module.running_var):
+            dist.all_reduce(statistic)
+            statistic /= dist.get_world_size()

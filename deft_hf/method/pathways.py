@@ -1,0 +1,207 @@
+"""DeFT's two pathways over two copies of one model, in a single `forward`."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from deft_hf.method.distance import distance, squared_distance
+from deft_hf.method.ema import share_left, update_average
+from deft_hf.method.families import SegmentationFamily
+
+Stage = Literal["warmup", "decoupled", "joint"]
+Part = Literal["encoder", "decoder"]
+PARTS: tuple[Part, Part] = ("encoder", "decoder")
+
+
+class DualPathway(nn.Module):
+    """The usual and the generalized component of one model, and the losses that train them.
+
+    `usual` is the copy that gradients train, `generalized` the one that only the moving average moves; both are
+    complete models of the original class. One `forward` gives every loss of a step for one backward, which DDP, ZeRO
+    and FSDP need.
+
+    What a step computes depends on the stage (D: decoder, E: encoder, uc: usual, gc: generalized):
+
+    | stage | loss | moved by gradients | generalized component after the step |
+    |---|---|---|---|
+    | `warmup` | loss(D_uc(E_gc(x)), y) | D_uc | D_gc follows D_uc |
+    | `decoupled` | loss(D_gc(E_uc(x)), y) + loss(D_uc(E_gc(x)), y) | E_uc, D_uc | gc <- m gc + (1 - m) uc |
+    | `joint` | loss(D_uc(E_uc(x)), y) | E_uc, D_uc | gc <- m gc + (1 - m) uc |
+
+    With `average=False` the two components are one and the same model: ordinary fine-tuning on the same loop.
+
+    Args:
+        model: a segmentation model; becomes `usual`, in float32 (or float64 where it comes so).
+        family: its encoder/decoder split and objective.
+        average: keep a generalized copy.
+        distance_weight: weight of the distance regulariser on the usual component; 0 switches it off.
+    """
+
+    # Trainer then counts the items of the whole optimizer step and hands them over.
+    accepts_loss_kwargs = True
+
+    def __init__(
+        self, model: nn.Module, family: SegmentationFamily, average: bool = True, distance_weight: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.family = family
+        self.distance_weight = distance_weight
+        self.usual = model if next(model.parameters()).dtype == torch.float64 else model.float()
+        for name, parameter in self.usual.named_parameters():
+            parameter.requires_grad_(family.is_trained(name))
+        self.generalized = copy.deepcopy(self.usual).requires_grad_(False) if average else self.usual
+        self.stage: Stage = "joint"
+        self.decays: dict[Part, float] = {"encoder": 0.0, "decoder": 0.0}
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+        self.initial: dict[str, Tensor] = {}
+        self._averaged: dict[Part, tuple[list[nn.Parameter], list[nn.Parameter]]] = {}
+
+    @property
+    def config(self) -> Any:
+        return self.usual.config
+
+    @property
+    def averages(self) -> bool:
+        """Whether the generalized component is a model of its own."""
+        return self.generalized is not self.usual
+
+    def forward(
+        self, pixel_values: Tensor, labels: Tensor | None = None, items: Tensor | None = None, passes: int = 1
+    ) -> Any:
+        """In training mode the losses of the current stage; in eval mode the generalized model's outputs.
+
+        Args:
+            pixel_values: (N, 3, H, W) float.
+            labels: (N, H, W) int64, 255 = ignored; needed in training.
+            items: scalar, the objective's items (valid pixels) of the whole optimizer step; default: those of this
+                batch.
+            passes: how many forward passes, over accumulation and ranks, the optimizer step has. The distance
+                regulariser is shared out among them.
+
+        Returns:
+            In training a dict of scalars: `loss` for the backward, and its detached terms (`encoder_loss` and
+            `decoder_loss`, one of them, or `joint_loss`).
+        """
+        if not self.training:
+            return self.generalized(pixel_values=pixel_values)
+        batch = {"pixel_values": pixel_values, "labels": labels}
+        # A step without any valid pixel has loss 0, not 0 / 0.
+        items = (self.family.objective.count(batch) if items is None else items).clamp(min=1)
+        losses = {f"{name}_loss": loss / items for name, loss in self._losses(batch).items()}
+        total = torch.stack(list(losses.values())).sum()
+        if self.distance_weight and self.stage != "warmup":
+            total = total + self.distance_weight / 2 * self._squared_distance() / passes
+        return {"loss": total, **{name: loss.detach() for name, loss in losses.items()}}
+
+    def _losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        loss = self.family.objective.loss
+        if self.stage == "joint":
+            return {"joint": loss(self.usual, batch)}
+        decoder_loss = loss(self.pathway(encoder=self.generalized, decoder=self.usual), batch)
+        if self.stage == "warmup":
+            return {"decoder": decoder_loss}
+        return {
+            "encoder": loss(self.pathway(encoder=self.usual, decoder=self.generalized), batch),
+            "decoder": decoder_loss,
+        }
+
+    def pathway(self, encoder: nn.Module, decoder: nn.Module) -> nn.Module:
+        """A view: the model `decoder` in which the encoder is that of `encoder`.
+
+        Only the modules along the encoder's path are copied, shallowly, so that no parameter is registered twice and
+        no architecture's forward is rewritten.
+        """
+        *parents, name = self.family.encoder.split(".")
+        view = node = _shallow_copy(decoder)
+        for parent in parents:
+            node._modules[parent] = _shallow_copy(node._modules[parent])
+            node = node._modules[parent]
+        node._modules[name] = encoder.get_submodule(self.family.encoder)
+        return view
+
+    def enter(self, stage: Stage, encoder_decay: float = 0.0, decoder_decay: float = 0.0) -> None:
+        """Switch to `stage`, with the decays of its moving average. The encoder takes no gradient in the warm-up."""
+        self.stage = stage
+        self.decays = {"encoder": encoder_decay, "decoder": decoder_decay}
+        usual, generalized = self._trained(self.usual), self._trained(self.generalized)
+        for name, parameter in usual.items():
+            parameter.requires_grad_(stage != "warmup" or self.family.part_of(name) == "decoder")
+        # Gathered here, not at every step: a walk over the modules costs milliseconds.
+        for part in PARTS:
+            names = [name for name in usual if self.family.part_of(name) == part]
+            self._averaged[part] = [generalized[name] for name in names], [usual[name] for name in names]
+
+    @torch.no_grad()
+    def snapshot(self) -> None:
+        """Make the usual component's present parameters the initialisation that distances and averages start from."""
+        self.updates.zero_()
+        # Needed at every step only by the regulariser; otherwise it need not take the accelerator's memory.
+        self.initial = {
+            name: parameter.detach().clone() if self.distance_weight else parameter.detach().cpu().clone()
+            for name, parameter in self._trained(self.usual).items()
+        }
+
+    @torch.no_grad()
+    def update_generalized(self) -> None:
+        """Move the generalized component after an optimizer step; see the table above."""
+        self.updates += 1
+        if not self.averages:
+            return
+        if self.stage == "warmup":
+            self._copy_to_generalized(part="decoder")
+            return
+        for part, (average, current) in self._averaged.items():
+            update_average([p.data for p in average], [p.data for p in current], self.decays[part])
+        if self.stage == "joint":
+            # No batch passes through the generalized model, so its own BatchNorm statistics would stay at the start.
+            self._copy_buffers(self.usual, self.generalized)
+
+    def share_left(self) -> dict[Part, float]:
+        """Per part, the weight of the initialisation in the generalized component (1 while it is the
+        initialisation).
+        """
+        if not self.averages:
+            return {part: 0.0 if int(self.updates) else 1.0 for part in PARTS}
+        if self.stage == "warmup":
+            return {"encoder": 1.0, "decoder": 0.0 if int(self.updates) else 1.0}
+        return {part: share_left(self.decays[part], int(self.updates)) for part in PARTS}
+
+    def distances(self, model: nn.Module) -> dict[Part, float]:
+        """Per part, the L2 distance of `model` (`usual` or `generalized`) to the initialisation."""
+        parameters = self._trained(model)
+        result: dict[Part, float] = {}
+        for part in PARTS:
+            names = [name for name in self.initial if self.family.part_of(name) == part]
+            result[part] = float(distance([parameters[n] for n in names], [self.initial[n] for n in names]))
+        return result
+
+    def _squared_distance(self) -> Tensor:
+        parameters = self._trained(self.usual)
+        names = [name for name in self.initial if parameters[name].requires_grad]
+        return squared_distance([parameters[name] for name in names], [self.initial[name] for name in names])
+
+    def _trained(self, model: nn.Module) -> dict[str, nn.Parameter]:
+        return {name: parameter for name, parameter in model.named_parameters() if self.family.is_trained(name)}
+
+    def _copy_to_generalized(self, part: Part) -> None:
+        generalized = dict(self.generalized.named_parameters())
+        for name, parameter in self.usual.named_parameters():
+            if self.family.part_of(name) == part:
+                generalized[name].data.copy_(parameter.data)
+        self._copy_buffers(self.usual, self.generalized, part)
+
+    def _copy_buffers(self, source: nn.Module, target: nn.Module, part: Part | None = None) -> None:
+        targets = dict(target.named_buffers())
+        for name, buffer in source.named_buffers():
+            if part is None or self.family.part_of(name) == part:
+                targets[name].copy_(buffer)
+
+
+def _shallow_copy(module: nn.Module) -> nn.Module:
+    clone = copy.copy(module)
+    clone._modules = dict(module._modules)
+    return clone
