@@ -1,0 +1,176 @@
+"""A streamed confusion matrix and the scores that follow from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deft_hf.data.labels import IGNORE_INDEX
+from deft_hf.errors import UserError
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of one domain, all in [0, 1], NaN where there was nothing to score.
+
+    Attributes:
+        mean_iou: Mean of `iou` over the classes that occur in the truth or in the predictions.
+        pixel_accuracy: Share of valid pixels that are predicted right.
+        mean_accuracy: Mean of `accuracy` over the classes that occur in the truth.
+        iou: Intersection over union per class, NaN for a class that is neither in the truth nor predicted.
+        accuracy: Share of each class's own pixels that are predicted right (recall), NaN for an absent class.
+        absent: The classes without a single truth pixel, by name where names were given and by id otherwise.
+        pixels: Number of valid pixels (truth is not the ignore index).
+    """
+
+    mean_iou: float
+    pixel_accuracy: float
+    mean_accuracy: float
+    iou: list[float]
+    accuracy: list[float]
+    absent: list[str] | list[int]
+    pixels: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """The scores as plain lists and numbers."""
+        return asdict(self)
+
+
+class ConfusionMatrix:
+    r"""Counts how often a pixel of class `i` was predicted as class `j`, batch by batch, in O(num_labels²) memory.
+
+    For class $c$ with row sum $R_c$ (truth), column sum $P_c$ (prediction) and diagonal $T_c$, $\mathrm{IoU}_c = T_c /
+    (R_c + P_c - T_c)$ and $\mathrm{accuracy}_c = T_c / R_c$, the definitions of PASCAL VOC (Everingham et al. 2015,
+    section 4.1.2, https://doi.org/10.1007/s11263-014-0733-5) and of the Cityscapes scripts
+    (https://github.com/mcordts/cityscapesScripts, `evalPixelLevelSemanticLabeling.py`), over all pixels of the domain
+    at once.
+
+    **Ignored pixels.** Where the truth is `ignore_index`, the pixel does not count at all, whatever was predicted.
+    `ignore_index` is a mark for "unlabelled", never a class: with background = 0 as ignore index, a model that calls
+    every pixel "nucleus" would have all its false positives taken away and score an IoU of 1; that number is a recall.
+
+    **Absent classes.** A class without a truth pixel in the domain is named in [`Scores.absent`]. Where it is not
+    predicted either, its IoU is NaN (0 / 0) and it is left out of the mean. Where it *is* predicted, its IoU is 0 and
+    counts, as in the Cityscapes scripts and every table made with them, so that numbers stay comparable.
+
+    **Ids out of range.** A truth that is neither a class nor `ignore_index`, or a prediction that is no class on a
+    valid pixel, is counted apart and makes [`compute`] raise; looking for it in [`update`] would make the host wait
+    for the device at each batch.
+
+    Args:
+        num_labels (`int`): Number of classes.
+        ignore_index (`int`): Truth id of unlabelled pixels, outside `0 .. num_labels - 1`.
+        device (`str` or `torch.device`): Where the counts live; inputs are moved there.
+
+    Raises:
+        UserError: If `ignore_index` is the id of a class.
+    """
+
+    def __init__(self, num_labels: int, ignore_index: int = IGNORE_INDEX, device: str | torch.device = "cpu"):
+        if 0 <= ignore_index < num_labels:
+            raise UserError(
+                f"ignore_index is {ignore_index}, which is one of the {num_labels} classes: false positives there "
+                f"would go uncounted. Give unlabelled pixels an id outside 0..{num_labels - 1}."
+            )
+        self.num_labels = num_labels
+        self.ignore_index = ignore_index
+        # Row C holds ignored pixels, row C + 1 truths out of range, column C predictions out of range.
+        self._bins = torch.zeros(num_labels + 2, num_labels + 1, dtype=torch.int64, device=device)
+
+    @property
+    def counts(self) -> Tensor:
+        """Valid pixels as an int64 tensor of shape `(num_labels, num_labels)`: rows are truth, columns predictions."""
+        return self._bins[: self.num_labels, : self.num_labels]
+
+    def update(self, predictions: Tensor, labels: Tensor, times: Tensor | None = None) -> None:
+        """Adds pixels to the counts, without a wait for the device.
+
+        Args:
+            predictions (`Tensor`): Predicted class ids, integer, any shape.
+            labels (`Tensor`): True class ids or `ignore_index`, integer, same shape.
+            times (`Tensor`, *optional*): How often each pair counts, int64, same shape; once where not given.
+
+        Raises:
+            UserError: If the shapes differ or logits were given for class ids.
+        """
+        if predictions.shape != labels.shape:
+            raise UserError(
+                f"Predictions have the shape {tuple(predictions.shape)} and labels {tuple(labels.shape)}; they must "
+                "be the same. Resize the logits to the label's own size before the argmax."
+            )
+        for name, ids in (("predictions", predictions), ("labels", labels)):
+            if ids.is_floating_point():
+                raise UserError(f"The {name} are {ids.dtype}; expected integer class ids (the argmax of the logits).")
+
+        size, device = self.num_labels, self._bins.device
+        truth = labels.to(device, torch.int64).flatten()
+        predicted = predictions.to(device, torch.int64).flatten()
+        row = torch.where((truth >= 0) & (truth < size), truth, size + 1)
+        row.masked_fill_(truth == self.ignore_index, size)
+        column = torch.where((predicted >= 0) & (predicted < size), predicted, size)
+        index = row.mul_(size + 1).add_(column)
+        if times is None:
+            times = torch.ones((), dtype=torch.int64, device=device).expand_as(index)
+        # Not torch.bincount: on CUDA it reads the largest id back to the host to size its output.
+        self._bins.view(-1).scatter_add_(0, index, times.to(device).flatten())
+
+    def merge(self, other: ConfusionMatrix) -> None:
+        """Adds the counts of another matrix over the same classes."""
+        if (self.num_labels, self.ignore_index) != (other.num_labels, other.ignore_index):
+            raise ValueError(
+                f"Cannot merge {other.num_labels} classes (ignore index {other.ignore_index}) into "
+                f"{self.num_labels} (ignore index {self.ignore_index})."
+            )
+        self._bins += other._bins.to(self._bins.device)
+
+    def all_reduce(self) -> None:
+        """Sums the counts over all processes, in place. Call it once, after the last update."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(self._bins)
+
+    def compute(self, names: Sequence[str] | None = None) -> Scores:
+        """The scores of everything counted so far.
+
+        Args:
+            names (`Sequence[str]`, *optional*): Class names, so that absent classes are named instead of numbered.
+
+        Raises:
+            UserError: If truths or predictions out of range were counted.
+        """
+        bins = self._bins.cpu()
+        self._raise_if_out_of_range(bins)
+        counts = bins[: self.num_labels, : self.num_labels]
+        truth, hits, pixels = counts.sum(1), counts.diagonal(), counts.sum()
+        # int64 sums are exact; only the division is done in floating point. 0 / 0 is an absent class.
+        accuracy = hits.double() / truth
+        iou = hits.double() / (truth + counts.sum(0) - hits)
+        absent = (truth == 0).nonzero().flatten().tolist()
+        return Scores(
+            mean_iou=iou.nanmean().item(),
+            pixel_accuracy=(hits.sum().double() / pixels).item(),
+            mean_accuracy=accuracy.nanmean().item(),
+            iou=iou.tolist(),
+            accuracy=accuracy.tolist(),
+            absent=[names[i] for i in absent] if names is not None else absent,
+            pixels=int(pixels),
+        )
+
+    def _raise_if_out_of_range(self, bins: Tensor) -> None:
+        bad_truths = int(bins[-1].sum())
+        bad_predictions = int(bins[: self.num_labels, -1].sum())
+        last = self.num_labels - 1
+        if bad_truths:
+            raise UserError(
+                f"{bad_truths:,} label pixels are neither one of the classes 0..{last} nor the ignore index "
+                f"{self.ignore_index}. Map raw ids to train ids when the mask is decoded "
+                "(deft_hf.data.labels.LabelSpace), or raise num_labels."
+            )
+        if bad_predictions:
+            raise UserError(
+                f"{bad_predictions:,} labelled pixels are predicted as something other than the classes 0..{last}. "
+                "The model must have as many classes as the labels."
+            )

@@ -1,0 +1,207 @@
+"""From images to class ids at the label's own size: whole images, sliding windows, a whole domain's score."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from deft_hf.data.labels import IGNORE_INDEX
+from deft_hf.errors import UserError
+from deft_hf.method.families import SegmentationFamily
+from deft_hf.scoring.confusion import ConfusionMatrix
+
+
+def semantic_logits(
+    model: nn.Module, family: SegmentationFamily, pixel_values: Tensor, size: tuple[int, int]
+) -> Tensor:
+    """Class logits of whole images at a given size.
+
+    The model's logits, at whatever resolution it has them, are resized once, straight to `size`: every detour over
+    another size (Mask2Former's processor goes over 384 x 384) wears thin objects away.
+
+    Args:
+        model (`nn.Module`): A Hugging Face segmentation model.
+        family (`SegmentationFamily`): How semantic logits come out of the model's outputs.
+        pixel_values (`Tensor`): Images, float, shape `(N, 3, h, w)`.
+        size (`tuple[int, int]`): Height and width of the result, as a rule those of the label.
+
+    Returns:
+        `Tensor`: float32, shape `(N, C, *size)`.
+    """
+    logits = family.logits(model(pixel_values=pixel_values)).float()
+    return _resize(logits, size)
+
+
+def sliding_window_logits(
+    model: nn.Module,
+    family: SegmentationFamily,
+    pixel_values: Tensor,
+    size: tuple[int, int],
+    window: tuple[int, int],
+    stride: tuple[int, int],
+) -> Tensor:
+    """Class logits averaged over overlapping windows, for images larger than the model was trained on.
+
+    All windows have the same size: the last one of each row and column is shifted to end at the image's border. Where
+    windows overlap, their logits (not their classes) are averaged; the average is resized to `size`. A window that
+    covers the image gives exactly [`semantic_logits`]. Beside one window's outputs, one array of logits of the image's
+    size is held.
+
+    Args:
+        model (`nn.Module`): A Hugging Face segmentation model.
+        family (`SegmentationFamily`): How semantic logits come out of the model's outputs.
+        pixel_values (`Tensor`): Images, float, shape `(N, 3, h, w)`.
+        size (`tuple[int, int]`): Height and width of the result.
+        window (`tuple[int, int]`): Height and width of a window, in pixels of `pixel_values`; cut to the image where
+            larger.
+        stride (`tuple[int, int]`): Steps between windows down and across, in pixels of `pixel_values`, from 1 to the
+            window's side.
+
+    Returns:
+        `Tensor`: float32, shape `(N, C, *size)`.
+
+    Raises:
+        UserError: If the stride is not positive or would leave gaps between windows.
+    """
+    if not all(1 <= step <= side for step, side in zip(stride, window, strict=True)):
+        raise UserError(
+            f"stride {stride} does not fit window {window}: each step must be from 1 to the window's side."
+        )
+
+    height, width = pixel_values.shape[-2:]
+    window_height, window_width = min(window[0], height), min(window[1], width)
+    if (window_height, window_width) == (height, width):
+        return semantic_logits(model, family, pixel_values, size)
+
+    tops = _window_starts(height, window_height, stride[0])
+    lefts = _window_starts(width, window_width, stride[1])
+    total: Tensor | None = None
+    for top in tops:
+        for left in lefts:
+            place = (..., slice(top, top + window_height), slice(left, left + window_width))
+            logits = semantic_logits(model, family, pixel_values[place], (window_height, window_width))
+            if total is None:
+                total = logits.new_zeros(*logits.shape[:2], height, width)
+            total[place] += logits
+    # The windows form a grid, so how many cover a pixel is a product of how many cover its row and its column.
+    covers = torch.outer(_covers(tops, window_height, height), _covers(lefts, window_width, width))
+    return _resize(total.div_(covers.to(total)), size)
+
+
+def predict(
+    model: nn.Module,
+    family: SegmentationFamily,
+    pixel_values: Tensor,
+    size: tuple[int, int],
+    window: tuple[int, int] | None = None,
+    stride: tuple[int, int] | None = None,
+) -> Tensor:
+    """The most likely class of each pixel, the model being in evaluation mode meanwhile.
+
+    Args:
+        model, family, pixel_values, size: As for [`semantic_logits`].
+        window, stride (`tuple[int, int]`, *optional*): As for [`sliding_window_logits`]; whole images without a
+            window. The stride is by default two thirds of the window.
+
+    Returns:
+        `Tensor`: int64, shape `(N, *size)`.
+    """
+    with _evaluating(model):
+        return _classes(model, family, pixel_values, size, window, stride)
+
+
+def score_batches(
+    model: nn.Module,
+    family: SegmentationFamily,
+    batches: Iterable[Mapping[str, Tensor | list[Tensor]]],
+    num_labels: int,
+    device: str | torch.device,
+    window: tuple[int, int] | None = None,
+    stride: tuple[int, int] | None = None,
+    ignore_index: int = IGNORE_INDEX,
+) -> ConfusionMatrix:
+    """Streams batches through the model into one confusion matrix.
+
+    Each prediction is made at its label's own size, counted and dropped, so memory depends on the largest image and
+    not on their number. Every pixel of every batch is counted: samples that a distributed sampler repeats to fill up
+    its last batch must be cut off before they come here. The counts are those of this process; see
+    [`ConfusionMatrix.all_reduce`].
+
+    Args:
+        model, family: As for [`semantic_logits`]. The model must be on `device`; it is left in the mode it was in.
+        batches (`Iterable`): `{"pixel_values": (N, 3, h, w), "labels": (N, H, W)}`; where sizes differ within a batch,
+            an entry is a list of N tensors, and its images go through the model one at a time.
+        num_labels (`int`): Number of classes.
+        device (`str` or `torch.device`): Where batches are moved and counts are kept.
+        window, stride (`tuple[int, int]`, *optional*): As for [`predict`].
+        ignore_index (`int`): Truth id of unlabelled pixels.
+    """
+    matrix = ConfusionMatrix(num_labels, ignore_index, device)
+    with _evaluating(model):
+        for batch in batches:
+            for pixel_values, labels in _equal_sizes(batch):
+                images = pixel_values.to(device, non_blocking=True)
+                classes = _classes(model, family, images, tuple(labels.shape[-2:]), window, stride)
+                matrix.update(classes, labels)
+    return matrix
+
+
+def _classes(
+    model: nn.Module,
+    family: SegmentationFamily,
+    pixel_values: Tensor,
+    size: tuple[int, int],
+    window: tuple[int, int] | None,
+    stride: tuple[int, int] | None,
+) -> Tensor:
+    if window is None:
+        return semantic_logits(model, family, pixel_values, size).argmax(1)
+    if stride is None:
+        stride = tuple(max(1, side * 2 // 3) for side in window)
+    return sliding_window_logits(model, family, pixel_values, size, window, stride).argmax(1)
+
+
+def _equal_sizes(batch: Mapping[str, Tensor | list[Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batch as it is, or one image at a time where it holds lists."""
+    images, labels = batch["pixel_values"], batch["labels"]
+    if isinstance(images, Tensor) and isinstance(labels, Tensor):
+        yield images, labels
+    else:
+        for image, label in zip(images, labels, strict=True):
+            yield image[None], label[None]
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    # Module by module: model.train() would also set to train what its owner froze in evaluation mode.
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        # Not inference_mode: what a model caches in it (position embeddings) cannot enter a later training step.
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _resize(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    if tuple(logits.shape[-2:]) == tuple(size):
+        return logits  # interpolation would be exact too, but a second copy of the largest array there is
+    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+
+
+def _window_starts(length: int, window: int, stride: int) -> list[int]:
+    last = length - window
+    return [*range(0, last, stride), last]
+
+
+def _covers(starts: list[int], window: int, length: int) -> Tensor:
+    covers = torch.zeros(length)
+    for start in starts:
+        covers[start : start + window] += 1
+    return covers

@@ -1,0 +1,225 @@
+"""Results as Markdown tables, pictures and JSON.
+
+Results have one shape everywhere: `results[method][domain]` is a [`Scores.to_dict`], methods in the order of the
+report. Scores that were read back from JSON, where NaN is null, do as well.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from deft_hf.data.labels import IGNORE_INDEX, LabelSpace
+from deft_hf.scoring.confusion import ConfusionMatrix
+
+Results = Mapping[str, Mapping[str, Mapping[str, Any]]]
+PanelRow = tuple[str, np.ndarray, np.ndarray, Mapping[str, np.ndarray]]
+
+# Okabe and Ito's colours (https://jfly.uni-koeln.de/color/), which colour-blind readers can tell apart, in an order
+# that keeps neighbours far apart in lightness too, for print.
+_METHOD_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#666666")
+
+
+def unseen_mean(scores: Mapping[str, Mapping[str, Any]], unseen: Sequence[str]) -> float:
+    """Mean over the unseen domains of one method's mean IoU, each domain counting once.
+
+    NaN where one of them has no score: means over different domains cannot be compared.
+
+    Args:
+        scores (`Mapping`): `results[method]`.
+        unseen (`Sequence[str]`): Names of the unseen domains.
+    """
+    return float(np.mean([_mean_iou(scores, domain) for domain in unseen])) if unseen else math.nan
+
+
+def domain_table(results: Results, source: Sequence[str], unseen: Sequence[str]) -> str:
+    """A Markdown table of mean IoU in per cent: a row a method; source domains, unseen domains, the mean of these.
+
+    The best mean over the unseen domains is bold; a missing score is a dash. Without unseen domains there is no mean.
+    """
+    header = ["method", *(f"{domain} (source)" for domain in source), *unseen]
+    domains = [*source, *unseen]
+    rows = [[method, *(_percent(_mean_iou(scores, d)) for d in domains)] for method, scores in results.items()]
+    if unseen:
+        header.append("unseen mean")
+        means = [unseen_mean(scores, unseen) for scores in results.values()]
+        # By what the reader sees: two methods that print the same number are both the best.
+        best = _percent(max((mean for mean in means if not math.isnan(mean)), default=math.nan))
+        for row, mean in zip(rows, map(_percent, means), strict=True):
+            row.append(f"**{mean}**" if mean == best != "-" else mean)
+    return _markdown(header, rows)
+
+
+def class_table(results: Results, domain: str, names: Sequence[str]) -> str:
+    """A Markdown table of one domain's IoU in per cent: a row a class, a column a method, the mean last.
+
+    A class that neither occurs in the domain nor is predicted has dashes and is not in the mean.
+    """
+    methods = [method for method, scores in results.items() if domain in scores]
+    rows = [
+        [name, *(_percent(_number(results[method][domain]["iou"][index])) for method in methods)]
+        for index, name in enumerate(names)
+    ]
+    rows.append(["mean", *(_percent(_mean_iou(results[method], domain)) for method in methods)])
+    return _markdown(["class", *methods], rows)
+
+
+def save_panels(path: str | os.PathLike, rows: Sequence[PanelRow], labels: LabelSpace) -> None:
+    """Draws a grid of examples: image, truth and one column a method, with the mean IoU of each single prediction.
+
+    Pixels that the truth ignores are black in the truth's column; every prediction is shown whole.
+
+    Args:
+        path (`str` or `PathLike`): PNG file; its folder is made.
+        rows (`Sequence[PanelRow]`): `(domain, image, truth, {method: prediction})` with the image as uint8 (H, W, 3),
+            truth and predictions as ids (h, w), and the same methods in every row. Rows may differ in size.
+        labels (`LabelSpace`): Colours and names.
+    """
+    columns = ["image", "truth", *rows[0][3]]
+    shown = sorted({int(i) for _, _, truth, found in rows for ids in (truth, *found.values()) for i in np.unique(ids)})
+    legend_rows = math.ceil(len(shown) / (2 * len(columns)))
+    cell_width = 2.6
+    heights = [cell_width * truth.shape[0] / truth.shape[1] + 0.25 for _, _, truth, _ in rows]
+    size = (cell_width * len(columns) + 0.4, sum(heights) + 0.25 * legend_rows + 0.9)
+    figure = Figure(figsize=size, layout="constrained")
+    figure.suptitle("Examples of each domain, and how well each method segments them", fontsize=12)
+    grid = figure.subplots(len(rows), len(columns), squeeze=False, height_ratios=heights)
+    for axis, column in zip(grid[0], columns, strict=True):
+        axis.set_title(column, fontsize=11, fontweight="bold")
+    for axes, (domain, image, truth, predictions) in zip(grid, rows, strict=True):
+        axes[0].set_ylabel(domain, fontsize=11, fontweight="bold")
+        axes[0].imshow(image)
+        axes[1].imshow(labels.colorize(truth), interpolation="nearest")
+        for axis, method in zip(axes[2:], columns[2:], strict=True):
+            axis.imshow(labels.colorize(predictions[method]), interpolation="nearest")
+            axis.set_xlabel(f"mean IoU {_percent(_image_iou(predictions[method], truth, labels))} %", fontsize=10)
+        for axis in axes:
+            axis.set(xticks=[], yticks=[])
+
+    figure.legend(
+        handles=[_patch(index, labels) for index in shown],
+        loc="outside lower center",
+        ncols=math.ceil(len(shown) / legend_rows),
+        fontsize=10,
+        frameon=False,
+    )
+    _save(figure, path)
+
+
+def save_domain_bars(path: str | os.PathLike, results: Results, source: Sequence[str], unseen: Sequence[str]) -> None:
+    """Draws mean IoU in per cent as bars: one group a domain, one colour a method, source domains left of unseen ones.
+
+    Args:
+        path (`str` or `PathLike`): PNG file; its folder is made.
+        results, source, unseen: As for [`domain_table`].
+    """
+    domains = [*source, *unseen]
+    groups = [*domains, "mean"] if len(unseen) > 1 else domains
+    group_width = max(1.3, 0.5 * len(results), 0.11 * max(map(len, groups)))
+    figure = Figure(figsize=(max(6.0, 1.2 + group_width * len(groups)), 4.4), layout="constrained")
+    figure.suptitle("Segmentation quality on source and on unseen domains", fontsize=12)
+    axes = figure.subplots()
+    bar_width = 0.8 / len(results)
+    for index, (method, scores) in enumerate(results.items()):
+        heights = [100 * _mean_iou(scores, domain) for domain in domains]
+        if len(unseen) > 1:
+            heights.append(100 * unseen_mean(scores, unseen))
+        places = np.arange(len(groups)) + (index - (len(results) - 1) / 2) * bar_width
+        color = _METHOD_COLORS[index % len(_METHOD_COLORS)]
+        bars = axes.bar(places, np.nan_to_num(heights), bar_width * 0.92, label=method, color=color)
+        axes.bar_label(bars, ["-" if math.isnan(h) else f"{h:.1f}" for h in heights], padding=2, fontsize=9)
+
+    axes.set_xticks(range(len(groups)), groups)
+    axes.set_ylabel("mean IoU, per cent")
+    axes.set_ylim(0, 1.18 * max(10, axes.dataLim.y1))  # room for the numbers and, above them, the kind of domain
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(axis="x", length=0)
+    _name_span(axes, "source", 0, len(source))
+    _name_span(axes, "unseen", len(source), len(domains))
+    _name_span(axes, "all unseen", len(domains), len(groups))
+    figure.legend(loc="outside lower center", ncols=min(len(results), 6), frameon=False)
+    _save(figure, path)
+
+
+def save_json(path: str | os.PathLike, obj: Any) -> None:
+    """Writes JSON; arrays, tensors and their scalars become plain numbers, NaN becomes null.
+
+    The file is replaced in one step: whoever reads it sees the old content or the new one, also after a crash.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(_plain(obj), indent=2, ensure_ascii=False, allow_nan=False)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(text + "\n", encoding="utf-8")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _number(score: float | None) -> float:
+    return math.nan if score is None else float(score)
+
+
+def _mean_iou(scores: Mapping[str, Mapping[str, Any]], domain: str) -> float:
+    return _number(scores[domain]["mean_iou"]) if domain in scores else math.nan
+
+
+def _percent(score: float) -> str:
+    return "-" if math.isnan(score) else f"{100 * score:.1f}"
+
+
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    ruler = ["---", *["---:"] * (len(header) - 1)]
+    lines = (" | ".join(cell.replace("|", "\\|") for cell in cells) for cells in (header, ruler, *rows))
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def _image_iou(prediction: np.ndarray, truth: np.ndarray, labels: LabelSpace) -> float:
+    matrix = ConfusionMatrix(labels.num_labels)
+    matrix.update(torch.as_tensor(prediction), torch.as_tensor(truth))
+    return matrix.compute().mean_iou
+
+
+def _patch(index: int, labels: LabelSpace) -> Patch:
+    if index == IGNORE_INDEX:
+        return Patch(facecolor="black", label="ignored")
+    color = [channel / 255 for channel in labels.palette[index]]
+    return Patch(facecolor=color, edgecolor="0.5", linewidth=0.5, label=labels.names[index])
+
+
+def _name_span(axes: Axes, name: str, start: int, end: int) -> None:
+    """Writes `name` above the groups from `start` to `end` and rules them off from what is left of them."""
+    if start == end:
+        return
+    if start > 0:
+        axes.axvline(start - 0.5, color="0.6", linewidth=1, linestyle=(0, (4, 3)))
+    middle = (start + end - 1) / 2
+    axes.text(middle, 1.0, name, transform=axes.get_xaxis_transform(), ha="center", va="top", color="0.35")
+
+
+def _save(figure: Figure, path: str | os.PathLike) -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150, format="png")
+
+
+def _plain(obj: Any) -> Any:
+    if isinstance(obj, Mapping):
+        return {str(key): _plain(value) for key, value in obj.items()}
+    if isinstance(obj, torch.Tensor | np.ndarray | np.generic):
+        return _plain(obj.tolist())
+    if isinstance(obj, list | tuple):
+        return [_plain(value) for value in obj]
+    if isinstance(obj, float) and not math.isfinite(obj):
+        return None
+    return obj

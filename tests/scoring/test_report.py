@@ -1,0 +1,194 @@
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from deft_hf.data.labels import LabelSpace
+from deft_hf.scoring import report
+from deft_hf.scoring.confusion import ConfusionMatrix
+from deft_hf.scoring.report import class_table, domain_table, save_domain_bars, save_json, save_panels, unseen_mean
+
+LABELS = LabelSpace(("road", "sky", "boat"), ((200, 0, 0), (0, 200, 0), (0, 0, 200)))
+NAN = math.nan
+
+
+def results(**methods):
+    """results(joint={"day": 0.5}) with nothing but the mean."""
+    return {m: {d: {"mean_iou": iou} for d, iou in domains.items()} for m, domains in methods.items()}
+
+
+def test_domain_table_has_source_then_unseen_then_their_mean():
+    found = results(joint={"rain": 0.4, "day": 0.81234, "night": 0.2}, deft={"day": 0.7, "night": 0.5, "rain": 0.43})
+    assert domain_table(found, source=["day"], unseen=["rain", "night"]).splitlines() == [
+        "| method | day (source) | rain | night | unseen mean |",
+        "| --- | ---: | ---: | ---: | ---: |",
+        "| joint | 81.2 | 40.0 | 20.0 | 30.0 |",
+        "| deft | 70.0 | 43.0 | 50.0 | **46.5** |",
+    ]
+
+
+def test_domain_table_with_scores_that_are_missing():
+    """NaN, null read back from JSON, or a domain that one method never saw: a dash, and no mean that others lack."""
+    found = results(
+        a={"rain": 0.9, "night": NAN}, b={"rain": None, "night": 0.8}, c={"rain": 0.9}, d={"rain": 0, "night": 0}
+    )
+    assert domain_table(found, [], ["rain", "night"]).splitlines()[2:] == [
+        "| a | 90.0 | - | - |",
+        "| b | - | 80.0 | - |",
+        "| c | 90.0 | - | - |",
+        "| d | 0.0 | 0.0 | **0.0** |",
+    ]
+    assert "**" not in domain_table(results(a={"rain": NAN}), [], ["rain"])
+
+
+def test_domain_table_bolds_all_that_print_the_same():
+    found = results(a={"rain": 0.4001}, b={"rain": 0.4004}, c={"rain": 0.3})
+    assert domain_table(found, [], ["rain"]).count("**40.0**") == 2
+
+
+def test_domain_table_without_unseen_domains_has_no_mean():
+    assert domain_table(results(a={"day": 0.5}), ["day"], []).splitlines() == [
+        "| method | day (source) |",
+        "| --- | ---: |",
+        "| a | 50.0 |",
+    ]
+
+
+def test_unseen_mean():
+    scores = results(a={"day": 0.9, "rain": 0.2, "night": 0.4})["a"]
+    assert unseen_mean(scores, ["rain", "night"]) == pytest.approx(0.3)
+    assert math.isnan(unseen_mean(scores, ["rain", "fog"]))
+    assert math.isnan(unseen_mean(scores, []))
+
+
+def test_class_table_of_real_scores():
+    matrix = ConfusionMatrix(3)
+    matrix.update(torch.tensor([0, 0, 0, 1]), torch.tensor([0, 0, 1, 1]))
+    found = {"joint": {"day": matrix.compute(LABELS.names).to_dict()}, "deft": {}}
+    assert class_table(found, "day", LABELS.names).splitlines() == [
+        "| class | joint |",
+        "| --- | ---: |",
+        "| road | 66.7 |",
+        "| sky | 50.0 |",
+        "| boat | - |",
+        "| mean | 58.3 |",
+    ]
+
+
+def test_tables_escape_what_markdown_would_split():
+    assert domain_table(results(**{"a|b": {"x|y": 0.5}}), ["x|y"], []).splitlines()[::2] == [
+        "| method | x\\|y (source) |",
+        "| a\\|b | 50.0 |",
+    ]
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that are saved, kept for a look at what is written on them."""
+    kept = []
+    save = report._save
+    monkeypatch.setattr(report, "_save", lambda figure, path: (kept.append(figure), save(figure, path)))
+    return kept
+
+
+def has_color(path, color):
+    return (np.asarray(Image.open(path).convert("RGB")) == color).all(-1).sum() > 100
+
+
+def test_panels(tmp_path, figures):
+    truth = np.zeros((20, 30), np.uint8)
+    truth[:, 15:] = 1
+    truth[:5] = 255
+    wrong = np.where(truth == 255, 0, truth)
+    wrong[:, 15:] = 2
+    image = np.full((40, 60, 3), (10, 120, 130), np.uint8)  # an image may be larger than its truth
+    right = np.where(truth == 255, 1, truth)
+    rows = [
+        ("day", image, truth, {"joint": wrong, "deft": right}),
+        ("night", image, truth, {"joint": right, "deft": wrong}),
+    ]
+    path = tmp_path / "new" / "panels.png"
+    save_panels(path, rows, LABELS)
+
+    for color in [*LABELS.palette, (0, 0, 0), (10, 120, 130)]:
+        assert has_color(path, color)
+    (figure,) = figures
+    grid = np.array(figure.axes).reshape(2, 4)
+    assert [axes.get_title() for axes in grid[0]] == ["image", "truth", "joint", "deft"]
+    assert [axes.get_ylabel() for axes in grid[:, 0]] == ["day", "night"]
+    assert [axes.get_xlabel() for axes in grid[:, 2]] == ["mean IoU 33.3 %", "mean IoU 100.0 %"]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["road", "sky", "boat", "ignored"]
+    assert figure.get_suptitle()
+
+
+def test_panels_legend_names_only_what_is_shown(tmp_path, figures):
+    ids = np.zeros((4, 4), np.uint8)
+    save_panels(tmp_path / "panels.png", [("day", np.zeros((4, 4, 3), np.uint8), ids, {"deft": ids})], LABELS)
+    assert [text.get_text() for text in figures[0].legends[0].get_texts()] == ["road"]
+
+
+def test_domain_bars(tmp_path, figures):
+    found = results(joint={"day": 0.8, "rain": 0.4, "night": 0.2}, deft={"day": 0.7, "rain": 0.5, "night": NAN})
+    path = tmp_path / "new" / "bars.png"
+    save_domain_bars(path, found, ["day"], ["rain", "night"])
+
+    assert Image.open(path).size[0] > 600
+    (axes,) = figures[0].axes
+    heights = [bar.get_height() for bar in axes.patches]
+    assert heights == pytest.approx([80, 40, 20, 30, 70, 50, 0, 0])
+    texts = [text.get_text() for text in axes.texts]
+    assert texts[:8] == ["80.0", "40.0", "20.0", "30.0", "70.0", "50.0", "-", "-"]
+    assert texts[8:] == ["source", "unseen", "all unseen"]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["day", "rain", "night", "mean"]
+    assert [text.get_text() for text in figures[0].legends[0].get_texts()] == ["joint", "deft"]
+
+
+@pytest.mark.parametrize(("source", "unseen", "groups"), [([], ["rain"], ["rain"]), (["day"], [], ["day"])])
+def test_domain_bars_of_one_kind_of_domain(tmp_path, figures, source, unseen, groups):
+    save_domain_bars(tmp_path / "bars.png", results(a={"day": 0.5, "rain": NAN}), source, unseen)
+    assert [tick.get_text() for tick in figures[0].axes[0].get_xticklabels()] == groups
+
+
+def test_json_holds_plain_numbers_and_null(tmp_path):
+    path = tmp_path / "new" / "results.json"
+    save_json(
+        path,
+        {
+            "nan": [NAN, np.float32("nan"), torch.tensor(math.inf)],
+            "numbers": (np.float64(0.5), np.int64(3), torch.tensor(2), torch.tensor(0.25, dtype=torch.bfloat16)),
+            "arrays": {"numpy": np.array([[1.0, NAN]]), "torch": torch.arange(2)},
+            7: True,
+            "text": "Zürich",
+            "none": None,
+        },
+    )
+    text = path.read_text(encoding="utf-8")
+    assert json.loads(text) == {
+        "nan": [None, None, None],
+        "numbers": [0.5, 3, 2, 0.25],
+        "arrays": {"numpy": [[1.0, None]], "torch": [0, 1]},
+        "7": True,
+        "text": "Zürich",
+        "none": None,
+    }
+    assert '\n  "none": null\n}\n' in text
+
+
+def test_json_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "results.json"
+    save_json(path, {"step": 1})
+    with pytest.raises(TypeError):
+        save_json(path, {"step": object()})
+
+    def crash(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(report.os, "replace", crash)
+    with pytest.raises(OSError, match="disk full"):
+        save_json(path, {"step": 2})
+    assert json.loads(path.read_text()) == {"step": 1}
+    assert list(tmp_path.iterdir()) == [path]
