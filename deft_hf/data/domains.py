@@ -1,0 +1,294 @@
+"""A domain: pairs of an image and a mask from one place, out of a folder, the Hub, or drawn."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+from PIL import Image
+from tqdm.auto import tqdm
+
+from deft_hf.data.files import files_by_id, open_mask, open_picture, read_split
+from deft_hf.data.labels import IGNORE_INDEX, LabelSpace
+from deft_hf.data.report import DomainReport, listed
+from deft_hf.data.streets import LOOKS, STREETS, draw_street
+from deft_hf.errors import UserError
+
+_FEATURES = datasets.Features(
+    {"id": datasets.Value("string"), "image": datasets.Image(decode=False), "mask": datasets.Image(decode=False)}
+)
+
+
+class Domain:
+    """Labelled images of one place.
+
+    Args:
+        name: What the domain is called in tables and metrics.
+        labels: The label space its masks are read with.
+        dataset: `datasets.Dataset` with the columns `id` (distinct strings), `image` and `mask` (both
+            `datasets.Image(decode=False)`, so that a row costs nothing until `load` decodes it).
+        report: What was found while pairing files, where that was done.
+
+    Attributes:
+        report: `DomainReport` of the pairing (pairs and orphans); `check` returns one that knows the contents too.
+    """
+
+    def __init__(
+        self, name: str, labels: LabelSpace, dataset: datasets.Dataset, report: DomainReport | None = None
+    ) -> None:
+        self.name = name
+        self.labels = labels
+        self.dataset = dataset
+        self.report = report or DomainReport(name, labels, pairs=len(dataset))
+
+    @classmethod
+    def from_folder(
+        cls,
+        root: str | os.PathLike,
+        labels: LabelSpace,
+        name: str | None = None,
+        images: str = "images",
+        masks: str = "masks",
+        split: str | None = None,
+        image_suffix: str = "",
+        mask_suffix: str = "",
+    ) -> Domain:
+        """Pairs the files of two folders by relative path and stem, at any depth; decodes none.
+
+        An image without a mask, or a mask without an image, is left out and named in `report`.
+
+        Args:
+            root: The domain's folder.
+            labels: The label space of the masks.
+            name: Default: the name of `root`.
+            images: Folder of the images in `root`.
+            masks: Folder of the masks in `root`.
+            split: A key of ROOT/split.json, which maps names of splits to lists of ids. Default: all pairs.
+            image_suffix: What stands at the end of an image's stem and is no part of its id (`_leftImg8bit`). Files
+                without it are not looked at.
+            mask_suffix: The same for masks (`_gtFine_labelIds`).
+
+        Raises:
+            UserError: A missing or empty folder, two files of one id, no pair at all, an unknown split, or ids in the
+                split that are no pairs.
+        """
+        root = Path(root)
+        image_files = files_by_id(root / images, image_suffix)
+        mask_files = files_by_id(root / masks, mask_suffix)
+        ids = [key for key in image_files if key in mask_files]
+        if not ids:
+            raise UserError(
+                f"{root}: no image of {images} has a mask in {masks}; a pair has the same relative path and stem, but "
+                f"the first are {next(iter(image_files))!r} and {next(iter(mask_files))!r}. Strip what differs with "
+                "image_suffix and mask_suffix"
+            )
+        name = name or root.resolve().name
+        without_mask = [key for key in image_files if key not in mask_files]
+        without_image = [key for key in mask_files if key not in image_files]
+        if split is not None:
+            ids = read_split(root / "split.json", split, set(ids))
+        dataset = datasets.Dataset.from_dict(
+            {"id": ids, "image": [image_files[key] for key in ids], "mask": [mask_files[key] for key in ids]},
+            features=_FEATURES,
+        )
+        return cls(name, labels, dataset, DomainReport(name, labels, len(ids), without_mask, without_image))
+
+    @classmethod
+    def from_hub(
+        cls,
+        path: str | os.PathLike,
+        labels: LabelSpace,
+        split: str,
+        name: str | None = None,
+        image_column: str = "image",
+        mask_column: str = "mask",
+        config: str | None = None,
+        revision: str | None = None,
+    ) -> Domain:
+        """Takes a split of a data set on the Hub, or of one in a local folder.
+
+        Ids are the set's `id` column where it has one of distinct values, and row numbers otherwise.
+
+        Args:
+            path: `user/name` on the Hub, a folder that `datasets.load_dataset` reads (parquet files, for example), or
+                one that `save_to_disk` wrote.
+            labels: The label space of the masks.
+            split: Name of the split, as `load_dataset` takes it.
+            name: Default: the last part of `path`.
+            image_column: Column of images.
+            mask_column: Column of masks, as lossless images.
+            config: The set's configuration, where it has several.
+            revision: Branch, tag or commit on the Hub.
+
+        Raises:
+            UserError: The set or its split cannot be loaded, a column is missing or holds no images, or it is empty.
+        """
+        loaded = _load_split(str(path), split, config, revision)
+        if missing := [column for column in (image_column, mask_column) if column not in loaded.column_names]:
+            raise UserError(
+                f"{path}: has no column {' or '.join(missing)}; its columns are {', '.join(loaded.column_names)}; "
+                "name the right ones with image_column and mask_column"
+            )
+        if not len(loaded):
+            raise UserError(f"{path}: split {split} is empty")
+        ids = [str(value) for value in loaded["id"]] if "id" in loaded.column_names else []
+        if len(set(ids)) < len(loaded):
+            ids = [f"{row:06d}" for row in range(len(loaded))]
+        pairs = loaded.select_columns([image_column, mask_column])
+        pairs = pairs.rename_columns({image_column: "image", mask_column: "mask"})
+        for column, given in (("image", image_column), ("mask", mask_column)):
+            try:
+                pairs = pairs.cast_column(column, _FEATURES[column])
+            except (TypeError, ValueError, NotImplementedError) as error:
+                raise UserError(f"{path}: column {given} holds {loaded.features[given]}, expected images") from error
+        return cls(name or Path(path).name, labels, pairs.add_column("id", ids))
+
+    @classmethod
+    def from_streets(
+        cls,
+        look: str,
+        labels: LabelSpace | None = None,
+        *,
+        count: int,
+        seed: int = 0,
+        size: tuple[int, int] = (192, 256),
+        name: str | None = None,
+    ) -> Domain:
+        """Draws a domain of the small street world; image i depends on (look, seed, i, size) alone.
+
+        Args:
+            look: One of `deft_hf.data.LOOKS`.
+            labels: Default: `STREETS`, whose ids the masks hold.
+            count: Number of images.
+            seed: Not negative.
+            size: (height, width) in pixels.
+            name: Default: the look.
+
+        Raises:
+            UserError: An unknown look, or no image asked for.
+        """
+        if look not in LOOKS:
+            raise UserError(f"streets: found the look {look!r}, expected one of {', '.join(LOOKS)}")
+        if count < 1:
+            raise UserError(f"streets: found count {count}, expected at least 1")
+        columns: dict[str, list] = {"id": [f"{index:06d}" for index in range(count)], "image": [], "mask": []}
+        for index in range(count):
+            image_seed = int(np.random.SeedSequence((seed, index)).generate_state(1)[0])
+            for column, pixels in zip(("image", "mask"), draw_street(look, image_seed, size), strict=True):
+                columns[column].append({"path": None, "bytes": _png(pixels)})
+        return cls(name or look, labels or STREETS, datasets.Dataset.from_dict(columns, features=_FEATURES))
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """Ids of the pairs, in order."""
+        return self.dataset["id"][:]
+
+    def load(self, index: int) -> tuple[Image.Image, np.ndarray]:
+        """Decodes a pair.
+
+        Returns:
+            The image in RGB, turned as its EXIF orientation says, and its train ids as a uint8 array (H, W) of the
+            same size, 255 where ignored. A mask is never turned.
+
+        Raises:
+            UserError: Names the file that cannot be read, has another size than its partner, or holds an unknown id.
+        """
+        row = self.dataset[index]
+        image, image_name = open_picture(row["image"], self._cell_name(row, "image"))
+        mask, mask_name = open_mask(row["mask"], self._cell_name(row, "mask"))
+        if image.size != mask.size:
+            raise UserError(_unequal(image, image_name, mask, mask_name))
+        return image, self.labels.encode(mask, mask_name)
+
+    def select(self, which: Sequence[str] | Sequence[int]) -> Domain:
+        """The domain of some of the pairs, in the order given: ids, or positions (a `range`, for example).
+
+        Raises:
+            UserError: An id that the domain does not have.
+        """
+        positions = list(which)
+        if positions and isinstance(positions[0], str):
+            known = {key: position for position, key in enumerate(self.ids)}
+            if missing := [key for key in positions if key not in known]:
+                raise UserError(f"{self.name}: has no pair {listed(missing)}; its ids look like {self.ids[0]!r}")
+            positions = [known[key] for key in positions]
+        return Domain(self.name, self.labels, self.dataset.select(positions))
+
+    def check(self, progress: bool = False) -> DomainReport:
+        """Decodes every pair once, in threads, and reports all that is wrong rather than the first thing.
+
+        Args:
+            progress: Whether to show a progress bar.
+        """
+        orphans = self.report.images_without_mask, self.report.masks_without_image
+        report = DomainReport(self.name, self.labels, len(self), *orphans, checked=len(self))
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            findings = pool.map(self._inspect, range(len(self)))
+            for finding in tqdm(findings, desc=f"checking {self.name}", total=len(self), disable=not progress):
+                report.add(finding)
+        return report
+
+    def _inspect(self, index: int) -> DomainReport:
+        row = self.dataset[index]
+        finding = DomainReport(self.name, self.labels, pairs=1)
+        image = mask = None
+        try:
+            image, image_name = open_picture(row["image"], self._cell_name(row, "image"))
+        except UserError as error:
+            finding.unreadable.append(str(error))
+        try:
+            mask, mask_name = open_mask(row["mask"], self._cell_name(row, "mask"))
+        except UserError as error:
+            finding.unreadable.append(str(error))
+            return finding
+        finding.sizes[mask.size[::-1]] = 1
+        if image is not None and image.size != mask.size:
+            finding.unequal.append(_unequal(image, image_name, mask, mask_name))
+        try:
+            finding.pixels += np.bincount(self.labels.encode(mask, mask_name).ravel(), minlength=IGNORE_INDEX + 1)
+        except UserError as error:
+            finding.outside.append(str(error))
+        return finding
+
+    def _cell_name(self, row: dict[str, Any], column: str) -> str:
+        return f"{self.name}/{row['id']} ({column})"
+
+
+def _unequal(image: Image.Image, image_name: str, mask: Image.Image, mask_name: str) -> str:
+    # A mask drawn on the stored pixels of a photo whose EXIF tag turns it fits once the tag is gone.
+    turned = ", or remove the image's EXIF orientation if that turned it" if image.size == mask.size[::-1] else ""
+    return (
+        f"{mask_name}: is {mask.width} x {mask.height} (width x height), but its image {image_name} is "
+        f"{image.width} x {image.height}; make them one size{turned}, or leave the pair out"
+    )
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def _load_split(path: str, split: str, config: str | None, revision: str | None) -> datasets.Dataset:
+    try:
+        if path.endswith(".parquet"):
+            return datasets.load_dataset("parquet", data_files={split: path}, split=split)
+        if not any(Path(path, file).is_file() for file in ("dataset_dict.json", "state.json")):
+            return datasets.load_dataset(path, config, split=split, revision=revision)
+        saved = datasets.load_from_disk(path)
+        splits = saved if isinstance(saved, datasets.DatasetDict) else {str(saved.split or "train"): saved}
+        if split not in splits:
+            raise ValueError(f"its splits are {', '.join(splits)}")
+        return splits[split]
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        raise UserError(f"{path}: split {split!r} cannot be loaded: {error}") from error

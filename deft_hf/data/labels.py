@@ -1,0 +1,257 @@
+"""The one place where what a mask file holds becomes what a model is trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from deft_hf.errors import UserError
+from deft_hf.method.families import IGNORE_INDEX
+
+# Train ids are uint8: 255 is the ignored id and 254 marks, inside the tables only, what the space does not know.
+_UNKNOWN = 254
+_RAW_IDS = 65536
+_NAMED_IN_ERRORS = 8
+
+# Okabe & Ito, "Color Universal Design" (https://jfly.uni-koeln.de/color/), without black, which shows ignored pixels.
+_OKABE_ITO = (
+    (0, 114, 178),
+    (230, 159, 0),
+    (0, 158, 115),
+    (204, 121, 167),
+    (240, 228, 66),
+    (213, 94, 0),
+    (86, 180, 233),
+)
+
+
+@dataclass(frozen=True)
+class LabelSpace:
+    """The classes of a task, and how the values of its masks map to them.
+
+    Args:
+        names: One name a class; its position is the train id. At most 254.
+        palette: One (red, green, blue) colour in 0..255 a class, for figures and, where `colors` is not given, for
+            reading coloured masks. Default: the colour-blind-safe colours of Okabe and Ito, and darker shades of them.
+        ids: Raw id in the mask file (0..65535) -> train id, or 255 for pixels to ignore. Default: raw ids are train
+            ids. 255 is ignored without being listed; listing it (`{0: 0, 255: 1}`) is for binary masks stored as 0 and
+            255.
+        colors: Colour -> train id or 255, for masks stored as RGB or RGBA. Default: by `palette`, and black is ignored
+            unless the palette uses it: what `colorize` writes, `encode` reads.
+
+    Raises:
+        UserError: The parts contradict each other, or a value is out of its range.
+    """
+
+    names: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...] = ()
+    ids: Mapping[int, int] | None = None
+    colors: Mapping[tuple[int, int, int], int] | None = None
+
+    def __post_init__(self) -> None:
+        names = _sequence(self.names, "names", "a list of class names")
+        if not names or not all(isinstance(name, str) and name for name in names):
+            raise UserError(f"labels.names: found {list(names)}, expected one non-empty name a class")
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise UserError(
+                f"labels.names: {', '.join(repeated)} stands there more than once; give each class its own name"
+            )
+        if len(names) > _UNKNOWN:
+            raise UserError(f"labels.names: found {len(names)} classes; masks of train ids hold at most {_UNKNOWN}")
+
+        palette = _sequence(self.palette, "palette", "a list of [red, green, blue]") or _default_palette(len(names))
+        palette = tuple(_color(color, "palette") for color in palette)
+        if len(palette) != len(names):
+            raise UserError(f"labels.palette: found {len(palette)} colours for {len(names)} names; give one a class")
+
+        object.__setattr__(self, "names", names)
+        object.__setattr__(self, "palette", palette)
+        if self.ids is not None:
+            ids = _mapping(self.ids, "ids")
+            if not ids:
+                raise UserError("labels.ids is empty; list the raw ids, or leave it out where raw ids are train ids")
+            for raw, train in ids.items():
+                if not _is_int(raw) or not 0 <= raw < _RAW_IDS:
+                    raise UserError(
+                        f"labels.ids: found the raw id {raw!r}, expected a whole number in 0..{_RAW_IDS - 1}"
+                    )
+                self._check_train_id(train, f"labels.ids: {raw}")
+            object.__setattr__(self, "ids", dict(ids))
+        if self.colors is not None:
+            colors = {_color(color, "colors"): train for color, train in _mapping(self.colors, "colors").items()}
+            for color, train in colors.items():
+                self._check_train_id(train, f"labels.colors: {color}")
+            object.__setattr__(self, "colors", colors)
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any]) -> LabelSpace:
+        """Builds a space from a recipe's `labels` section.
+
+        Args:
+            mapping: Keys `names`, `palette`, `ids` and `colors`, as in the constructor. Since a key of a YAML or JSON
+                mapping cannot be a list, the colours of `colors` are written as text: `"128, 64, 128": 0`.
+
+        Raises:
+            UserError: An unknown key, no `names`, or a value that the constructor refuses.
+        """
+        known = ("names", "palette", "ids", "colors")
+        mapping = _mapping(mapping, None)
+        if unknown := [str(key) for key in mapping if key not in known]:
+            raise UserError(f"labels: unknown key {', '.join(unknown)}; expected {', '.join(known)}")
+        if "names" not in mapping:
+            raise UserError("labels: `names` is missing; list the classes in the order of their train ids")
+        colors = mapping.get("colors")
+        if colors is not None:
+            colors = {_parse_color(color): train for color, train in _mapping(colors, "colors").items()}
+        return cls(mapping["names"], mapping.get("palette") or (), mapping.get("ids"), colors)
+
+    @property
+    def num_labels(self) -> int:
+        """Number of classes, the ignored one not counted."""
+        return len(self.names)
+
+    @property
+    def id2label(self) -> dict[int, str]:
+        """Train id -> name, as a model's configuration holds it."""
+        return dict(enumerate(self.names))
+
+    @property
+    def label2id(self) -> dict[str, int]:
+        """Name -> train id, as a model's configuration holds it."""
+        return {name: index for index, name in enumerate(self.names)}
+
+    def encode(self, mask: Image.Image, name: str) -> np.ndarray:
+        """Maps a mask as stored to train ids.
+
+        Args:
+            mask: Mode `1` (0 and 1), `L`, `P` (the index counts, not the colour), `I;16`, `I`, or `RGB`/`RGBA` (by
+                colour; alpha is not looked at).
+            name: The file's name, for messages.
+
+        Returns:
+            uint8 array (H, W) of train ids, 255 where a pixel is ignored.
+
+        Raises:
+            UserError: An id or a colour that the space does not know, or a mode that holds neither.
+        """
+        if mask.mode in ("RGB", "RGBA"):
+            channels = np.asarray(mask).astype(np.uint32)
+            raw = channels[..., 0] << 16 | channels[..., 1] << 8 | channels[..., 2]
+            train = np.take(self._color_table, raw)
+        elif mask.mode in ("1", "L", "P", "I") or mask.mode.startswith("I;16"):
+            raw = np.asarray(mask)
+            # As unsigned, a negative id of a 32-bit mask is a large one; clipping takes both to the last entry.
+            train = np.take(self._id_table, raw.astype(np.uint32), mode="clip")
+        else:
+            raise UserError(
+                f"{name}: found a mask of mode {mask.mode}, expected whole-number ids (8, 16 or 32 bits), a palette "
+                "or RGB colours; save it as a PNG of one of these"
+            )
+        if (train == _UNKNOWN).any():
+            unknown = np.unique(raw[train == _UNKNOWN])
+            raise UserError(f"{name}: {self._explain(unknown.tolist(), by_color=mask.mode.startswith('RGB'))}")
+        return train
+
+    def colorize(self, ids: np.ndarray) -> np.ndarray:
+        """Paints train ids (H, W) in the palette's colours: uint8 (H, W, 3), ignored pixels black."""
+        table = np.zeros((IGNORE_INDEX + 1, 3), np.uint8)
+        table[: self.num_labels] = self.palette
+        return table[ids]
+
+    @cached_property
+    def _id_table(self) -> np.ndarray:
+        ids = {index: index for index in range(self.num_labels)} if self.ids is None else self.ids
+        table = np.full(_RAW_IDS + 1, _UNKNOWN, np.uint8)
+        table[IGNORE_INDEX] = IGNORE_INDEX
+        table[list(ids)] = list(ids.values())
+        return table
+
+    @cached_property
+    def _color_table(self) -> np.ndarray:
+        colors = self.colors
+        if colors is None:
+            if len(set(self.palette)) < len(self.palette):
+                raise UserError(
+                    "labels.palette: two classes share a colour, so coloured masks cannot be read; give `colors`"
+                )
+            colors = {(0, 0, 0): IGNORE_INDEX} | {color: index for index, color in enumerate(self.palette)}
+        table = np.full(1 << 24, _UNKNOWN, np.uint8)
+        for (red, green, blue), train in colors.items():
+            table[red << 16 | green << 8 | blue] = train
+        return table
+
+    def _check_train_id(self, train: Any, key: str) -> None:
+        if not _is_int(train) or not (0 <= train < self.num_labels or train == IGNORE_INDEX):
+            raise UserError(
+                f"{key} maps to {train!r}, expected a train id in 0..{self.num_labels - 1}, or {IGNORE_INDEX} to "
+                "ignore it"
+            )
+
+    def _explain(self, unknown: list[int], by_color: bool) -> str:
+        shown = [(raw >> 16, raw >> 8 & 255, raw & 255) if by_color else raw for raw in unknown[:_NAMED_IN_ERRORS]]
+        found = ", ".join(map(str, shown))
+        if len(unknown) > len(shown):
+            found += f" and {len(unknown) - len(shown)} more"
+        if by_color:
+            key = "palette" if self.colors is None else "colors"
+            return (
+                f"found the colours {found}, which labels.{key} does not list; give every colour a train id "
+                "(255 = ignore) in labels.colors. Many odd colours mean a mask that was saved as JPEG or smoothed"
+            )
+        if self.ids is None:
+            return (
+                f"found the ids {found}, expected 0..{self.num_labels - 1} or {IGNORE_INDEX}; if the "
+                "masks hold a data set's own ids, say in labels.ids which class each one is (255 = ignore)"
+            )
+        if all(0 <= raw < self.num_labels for raw in unknown):
+            return (
+                f"found the ids {found}, which labels.ids does not list but which are train ids; if the masks "
+                "hold train ids already, leave labels.ids out"
+            )
+        return f"found the ids {found}, which labels.ids does not list; give each one a train id there (255 = ignore)"
+
+
+def _default_palette(count: int) -> tuple[tuple[int, int, int], ...]:
+    # Every further round of the seven hues is darkened by another step of the golden ratio, which keeps rounds apart.
+    rounds = (1 - 0.7 * (index // len(_OKABE_ITO) * 0.618 % 1) for index in range(count))
+    return tuple(
+        tuple(round(channel * shade) for channel in _OKABE_ITO[index % len(_OKABE_ITO)])
+        for index, shade in enumerate(rounds)
+    )
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _sequence(value: Any, key: str, expected: str) -> tuple:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise UserError(f"labels.{key}: found {value!r}, expected {expected}")
+    return tuple(value)
+
+
+def _mapping(value: Any, key: str | None) -> Mapping:
+    if not isinstance(value, Mapping):
+        raise UserError(f"labels{f'.{key}' if key else ''}: found {value!r}, expected a mapping")
+    return value
+
+
+def _color(value: Any, key: str) -> tuple[int, int, int]:
+    color = _sequence(value, key, "colours as [red, green, blue]")
+    if len(color) != 3 or not all(_is_int(channel) and 0 <= channel <= 255 for channel in color):
+        raise UserError(f"labels.{key}: found the colour {value!r}, expected three whole numbers in 0..255")
+    return tuple(int(channel) for channel in color)
+
+
+def _parse_color(text: Any) -> tuple[int, ...]:
+    if not isinstance(text, str):
+        return text
+    try:
+        return tuple(int(channel) for channel in text.split(","))
+    except ValueError:
+        raise UserError(f'labels.colors: found the colour {text!r}, expected "red, green, blue" in 0..255') from None

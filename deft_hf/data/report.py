@@ -1,0 +1,109 @@
+"""What a look at every file of a domain found."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from deft_hf.data.labels import IGNORE_INDEX, LabelSpace
+from deft_hf.errors import UserError
+
+_NAMED = 5
+
+
+@dataclass
+class DomainReport:
+    """What a domain holds, and what is wrong with it.
+
+    Attributes:
+        domain: Name of the domain.
+        labels: Its label space.
+        pairs: Number of pairs.
+        images_without_mask: Ids of images that were left out since they have no mask.
+        masks_without_image: Ids of masks that were left out since they have no image.
+        checked: Number of pairs that were decoded; what follows speaks of those.
+        unreadable: A message for each file that cannot be decoded.
+        unequal: A message for each pair of unequal sizes.
+        outside: A message for each mask that holds what the label space does not know.
+        sizes: (height, width) of the masks -> how often.
+        pixels: int64 array (256,): pixels of each train id, the ignored ones at 255.
+    """
+
+    domain: str
+    labels: LabelSpace
+    pairs: int
+    images_without_mask: list[str] = field(default_factory=list)
+    masks_without_image: list[str] = field(default_factory=list)
+    checked: int = 0
+    unreadable: list[str] = field(default_factory=list)
+    unequal: list[str] = field(default_factory=list)
+    outside: list[str] = field(default_factory=list)
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    pixels: np.ndarray = field(default_factory=lambda: np.zeros(IGNORE_INDEX + 1, np.int64))
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of all pixels, in 0..1, of each class by name."""
+        total = max(int(self.pixels.sum()), 1)
+        return {name: int(self.pixels[index]) / total for index, name in enumerate(self.labels.names)}
+
+    @property
+    def ignored_share(self) -> float:
+        """Share of all pixels, in 0..1, that are ignored."""
+        return int(self.pixels[IGNORE_INDEX]) / max(int(self.pixels.sum()), 1)
+
+    def add(self, finding: DomainReport) -> None:
+        """Takes over what a look at some of the pairs found."""
+        self.unreadable += finding.unreadable
+        self.unequal += finding.unequal
+        self.outside += finding.outside
+        self.sizes += finding.sizes
+        self.pixels += finding.pixels
+
+    def raise_if_bad(self) -> None:
+        """Raises one UserError that counts what is wrong and names the first few of each kind; orphans are fine."""
+        problems = [line for kind, messages in self._problems() for line in _summary(kind, messages)]
+        if problems:
+            first = f"{self.domain}: found files that cannot be used among {self.pairs} pairs"
+            last = "mend or remove these files, or leave their ids out of the split"
+            raise UserError("\n".join([first, *problems, last]))
+
+    def _problems(self) -> Iterator[tuple[str, list[str]]]:
+        yield "unreadable files", self.unreadable
+        yield "pairs of unequal size", self.unequal
+        yield "masks with ids outside the label space", self.outside
+
+    def __str__(self) -> str:
+        lines = [f"{self.domain}: {self.pairs} pairs"]
+        lines += _summary("images without a mask, left out", self.images_without_mask)
+        lines += _summary("masks without an image, left out", self.masks_without_image)
+        if not self.checked:
+            return "\n".join(lines)
+        for kind, messages in self._problems():
+            lines += _summary(kind, messages)
+        sizes = [f"{height} x {width} ({count})" for (height, width), count in self.sizes.most_common(_NAMED)]
+        lines.append(f"  sizes (height x width): {', '.join(sizes)}" + _more(len(self.sizes)))
+        width = max(map(len, (*self.labels.names, "ignored")))
+        for name, share in (*self.shares.items(), ("ignored", self.ignored_share)):
+            absent = "" if share or name == "ignored" else "  no pixel"
+            lines.append(f"  {name:<{width}}  {share:7.2%}{absent}")
+        return "\n".join(lines)
+
+
+def listed(entries: Sequence[str]) -> str:
+    """The first few entries in one line, and how many more there are."""
+    return ", ".join(entries[:_NAMED]) + _more(len(entries))
+
+
+def _summary(kind: str, entries: Sequence[str]) -> list[str]:
+    if not entries:
+        return []
+    rest = [f"    {_more(len(entries))}"] if len(entries) > _NAMED else []
+    return [f"  {kind}: {len(entries)}", *(f"    {entry}" for entry in entries[:_NAMED]), *rest]
+
+
+def _more(count: int) -> str:
+    return f" and {count - _NAMED} more" if count > _NAMED else ""

@@ -1,0 +1,123 @@
+"""Torch data sets over domains: what is shown in which epoch, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+from deft_hf.data.domains import Domain
+from deft_hf.data.transforms import EvalTransform
+from deft_hf.errors import UserError
+
+
+class TrainingSet(Dataset):
+    """Training items out of one or several domains.
+
+    Item i of epoch e is a pure function of (seed, e, i), whichever process makes it and in whichever order: the same
+    on any number of workers or ranks, and after a resumed run. An epoch takes its share of items from each domain,
+    mixed at random, and runs through a domain's images in a fresh random order, so that none repeats before all were
+    shown. Without weights an epoch therefore holds every image of every domain exactly once.
+
+    Args:
+        domains: At least one, all with the same classes.
+        transform: Called with (image, mask, rng) as a `TrainTransform` is.
+        weights: Share of the items of each domain, positive, of any sum. An epoch keeps to them within one item, and
+            exactly on average over epochs. Default: the domains' sizes.
+        seed: Not negative.
+        length: Items an epoch. Default: the number of images of all domains.
+
+    Raises:
+        UserError: No domain, an empty one, unequal classes, or weights that do not fit.
+    """
+
+    def __init__(
+        self,
+        domains: Sequence[Domain],
+        transform: Callable[[Image.Image, np.ndarray, np.random.Generator], dict[str, torch.Tensor]],
+        weights: Sequence[float] | None = None,
+        seed: int = 0,
+        length: int | None = None,
+    ) -> None:
+        self.domains = list(domains)
+        self.transform = transform
+        self.seed = seed
+        sizes = [len(domain) for domain in self.domains]
+        _check(self.domains, sizes, weights)
+        self.weights = np.asarray(sizes if weights is None else weights, np.float64)
+        self.length = sum(sizes) if length is None else length
+        # Persistent workers hold a copy of this object from the first epoch on, but share the tensor's memory.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._schedule: tuple[int, np.ndarray, np.ndarray] | None = None
+
+    def set_epoch(self, epoch: int) -> None:
+        """Turns to an epoch, in living workers too; to be called before the epoch's iterator is made."""
+        self._epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        if not 0 <= index < self.length:
+            raise IndexError(f"item {index} of {self.length}")
+        epoch = int(self._epoch)
+        if self._schedule is None or self._schedule[0] != epoch:
+            self._schedule = (epoch, *self._draw_schedule(epoch))
+        _, domains, images = self._schedule
+        image, mask = self.domains[domains[index]].load(int(images[index]))
+        return self.transform(image, mask, np.random.default_rng((self.seed, epoch, index)))
+
+    def _draw_schedule(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Domain and image of each item of an epoch."""
+        # `length` is no item's index, so no item's augmentation repeats this stream.
+        rng = np.random.default_rng((self.seed, epoch, self.length))
+        # Systematic sampling: one random offset rounds all shares at once, each to a neighbouring whole number.
+        shares = np.cumsum(self.weights)
+        ends = np.floor(shares * self.length / shares[-1] + rng.random()).astype(np.int64)
+        ends[-1] = self.length
+        counts = np.diff(ends, prepend=0)
+        domains = rng.permutation(np.repeat(np.arange(len(counts)), counts))
+        images = np.empty(self.length, np.int64)
+        for index, (domain, count) in enumerate(zip(self.domains, counts, strict=True)):
+            rounds = [rng.permutation(len(domain)) for _ in range(count // len(domain) + 1)]
+            images[domains == index] = np.concatenate(rounds)[:count]
+        return domains, images
+
+
+class EvaluationSet(Dataset):
+    """Every image of a domain once, in its order.
+
+    Args:
+        domain: What is evaluated on; kept as `.domain`.
+        transform: From (image, mask) to `pixel_values` and `labels`.
+    """
+
+    def __init__(self, domain: Domain, transform: EvalTransform) -> None:
+        self.domain = domain
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.domain)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"item {index} of {len(self)}")
+        return self.transform(*self.domain.load(index))
+
+
+def _check(domains: Sequence[Domain], sizes: Sequence[int], weights: Sequence[float] | None) -> None:
+    if not domains:
+        raise UserError("source: found no domain to train on, expected at least one")
+    for domain, size in zip(domains, sizes, strict=True):
+        if not size:
+            raise UserError(f"source: {domain.name} holds no image")
+        if domain.labels.names != domains[0].labels.names:
+            raise UserError(
+                f"source: {domain.name} has the classes {', '.join(domain.labels.names)}, but {domains[0].name} has "
+                f"{', '.join(domains[0].labels.names)}; train on domains of the same classes in the same order"
+            )
+    if weights is not None and (len(weights) != len(domains) or not all(0 < weight < np.inf for weight in weights)):
+        raise UserError(f"source: found the weights {list(weights)}, expected a positive number for each domain")

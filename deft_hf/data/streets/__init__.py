@@ -1,0 +1,63 @@
+"""A small world of drawn streets under several looks: the data that deft_hf carries with it.
+
+A street is laid out in metres from its seed and seen from a car: a curving road with markings, kerbs, pavements and a
+side street; houses, trees and gardens along it; vehicles, people, lamps, signs and fences on it. `clear` is made to be
+trained on; the other looks show the same streets in another light or weather, and `other_town` is another place.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from deft_hf.data.labels import LabelSpace
+from deft_hf.errors import UserError
+
+from . import looks
+from .layout import Street
+from .places import HOME, OTHER, Place
+
+STREETS = LabelSpace(
+    names=("drivable", "non-drivable", "living things", "vehicles", "roadside objects", "far objects", "sky"),
+    palette=(
+        (128, 64, 128),
+        (244, 35, 232),
+        (220, 20, 60),
+        (0, 0, 142),
+        (190, 153, 153),
+        (70, 70, 70),
+        (70, 130, 180),
+    ),
+)
+
+_LOOKS: dict[str, tuple[Place, looks.Look]] = {
+    "clear": (HOME, looks.clear),
+    "dusk": (HOME, looks.dusk),
+    "night": (HOME, looks.night),
+    "fog": (HOME, looks.fog),
+    "rain": (HOME, looks.rain),
+    "snow": (HOME, looks.snow),
+    "other_town": (OTHER, looks.low_sun),
+}
+LOOKS: tuple[str, ...] = tuple(_LOOKS)
+
+
+def draw_street(look: str, seed: int, size: tuple[int, int] = (192, 256)) -> tuple[np.ndarray, np.ndarray]:
+    """Draws one street; the same arguments give the same pixels, whatever the global random state.
+
+    Args:
+        look: one of :data:`LOOKS`. All looks but `other_town` show the same place, so their masks are equal.
+        seed: which street, at least 0.
+        size: height and width in pixels.
+
+    Returns:
+        The picture, uint8 (h, w, 3), and its mask of train ids of :data:`STREETS`, uint8 (h, w), none of them ignored.
+
+    Raises:
+        UserError: there is no such look.
+    """
+    if look not in _LOOKS:
+        raise UserError(f"There is no street look {look!r}; the looks are {', '.join(LOOKS)}.")
+    place, light = _LOOKS[look]
+    canvas = Street(place, np.random.default_rng((seed, 0)), size).draw()
+    rng = np.random.default_rng((seed, 1 + LOOKS.index(look)))
+    return looks.photograph(light(canvas, rng), rng), canvas.label

@@ -1,0 +1,165 @@
+"""The model card: what the model is, how good it is where, how it was made and how to use it."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from jinja2 import Environment, StrictUndefined
+
+from deft_hf.scoring.report import Results, class_table, domain_table
+
+_METRICS = {
+    "mean_iou": ("mean_iou", "Mean IoU"),
+    "mean_accuracy": ("mean_accuracy", "Mean accuracy"),
+    "pixel_accuracy": ("accuracy", "Pixel accuracy"),
+}
+# Absolute, at the start of a word: `https://host/path` and `a/b` are none.
+_LOCAL_PATH = re.compile(r"""(?<![\w.~:/\\<-])(?:~\w*|[A-Za-z]:)?[/\\][^\s"',;()\[\]{}]+""")
+_TOKEN = re.compile(r"""(\b\w*token\b["']?\s*[:=]\s*)[^\s,}\]]+""", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What a card tells, as plain data.
+
+    Attributes:
+        model_name: heading of the card.
+        base_model: Hub name or folder of the pretrained model, as `from_pretrained` took it.
+        method: name of the method, which is also the key of this model's scores in `results`.
+        settings: the method's settings that differ from their defaults, in the order to print.
+        stages: (stage, optimizer steps) in order.
+        decays: EMA decay of the run per part; empty without a moving average.
+        shares_left: share of the initialisation left in the model per part, in [0, 1].
+        distances: L2 distance of the model to its initialisation per part.
+        labels: class names in the order of their ids.
+        source: names of the domains trained on; `results` has their scores on validation images.
+        unseen: names of the domains that were only evaluated.
+        results: `results[method][domain]` is a `Scores.to_dict()`; baselines stand beside `method`.
+        recipe: the recipe, YAML.
+        command: shell command that runs the recipe.
+        versions: version per package.
+        seed: seed of the run.
+        hardware: what it ran on, in words.
+        seconds: training time.
+        figures: PNG files, relative to the card.
+        license: identifier of the model's licence (https://huggingface.co/docs/hub/repositories-licenses).
+        repo_id: Hub name that the model is pushed to; the snippet loads it from there.
+    """
+
+    model_name: str
+    base_model: str
+    method: str
+    settings: Mapping[str, Any]
+    stages: Sequence[tuple[str, int]]
+    decays: Mapping[str, float]
+    shares_left: Mapping[str, float]
+    distances: Mapping[str, float]
+    labels: Sequence[str]
+    source: Sequence[str]
+    unseen: Sequence[str]
+    results: Results
+    recipe: str
+    command: str
+    versions: Mapping[str, str]
+    seed: int
+    hardware: str
+    seconds: float
+    figures: Sequence[str] = ()
+    license: str | None = None
+    repo_id: str | None = None
+
+
+def render_card(facts: CardFacts) -> str:
+    """The model card as Markdown with YAML metadata, which the Hub shows scores from.
+
+    Absolute paths are cut to their last name and tokens are left out, in the recipe and the command too.
+    """
+    jinja = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    jinja.filters |= {"shareable": _shareable, "value": _value}
+    template = jinja.from_string(files("deft_hf.publish").joinpath("model_card.md").read_text(encoding="utf-8"))
+    scores = facts.results[facts.method]
+    return template.render(
+        **vars(facts),
+        metadata=_metadata(facts).to_yaml(),
+        base=_base_name(facts),
+        base_on_hub=_is_hub_name(facts.base_model),
+        domain_table=domain_table(facts.results, facts.source, facts.unseen),
+        class_tables=[
+            (_title(facts, domain), class_table(facts.results, domain, facts.labels), scores[domain]["absent"])
+            for domain in [*facts.source, *facts.unseen]
+            if domain in scores
+        ],
+        duration=str(timedelta(seconds=round(facts.seconds))),
+    )
+
+
+def _metadata(facts: CardFacts) -> ModelCardData:
+    scores = list(_eval_results(facts))
+    return ModelCardData(
+        library_name="transformers",
+        pipeline_tag="image-segmentation",
+        tags=["deft", "domain-generalization", "semantic-segmentation"],
+        base_model=facts.base_model if _is_hub_name(facts.base_model) else None,
+        license=facts.license,
+        model_name=facts.model_name if scores else None,
+        eval_results=scores or None,
+    )
+
+
+def _eval_results(facts: CardFacts) -> Iterator[EvalResult]:
+    """One entry a domain and metric. The Hub takes results of equal `dataset_type` for one data set."""
+    for domain in [*facts.source, *facts.unseen]:
+        scores = facts.results[facts.method].get(domain, {})
+        for key, (metric_type, name) in _METRICS.items():
+            score = scores.get(key)
+            if score is not None and math.isfinite(score):
+                yield EvalResult(
+                    task_type="image-segmentation",
+                    task_name="Semantic segmentation",
+                    dataset_type=domain,
+                    dataset_name=_title(facts, domain),
+                    metric_type=metric_type,
+                    metric_name=name,
+                    metric_value=float(score),
+                )
+
+
+def _title(facts: CardFacts, domain: str) -> str:
+    return f"{domain} (unseen)" if domain in facts.unseen else f"{domain} (source, validation)"
+
+
+def _is_hub_name(base_model: str) -> bool:
+    # In the order in which `from_pretrained` looks.
+    if Path(base_model).expanduser().exists():
+        return False
+    try:
+        validate_repo_id(base_model)
+    except HFValidationError:
+        return False
+    return True
+
+
+def _base_name(facts: CardFacts) -> str:
+    return facts.base_model if _is_hub_name(facts.base_model) else Path(facts.base_model).expanduser().resolve().name
+
+
+def _shareable(text: str) -> str:
+    """`text` without what concerns the author's machine or account alone."""
+    text = _TOKEN.sub(r"\1(left out)", text)
+    return _LOCAL_PATH.sub(lambda match: re.split(r"[/\\]", match[0].rstrip("/\\"))[-1], text).strip()
+
+
+def _value(setting: Any) -> str:
+    """A setting as a recipe has it."""
+    return setting if isinstance(setting, str) else json.dumps(setting)

@@ -1,0 +1,166 @@
+"""The generalized model as a plain Hub folder, and proof that it loads without deft_hf."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors import safe_open
+from torch import Tensor
+from transformers import BaseImageProcessor, PreTrainedModel, SegformerImageProcessorPil
+
+from deft_hf.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+
+# Run in a process of its own. Tensors read from a file lie wherever the file has them, and kernels of the CPU round
+# differently there. Copies lie at aligned addresses, as everything does in the process that trained the model.
+_RELOAD = """
+import sys
+sys.modules["deft_hf"] = None
+import copy, json, torch
+from PIL import Image
+from safetensors.torch import save_file
+from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
+
+folder, threads = sys.argv[1:]
+torch.set_num_threads(int(threads))
+processor = AutoImageProcessor.from_pretrained(folder)
+model, keys = AutoModelForSemanticSegmentation.from_pretrained(
+    folder, dtype=torch.float32, output_loading_info=True
+)
+model = copy.deepcopy(model).eval()
+pixel_values = processor(images=Image.open("example.png"), return_tensors="pt")["pixel_values"].clone()
+with torch.inference_mode():
+    logits = model(pixel_values=pixel_values).logits
+problems = {kind: sorted(map(str, names)) for kind, names in keys.items() if names}
+answer = {"pixel_values": pixel_values, "logits": logits.contiguous()}
+save_file(answer, "answer.safetensors", metadata={"problems": json.dumps(problems)})
+"""
+
+
+def segmentation_processor(base: BaseImageProcessor | None, size: tuple[int, int] | None) -> BaseImageProcessor:
+    """The image processor that does to an image what `EvalTransform(size, mean, std)` does, for every architecture.
+
+    Labels are never touched (`do_reduce_labels` is off): `LabelSpace` maps them once, when a mask is decoded.
+
+    Args:
+        base: the checkpoint's processor, for its mean and deviation; where it does not normalise they are 0 and 1,
+            where there is none they are ImageNet's.
+        size: (height, width) that images are resized to, bilinear and antialiased; None: they keep their own.
+    """
+    mean, std = IMAGENET_MEAN, IMAGENET_STD
+    if base is not None:
+        mean, std = (base.image_mean, base.image_std) if base.do_normalize else ((0.0,) * 3, (1.0,) * 3)
+    resizing = {"do_resize": False} if size is None else {"size": {"height": size[0], "width": size[1]}}
+    # Pillow resizes here as in `EvalTransform`, with or without torchvision; saved, it is a SegformerImageProcessor.
+    return SegformerImageProcessorPil(
+        do_convert_rgb=True,
+        **resizing,
+        resample=Image.Resampling.BILINEAR,
+        do_rescale=True,
+        rescale_factor=1 / 255,
+        do_normalize=True,
+        image_mean=list(mean),
+        image_std=list(std),
+        do_reduce_labels=False,
+    )
+
+
+def export_generalized(
+    model: PreTrainedModel, output_dir: str | os.PathLike, processor: BaseImageProcessor, card: str | None = None
+) -> None:
+    """Writes a model as a plain Hub folder that loads with transformers alone.
+
+    `config.json`, `model.safetensors`, `preprocessor_config.json` and, with a card, `README.md`. Every file comes into
+    place whole; what else the folder holds (checkpoints, results, figures) stays.
+
+    Args:
+        model: the model to hand on, which is `trainer.generalized_model` after training.
+        output_dir: the folder; made where it is missing.
+        processor: prepares images as the model was evaluated on; see `segmentation_processor`.
+        card: text of the model card; `None` leaves a README that is there as it is.
+    """
+    folder = Path(output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    # Inside the folder, which may be a mount of its own: files can be moved within one file system only.
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as partial:
+        model.save_pretrained(partial)
+        processor.save_pretrained(partial)
+        if card is not None:
+            Path(partial, "README.md").write_text(card, encoding="utf-8")
+        for path in Path(partial).iterdir():
+            os.replace(path, folder / path.name)
+
+
+def verify_export(output_dir: str | os.PathLike, model: PreTrainedModel, example: Image.Image) -> dict[str, Any]:
+    """Loads an export in a fresh process that cannot import deft_hf, and compares its logits with the model's exactly.
+
+    Both run on the CPU in float32 and eval mode, with the same number of threads, on what the exported processor makes
+    of the example. The network is not used.
+
+    Args:
+        output_dir: what `export_generalized` wrote.
+        model: the model that was exported; it is left as it is.
+        example: any image; it is taken as RGB.
+
+    Returns:
+        `max_difference` (0.0), `logits_shape` (N, C, h, w), `seconds`.
+
+    Raises:
+        RuntimeError: the folder does not load or run, or gives other logits; with what differs.
+    """
+    start = time.perf_counter()
+    folder = Path(output_dir).resolve()
+    with tempfile.TemporaryDirectory() as work:
+        example.convert("RGB").save(Path(work, "example.png"))
+        loaded = subprocess.run(
+            [sys.executable, "-c", _RELOAD, str(folder), str(torch.get_num_threads())],
+            cwd=work,
+            env=os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            capture_output=True,
+            text=True,
+        )
+        if loaded.returncode:
+            raise RuntimeError(f"{folder} cannot be used without deft_hf:\n{loaded.stderr.strip()}")
+        with safe_open(Path(work, "answer.safetensors"), framework="pt") as answer:
+            problems = json.loads(answer.metadata()["problems"])
+            pixel_values, logits = answer.get_tensor("pixel_values").clone(), answer.get_tensor("logits")
+    if problems:
+        raise RuntimeError(f"{folder} does not hold the weights of a {type(model).__name__}: {problems}")
+    reference = _on_cpu(model)
+    with torch.inference_mode():
+        expected = reference(pixel_values=pixel_values).logits
+    if not torch.equal(logits, expected):
+        what = _difference(folder, reference, logits, expected)
+        raise RuntimeError(f"{folder} is not the model that was exported: {what}")
+    return {
+        "max_difference": float((logits - expected).abs().max()),
+        "logits_shape": tuple(logits.shape),
+        "seconds": time.perf_counter() - start,
+    }
+
+
+def _on_cpu(model: PreTrainedModel) -> PreTrainedModel:
+    """The model's weights in float32 in a new model of its class, which has the attention kernel of a plain load."""
+    config = type(model.config).from_dict(model.config.to_dict())
+    with torch.random.fork_rng(devices=[]):  # the weights that it starts with are drawn
+        rebuilt = type(model)(config).float()
+    rebuilt.load_state_dict(model.state_dict())
+    return rebuilt.eval()
+
+
+def _difference(folder: Path, reference: PreTrainedModel, logits: Tensor, expected: Tensor) -> str:
+    """What to look at first when an export gives other logits than the model it was made of."""
+    if logits.shape != expected.shape:
+        return f"logits of shape {tuple(logits.shape)}, expected {tuple(expected.shape)}"
+    restored = type(reference).from_pretrained(folder, dtype=torch.float32, local_files_only=True).state_dict()
+    names = [name for name, value in reference.state_dict().items() if not torch.equal(value, restored[name])]
+    tensors = f"{len(names)} tensors differ ({', '.join(names[:5])})" if names else "the weights are equal"
+    return f"logits differ by up to {float((logits - expected).abs().max()):.3g}; {tensors}"

@@ -1,0 +1,35 @@
+import torch
+
+from deft_hf.data.collate import collate
+
+
+def sample(value, size=(2, 3), recolored=False):
+    item = {"pixel_values": torch.full((3, *size), float(value)), "labels": torch.full(size, value)}
+    return item | ({"recolored_pixel_values": torch.full((3, *size), value + 0.5)} if recolored else {})
+
+
+def test_equal_sizes_are_stacked():
+    batch = collate([sample(1), sample(2)])
+    assert batch.keys() == {"pixel_values", "labels"}
+    assert batch["pixel_values"].shape == (2, 3, 2, 3) and batch["labels"].shape == (2, 2, 3)
+    assert batch["labels"].dtype == torch.int64 and batch["labels"][:, 0, 0].tolist() == [1, 2]
+
+
+def test_recoloured_copies_follow_the_originals_with_the_same_labels():
+    batch = collate([sample(1, recolored=True), sample(2, recolored=True)])
+    assert batch.keys() == {"pixel_values", "labels"}
+    assert batch["pixel_values"][:, 0, 0, 0].tolist() == [1, 2, 1.5, 2.5]
+    assert batch["labels"][:, 0, 0].tolist() == [1, 2, 1, 2]
+
+
+def test_unequal_sizes_stay_a_list():
+    large = sample(2, (4, 4))
+    batch = collate([sample(1), large])
+    assert [tuple(pixels.shape) for pixels in batch["pixel_values"]] == [(3, 2, 3), (3, 4, 4)]
+    assert batch["labels"][1] is large["labels"]
+
+
+def test_each_entry_is_stacked_by_itself():
+    unequal_labels = sample(2) | {"labels": torch.zeros(9, 9, dtype=torch.int64)}
+    batch = collate([sample(1), unequal_labels])
+    assert isinstance(batch["pixel_values"], torch.Tensor) and isinstance(batch["labels"], list)
