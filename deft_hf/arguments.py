@@ -1,0 +1,141 @@
+"""`TrainingArguments` plus what the methods need."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+from deft_hf.errors import UserError
+from deft_hf.method.ema import run_decay, share_left
+from deft_hf.stages import METHODS, Span
+
+
+@dataclass
+class DeFTTrainingArguments(TrainingArguments):
+    """`TrainingArguments` for `DeFTTrainer`. Steps are optimizer steps; `max_steps` (or `num_train_epochs`) is the
+    length of the method's last stage, which `decoder_warmup_steps` precede where the method has a warm-up before it.
+
+    Args:
+        method (`str`, defaults to `"deft"`): `deft` (decoder warm-up, then the decoupled stage), `joint` (ordinary
+            fine-tuning), `frozen` (the decoder on the frozen encoder), `lp_ft` (decoder warm-up, then joint).
+        ema (`bool`, *optional*): train, evaluate and export a moving average. Default: for `deft` only, which is not
+            DeFT without it; with `joint` or `lp_ft` it is the control that averages without decoupling.
+        decoder_warmup_steps (`int`, *optional*): length of the warm-up; default: a tenth of the last stage, as the
+            authors.
+        decoder_warmup_learning_rate (`float`, *optional*): default: the decoder's.
+        encoder_learning_rate, decoder_learning_rate (`float`, *optional*): default: `learning_rate`.
+        encoder_weight_decay, decoder_weight_decay (`float`, *optional*): default: `weight_decay`.
+        decay_norm_and_bias (`bool`, defaults to `False`): weight decay on norms and biases too.
+        ema_decay (`float`, defaults to 0.9999): decay of the generalized encoder, quoted at `ema_decay_steps`.
+        decoder_ema_decay (`float`, *optional*): of the generalized decoder; default: the same.
+        ema_decay_steps (`int`, *optional*, defaults to 80000): run length that the decays are quoted at; they are
+            re-scaled to the run, m_run = m^(ema_decay_steps / steps). `None` takes them as they are.
+        distance_weight (`float`, defaults to 0): weight λ of λ/2 ||θ - θ_init||² on the usual component.
+        batchnorm (`str`, defaults to `"reestimate"`): BatchNorm statistics of the evaluated and exported model: taken
+            anew on source batches (`reestimate`), or as training left them (`reference`, the authors').
+        batchnorm_batches (`int`, defaults to 32): how many source batches `reestimate` takes.
+        evaluate_usual (`bool`, defaults to `False`): evaluate the usual component too.
+
+    Raises:
+        UserError: values that exclude each other or lie outside their range, all in one message.
+    """
+
+    method: str = field(default="deft", metadata={"help": f"One of {', '.join(METHODS)}.", "choices": [*METHODS]})
+    ema: bool | None = field(default=None, metadata={"help": "Keep a moving average (default: for deft only)."})
+    decoder_warmup_steps: int | None = field(default=None, metadata={"help": "Optimizer steps of the warm-up."})
+    decoder_warmup_learning_rate: float | None = field(default=None, metadata={"help": "Default: the decoder's."})
+    encoder_learning_rate: float | None = field(default=None, metadata={"help": "Default: learning_rate."})
+    decoder_learning_rate: float | None = field(default=None, metadata={"help": "Default: learning_rate."})
+    encoder_weight_decay: float | None = field(default=None, metadata={"help": "Default: weight_decay."})
+    decoder_weight_decay: float | None = field(default=None, metadata={"help": "Default: weight_decay."})
+    decay_norm_and_bias: bool = field(default=False, metadata={"help": "Weight decay on norms and biases too."})
+    ema_decay: float = field(default=0.9999, metadata={"help": "EMA decay, quoted at ema_decay_steps."})
+    decoder_ema_decay: float | None = field(default=None, metadata={"help": "Default: ema_decay."})
+    ema_decay_steps: int | None = field(default=80_000, metadata={"help": "Run length the decay is quoted at."})
+    distance_weight: float = field(default=0.0, metadata={"help": "Weight of the distance to the initialisation."})
+    batchnorm: str = field(
+        default="reestimate", metadata={"help": "BN policy.", "choices": ["reestimate", "reference"]}
+    )
+    batchnorm_batches: int = field(default=32, metadata={"help": "Source batches for BN re-estimation."})
+    evaluate_usual: bool = field(default=False, metadata={"help": "Evaluate the usual component too."})
+
+    # Trainer would drop what `DualPathway.forward` does not name, the recoloured copies among it.
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Drop columns the model does not take."})
+    # Trainer's default asks for the loss on the host at every step. Divergence is checked when logging and saving.
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide NaN and inf losses from the log."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        problems = [text for wrong, text in self._rules() if wrong]
+        if problems:
+            raise UserError("; ".join(problems))
+        self.ema = self.method == "deft" if self.ema is None else self.ema
+        # Otherwise the order of the data would hang on the state of torch's global generator.
+        self.data_seed = self.seed if self.data_seed is None else self.data_seed
+        # Pinning serves transfers to an accelerator; without one torch warns at every loader.
+        self.dataloader_pin_memory = self.dataloader_pin_memory and self.device.type != "cpu"
+
+    def _rules(self) -> list[tuple[bool, str]]:
+        rates = {
+            name: getattr(self, name)
+            for name in ("encoder_learning_rate", "decoder_learning_rate", "decoder_warmup_learning_rate")
+        }
+        decays = {name: getattr(self, name) for name in ("ema_decay", "decoder_ema_decay")}
+        return [
+            (self.method not in METHODS, f"method is {self.method!r}: expected one of {', '.join(METHODS)}"),
+            (self.method == "deft" and self.ema is False, "method deft needs ema; without it take lp_ft or joint"),
+            (self.method == "frozen" and bool(self.ema), "method frozen has no moving average: leave ema out"),
+            *((v is not None and v <= 0, f"{k} is {v}: expected a positive number") for k, v in rates.items()),
+            *((v is not None and not 0 <= v <= 1, f"{k} is {v}: expected 0 to 1") for k, v in decays.items()),
+            (
+                self.decoder_warmup_steps is not None and self.decoder_warmup_steps < 0,
+                f"decoder_warmup_steps is {self.decoder_warmup_steps}: expected 0 or more",
+            ),
+            (
+                self.ema_decay_steps is not None and self.ema_decay_steps < 1,
+                f"ema_decay_steps is {self.ema_decay_steps}: expected a number of steps, or null",
+            ),
+            (self.distance_weight < 0, f"distance_weight is {self.distance_weight}: expected 0 or more"),
+            (
+                self.batchnorm not in ("reestimate", "reference"),
+                f"batchnorm is {self.batchnorm!r}: expected reestimate or reference",
+            ),
+            (self.label_smoothing_factor != 0, "label_smoothing_factor is not supported: leave it at 0"),
+            (self.batchnorm_batches < 1, f"batchnorm_batches is {self.batchnorm_batches}: expected 1 or more"),
+        ]
+
+    def spans(self, last_steps: int) -> list[Span]:
+        """The stages of the method with their lengths, the last one lasting `last_steps`."""
+        *earlier, last = METHODS[self.method]
+        warmup = math.ceil(last_steps / 10) if self.decoder_warmup_steps is None else self.decoder_warmup_steps
+        return [Span(stage, warmup) for stage in earlier if warmup] + [Span(last, last_steps)]
+
+    def run_decays(self, steps: int) -> dict[str, float]:
+        """EMA decay of encoder and decoder, re-scaled to an averaged stage of `steps`."""
+        decoder = self.ema_decay if self.decoder_ema_decay is None else self.decoder_ema_decay
+        return {
+            "encoder": run_decay(self.ema_decay, steps, self.ema_decay_steps),
+            "decoder": run_decay(decoder, steps, self.ema_decay_steps),
+        }
+
+    def final_shares(self, steps: int) -> dict[str, float]:
+        """Share of the initialisation that the exported encoder and decoder will have left."""
+        return {part: share_left(decay, steps) for part, decay in self.run_decays(steps).items()}
+
+    def learning_rates(self) -> dict[str, float]:
+        """Peak learning rate of `encoder`, `decoder`, and of the decoder during the `warmup`."""
+        decoder = self.learning_rate if self.decoder_learning_rate is None else self.decoder_learning_rate
+        return {
+            "encoder": self.learning_rate if self.encoder_learning_rate is None else self.encoder_learning_rate,
+            "decoder": decoder,
+            "warmup": decoder if self.decoder_warmup_learning_rate is None else self.decoder_warmup_learning_rate,
+        }
+
+    def weight_decays(self) -> dict[str, float]:
+        """Weight decay of `encoder` and `decoder`."""
+        return {
+            "encoder": self.weight_decay if self.encoder_weight_decay is None else self.encoder_weight_decay,
+            "decoder": self.weight_decay if self.decoder_weight_decay is None else self.decoder_weight_decay,
+        }

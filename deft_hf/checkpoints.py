@@ -1,0 +1,175 @@
+"""What `checkpoint-N/` holds beside Trainer's own state, and how it comes into being whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, load_model, save_file, save_model
+from torch import nn
+from transformers.trainer_callback import ExportableState
+from transformers.trainer_utils import rotate_checkpoints
+from transformers.utils import logging
+
+from deft_hf.errors import UserError
+from deft_hf.method.pathways import DualPathway
+from deft_hf.stages import stage_at
+
+logger = logging.get_logger(__name__)
+
+USUAL = "usual.safetensors"
+INITIAL = "initial.safetensors"
+STATE = "deft_state.json"
+
+
+def save_pathways(pathways: DualPathway, folder: str | Path, facts: dict[str, Any]) -> None:
+    """Write what resuming needs beside the generalized model: usual component, initialisation, counters.
+
+    Args:
+        folder: a folder that holds the generalized model already.
+        facts: plain values to keep beside the counters (method, decays), for people and for checks at resume.
+    """
+    folder = Path(folder)
+    if pathways.averages:
+        save_model(pathways.usual, folder / USUAL)
+    save_file({name: tensor.contiguous() for name, tensor in pathways.initial.items()}, folder / INITIAL)
+    state = {**facts, "stage": pathways.stage, "updates": int(pathways.updates)}
+    (folder / STATE).write_text(json.dumps(state, indent=2) + "\n")
+
+
+def load_pathways(pathways: DualPathway, folder: str | Path) -> None:
+    """Restore both components, the initialisation and the counters from a checkpoint folder.
+
+    Raises:
+        UserError: a file is missing, or holds another model.
+    """
+    folder = Path(folder)
+    missing = [name for name in (STATE, INITIAL) if not (folder / name).is_file()]
+    if missing:
+        raise UserError(f"{folder} is no checkpoint of deft_hf: {', '.join(missing)} is missing.")
+    state = json.loads((folder / STATE).read_text())
+    load_generalized(pathways, folder)
+    if pathways.averages:
+        if not (folder / USUAL).is_file():
+            raise UserError(
+                f"{folder} was saved by method {state['method']!r} without a moving average: {USUAL} is missing."
+            )
+        load_model(pathways.usual, folder / USUAL)
+    device = pathways.updates.device if pathways.distance_weight else "cpu"
+    initial = load_file(folder / INITIAL, device=str(device))
+    # In the model's order, which the file does not keep: sums over all tensors then round alike.
+    pathways.initial = {name: initial[name] for name, _ in pathways.usual.named_parameters() if name in initial}
+    pathways.updates.fill_(state["updates"])
+
+
+def load_generalized(pathways: DualPathway, folder: str | Path) -> None:
+    """Restore the generalized model alone. It comes back through `from_pretrained`, which undoes what saving
+    renamed.
+    """
+    restored: nn.Module = type(pathways.usual).from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    pathways.generalized.load_state_dict(restored.state_dict())
+
+
+@contextmanager
+def written_whole(folder: Path, writes: bool) -> Iterator[Path]:
+    """A temporary folder that becomes `folder` when the block ends without an error.
+
+    A crash on the way leaves what was there before, and a half-written folder that no one takes for a checkpoint.
+
+    Args:
+        folder: the folder to be.
+        writes: whether this process is the one that renames.
+    """
+    partial = folder.with_name(f".{folder.name}.partial")
+    if writes and partial.exists():
+        shutil.rmtree(partial)
+    yield partial
+    if not writes:
+        return
+    for path in [p for p in partial.rglob("*") if p.is_file()]:
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.replace(partial, folder)
+
+
+class CheckpointMixin:
+    """The saving and loading methods of `transformers.Trainer`, for the components of a `DualPathway`."""
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """The generalized model as a plain Hub folder, without pickles."""
+        if not self.args.should_save:
+            return
+        folder = self.args.output_dir if output_dir is None else output_dir
+        self.generalized_model.save_pretrained(folder)
+        if self.processing_class is not None:
+            self.processing_class.save_pretrained(folder)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        self.refresh_batchnorm()
+        super().save_model(output_dir, _internal_call)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        if self.hp_search_backend is None and trial is None:
+            self.store_flos()
+        run_folder = Path(self._get_output_dir(trial))
+        folder = run_folder / f"checkpoint-{self.state.global_step}"
+        if self.state.best_global_step == self.state.global_step:
+            self.state.best_model_checkpoint = str(folder)
+        self.accelerator.wait_for_everyone()
+        with written_whole(folder, writes=self.args.should_save) as partial:
+            self.save_model(str(partial), _internal_call=True)
+            if not self.args.save_only_model:
+                self._save_optimizer_and_scheduler(str(partial))
+                self._save_scaler(str(partial))
+                self._save_rng_state(str(partial))
+            if self.args.should_save:
+                save_pathways(self.pathways, partial, self._checkpoint_facts())
+                self._export_callback_states()
+                self.state.save_to_json(str(partial / "trainer_state.json"))
+            self.accelerator.wait_for_everyone()
+        self.accelerator.wait_for_everyone()
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(folder))
+        if self.args.should_save:
+            rotate_checkpoints(
+                output_dir=str(run_folder),
+                save_total_limit=self.args.save_total_limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=True,
+            )
+
+    def _checkpoint_facts(self) -> dict[str, Any]:
+        _, span = stage_at(self.spans, self.state.global_step)
+        return {
+            "method": self.args.method,
+            "global_step": self.state.global_step,
+            "stages": [list(span) for span in self.spans],
+            "decays": self.args.run_decays(span.steps),
+            "initial_share": self.pathways.share_left(),
+        }
+
+    def _export_callback_states(self) -> None:
+        for callback in self.callback_handler.callbacks + [self.control]:
+            if not isinstance(callback, ExportableState):
+                continue
+            name, state = type(callback).__name__, callback.state()
+            if isinstance(self.state.stateful_callbacks[name], list):
+                self.state.stateful_callbacks[name].append(state)
+            else:
+                self.state.stateful_callbacks[name] = state
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        load_pathways(self.pathways, resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        logger.info(f"Loading the best model, {self.state.best_model_checkpoint} ({self.state.best_metric}).")
+        load_generalized(self.pathways, self.state.best_model_checkpoint)
+        self.batchnorm_step = self.state.global_step

@@ -1,0 +1,85 @@
+"""Parameter groups and learning-rate schedule of a run with stages."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import get_scheduler
+
+from deft_hf.arguments import DeFTTrainingArguments
+from deft_hf.errors import UserError
+from deft_hf.method.pathways import PARTS, DualPathway
+from deft_hf.stages import METHODS, Span, stage_at
+
+
+def parameter_groups(pathways: DualPathway, args: DeFTTrainingArguments) -> list[dict[str, Any]]:
+    """Groups for a torch optimizer: encoder and decoder, each with and without weight decay; `part` names the part.
+
+    Norms, biases and layer scales, which are the tensors of one dimension, get no decay unless `decay_norm_and_bias`.
+    """
+    rates, decays = args.learning_rates(), args.weight_decays()
+    parts = [part for part in PARTS if part == "decoder" or METHODS[args.method] != ("warmup",)]
+    groups = []
+    for part in parts:
+        decayed, rest = [], []
+        for name, parameter in pathways.usual.named_parameters():
+            if pathways.family.part_of(name) == part and pathways.family.is_trained(name):
+                plain = parameter.ndim > 1 and not name.endswith("bias")
+                (decayed if plain or args.decay_norm_and_bias else rest).append(parameter)
+        for parameters, decay in ((decayed, decays[part]), (rest, 0.0)):
+            if parameters:
+                groups.append({"params": parameters, "lr": rates[part], "weight_decay": decay, "part": part})
+    return groups
+
+
+def stage_schedule(
+    optimizer: torch.optim.Optimizer, spans: Sequence[Span], args: DeFTTrainingArguments
+) -> LambdaLR | None:
+    """`args.lr_scheduler_type`, started anew at each stage. In the warm-up the encoder's rate is 0.
+
+    Every stage's schedule has the length of the longest: the authors' warm-up decays over the steps of stage 2 too, so
+    its rate hardly falls.
+
+    Args:
+        optimizer: with the groups of `parameter_groups`.
+        spans: the stages of the run.
+
+    Returns:
+        The scheduler, or `None` where the type is no function of the step and there is one stage: Trainer's own will
+            do.
+
+    Raises:
+        UserError: such a type with more than one stage.
+    """
+    horizon = max(span.steps for span in spans)
+    shape = get_scheduler(
+        args.lr_scheduler_type,
+        optimizer=torch.optim.SGD([torch.zeros(1)], lr=args.learning_rate),
+        num_warmup_steps=args.get_warmup_steps(horizon),
+        num_training_steps=horizon,
+        scheduler_specific_kwargs=copy.deepcopy(args.lr_scheduler_kwargs),
+    )
+    if type(shape) is not LambdaLR:
+        if len(spans) == 1:
+            return None
+        raise UserError(
+            f"lr_scheduler_type {args.lr_scheduler_type} cannot restart at the second stage: choose one that is a "
+            "function of the step, such as polynomial, cosine, linear or constant."
+        )
+    (shape_at,) = shape.lr_lambdas
+    rates = args.learning_rates()
+
+    def factor(part: str, step: int) -> float:
+        index, span = stage_at(spans, step)
+        value = shape_at(step - sum(earlier.steps for earlier in spans[:index]))
+        if span.stage != "warmup":
+            return value
+        return value * rates["warmup"] / rates["decoder"] if part == "decoder" else 0.0
+
+    # An optimizer that the user brought along has groups of its own.
+    parts = [group.get("part", "decoder") for group in optimizer.param_groups]
+    return LambdaLR(optimizer, [lambda step, part=part: factor(part, step) for part in parts])

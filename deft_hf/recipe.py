@@ -1,0 +1,175 @@
+"""Recipes: everything that a run is made of, in one strict YAML file.
+
+    model: {checkpoint: embedded}
+    method: {name: deft, baselines: [joint], decoder_warmup_steps: 100}
+    data:
+      root: data
+      labels: streets
+      source: [{folder: town, split: train}]
+      validation: [{folder: town, split: val}]
+      unseen: [{folder: coast}, {streets: night, count: 50}]
+      crop_size: [160, 208]
+    training: {output_dir: outputs/town, max_steps: 800, learning_rate: 6e-5}
+
+A recipe only declares: neither data nor model is opened here. What can be known to be wrong before they are is an
+error at once, one line for each mistake.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable
+from importlib.resources import files
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, Field, PrivateAttr, StrictBool, ValidationError
+from transformers import TrainingArguments
+
+from deft_hf.arguments import DeFTTrainingArguments
+from deft_hf.errors import UserError
+from deft_hf.recipe_checks import contradictions
+from deft_hf.recipe_data import DataSection
+from deft_hf.recipe_file import read_recipe
+from deft_hf.recipe_values import Section, section_of
+from deft_hf.stages import METHODS
+
+
+class ModelSection(Section):
+    """The pretrained model."""
+
+    checkpoint: str = Field(description="text: a Hub name, a folder, or embedded (the tiny SegFormer of this package)")
+    encoder: str | None = None
+    revision: str | None = None
+
+    def resolved_checkpoint(self) -> str:
+        """What `from_pretrained` takes: a Hub name or a folder."""
+        if self.checkpoint == "embedded":
+            return str(files("deft_hf") / "assets" / "tiny-segformer")
+        return os.path.expanduser(self.checkpoint)
+
+
+class PublishSection(Section):
+    """What happens to the exported model."""
+
+    push_to_hub: StrictBool = False
+    repo_id: str | None = None
+    private: StrictBool = True
+    license: str | None = None
+
+
+_TRAINING_FIELDS = {field.name for field in dataclasses.fields(TrainingArguments)}
+_METHOD_FIELDS = {field.name for field in dataclasses.fields(DeFTTrainingArguments)} - _TRAINING_FIELDS
+_Method = Literal[tuple(METHODS)]
+
+MethodSection = section_of(
+    "MethodSection",
+    DeFTTrainingArguments,
+    leave_out=_TRAINING_FIELDS | {"method"},
+    name=(_Method, DeFTTrainingArguments.method),
+    baselines=(list[_Method], []),
+)
+MethodSection.advice = {key: f"it belongs to training: training.{key}" for key in _TRAINING_FIELDS} | {
+    "method": "did you mean name?"
+}
+TrainingSection = section_of(
+    "TrainingSection",
+    DeFTTrainingArguments,
+    leave_out=_METHOD_FIELDS,
+    output_dir=(
+        Annotated[str, AfterValidator(os.path.expanduser)],
+        Field(description="text: the folder that the run writes to"),
+    ),
+)
+TrainingSection.advice = {
+    **{key: f"it belongs to method: method.{key}" for key in _METHOD_FIELDS},
+    "method": "it belongs to method: method.name",
+    # Gone from transformers 5, but still in many a recipe.
+    "adafactor": "transformers 5 writes optim: adafactor",
+    "evaluation_strategy": "transformers 5 calls it eval_strategy",
+    "group_by_length": "transformers 5 writes train_sampling_strategy: group_by_length",
+    "logging_dir": "transformers 5 took it away; set the environment variable TENSORBOARD_LOGGING_DIR",
+    "no_cuda": "transformers 5 calls it use_cpu",
+    "overwrite_output_dir": "transformers 5 took it away; choose another output_dir, or resume_from_checkpoint",
+    "per_gpu_eval_batch_size": "transformers 5 calls it per_device_eval_batch_size",
+    "per_gpu_train_batch_size": "transformers 5 calls it per_device_train_batch_size",
+    "save_safetensors": "transformers 5 took it away; weights are always saved as safetensors",
+    "use_mps_device": "transformers 5 took it away; the device is found by itself",
+    "warmup_ratio": "transformers 5 took it away; a warmup_steps below 1 is a share of all steps",
+}
+
+
+class Recipe(Section):
+    """Everything that a run is made of. Build it with [`Recipe.load`].
+
+    Args:
+        model (`ModelSection`): The pretrained model.
+        method (`MethodSection`): `name`, `baselines` (methods trained on the same recipe and reported beside it), and
+            the fields that `DeFTTrainingArguments` has beyond those of `TrainingArguments`.
+        data (`DataSection`): Domains, labels, sizes and augmentation.
+        training (`TrainingSection`): Any `TrainingArguments` field.
+        publish (`PublishSection`): Where the exported model goes.
+    """
+
+    model: ModelSection
+    method: MethodSection = MethodSection()
+    data: DataSection
+    training: TrainingSection
+    publish: PublishSection = PublishSection()
+
+    _path: str = PrivateAttr("recipe")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike, overrides: Iterable[str] = ()) -> Recipe:
+        """Reads and checks a recipe.
+
+        Args:
+            path: The YAML file.
+            overrides: `key.sub=value` each, the value in YAML. A number stands for an item of a list that the file has
+                (`data.unseen.0.folder=coast`).
+
+        Raises:
+            UserError: Everything that is wrong, one line each: file, key, what was found, what was expected.
+        """
+        try:
+            recipe = cls.model_validate(read_recipe(path, overrides))
+        except ValidationError as error:
+            problems = [f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}" for detail in error.errors()]
+        else:
+            problems = list(contradictions(recipe))
+        if problems:
+            raise UserError("\n".join(f"{path}: {problem}" for problem in problems))
+        recipe._path = str(path)
+        return recipe
+
+    def to_yaml(self) -> str:
+        """The recipe with overrides and defaults filled in, to be loaded again; of `training` only what was set."""
+        sections = self.model_dump(exclude={"training"})
+        # The file lies beside the model and may be pushed with it.
+        sections["training"] = self.training.model_dump(exclude_unset=True, exclude={"hub_token"})
+        in_order = {name: sections[name] for name in type(self).model_fields}
+        return yaml.safe_dump(in_order, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
+
+    def training_arguments(self, **changes: Any) -> DeFTTrainingArguments:
+        """The Trainer's arguments.
+
+        Args:
+            changes: Fields that shall differ from the recipe: `method="joint"` for a baseline, `output_dir`, `seed`.
+
+        Raises:
+            UserError: Values that `DeFTTrainingArguments` refuses.
+        """
+        method = self.method.model_dump(exclude={"name", "baselines"})
+        values = self.training.model_dump(exclude_unset=True) | method | {"method": self.method.name} | changes
+        try:
+            return DeFTTrainingArguments(**values)
+        except ValueError as error:
+            raise UserError(f"{self._path}: method and training: {error}") from error
+
+
+Recipe.advice = {
+    key: f"it belongs to {section}: {section}.{key}"
+    for section, field in reversed(Recipe.model_fields.items())
+    for key in field.annotation.model_fields
+}

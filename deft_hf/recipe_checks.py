@@ -1,0 +1,144 @@
+"""What can be wrong with a recipe whose keys and values are all right one by one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deft_hf.errors import UserError
+from deft_hf.recipe_data import DataSection, Entry, is_hub_name
+
+if TYPE_CHECKING:
+    from deft_hf.recipe import Recipe
+
+
+def contradictions(recipe: Recipe) -> Iterator[str]:
+    """Yields `KEY: what was found, what was expected, what to do` for everything that is wrong."""
+    yield from _model(recipe)
+    yield from _method(recipe)
+    yield from _labels(recipe.data)
+    yield from _places(recipe.data)
+    yield from _names(recipe.data)
+    yield from _weights(recipe.data)
+    yield from _leaks(recipe.data)
+    yield from _sizes(recipe.data)
+    yield from _training(recipe)
+    yield from _publish(recipe)
+
+
+def _model(recipe: Recipe) -> Iterator[str]:
+    checkpoint = recipe.model.checkpoint
+    if checkpoint == "embedded" or Path(recipe.model.resolved_checkpoint()).exists():
+        return
+    if checkpoint.startswith((".", "~", "/")) or not is_hub_name(checkpoint):
+        yield f"model.checkpoint: found {checkpoint!r}, which is no folder here and no Hub name (owner/name); mend it"
+
+
+def _method(recipe: Recipe) -> Iterator[str]:
+    name, baselines = recipe.method.name, recipe.method.baselines
+    if name in baselines:
+        yield f"method.baselines: found {name}, which is method.name already; take it out"
+    for method in _repeated(baselines):
+        yield f"method.baselines: found {method} twice; keep one"
+
+
+def _labels(data: DataSection) -> Iterator[str]:
+    try:
+        data.label_space()
+    except UserError as error:
+        yield f"data.{error}"
+
+
+def _places(data: DataSection) -> Iterator[str]:
+    if data.root is not None and not Path(data.root).expanduser().is_dir():
+        yield f"data.root: found no folder {data.root} (seen from {Path.cwd()}); mend it, or override data.root=PATH"
+        return
+    for key, entry in _entries(data):
+        if problem := entry.problem(data.root):
+            yield f"{key}.{problem}"
+
+
+def _names(data: DataSection) -> Iterator[str]:
+    for key, entry in _entries(data):
+        if not entry.name or any(letter.isspace() or letter in "/\\" for letter in entry.name):
+            yield f"{key}.name: found {entry.name!r}, expected a name for metric keys, without spaces and slashes"
+    for name in _repeated([entry.name for entry in [*data.validation, *data.unseen]]):
+        yield f"data.unseen: found {name} as the name of several domains of validation and unseen; give each its own"
+
+
+def _weights(data: DataSection) -> Iterator[str]:
+    for key, entry in _entries(data):
+        if entry.weight is not None and not key.startswith("data.source."):
+            yield f"{key}.weight: found {entry.weight}, but only source domains are drawn by weight; take it out"
+    without = [entry.name for entry in data.source if entry.weight is None]
+    if 0 < len(without) < len(data.source):
+        yield f"data.source: found no weight for {', '.join(without)}; give every source domain a weight, or none"
+
+
+def _leaks(data: DataSection) -> Iterator[str]:
+    for index, unseen in enumerate(data.unseen):
+        for known in [*data.source, *data.validation]:
+            same_split = unseen.split == known.split or None in (unseen.split, known.split)
+            if unseen.origin == known.origin and same_split:
+                yield f"data.unseen.{index}: found images that {known.name} of source or validation has; take it out"
+                break
+
+
+def _sizes(data: DataSection) -> Iterator[str]:
+    if data.crop_size is None:
+        yield "data.crop_size: missing, expected [height, width] (or data.image_size, which is its default)"
+    elif data.image_size is not None:
+        largest = [round(side * data.scale[1]) for side in data.image_size]
+        if any(crop > side for crop, side in zip(data.crop_size, largest, strict=True)):
+            yield (
+                f"data.crop_size: found {list(data.crop_size)}, larger than images ever are (image_size x scale[1] = "
+                f"{largest}), so that every crop would be padded; take a smaller one"
+            )
+    if data.stride is None:
+        return
+    if data.window is None:
+        yield f"data.stride: found {list(data.stride)} without data.window; give a window, or take it out"
+    elif any(step > side for step, side in zip(data.stride, data.window, strict=True)):
+        yield f"data.stride: found {list(data.stride)}, expected at most data.window, {list(data.window)}"
+
+
+def _training(recipe: Recipe) -> Iterator[str]:
+    training, data = recipe.training, recipe.data
+    if not training.model_fields_set & {"max_steps", "num_train_epochs"}:
+        yield "training.max_steps: missing, expected a number of optimizer steps (or training.num_train_epochs)"
+    if training.metric_for_best_model is None and not training.load_best_model_at_end:
+        return
+    if not data.validation:
+        yield "data.validation: missing, expected source data, the only data that training may choose a checkpoint on"
+        return
+    expected = f"expected a metric of data.validation, such as {data.validation[0].name}_mean_iou"
+    if training.metric_for_best_model is None:
+        yield f"training.metric_for_best_model: missing, {expected}"
+        return
+    metric = training.metric_for_best_model.removeprefix("eval_")
+    # The longest, for one name may begin with another: camvid and camvid_day.
+    domains = [entry for entry in [*data.validation, *data.unseen] if metric.startswith(f"{entry.name}_")]
+    domain = max(domains, key=lambda entry: len(entry.name), default=None)
+    if domain not in data.validation:
+        why = " (unseen domains are reported, never selected on)" if domain else ""
+        yield f"training.metric_for_best_model: found {training.metric_for_best_model}, {expected}{why}"
+
+
+def _publish(recipe: Recipe) -> Iterator[str]:
+    name = recipe.publish.repo_id
+    if recipe.publish.push_to_hub and name is None:
+        yield "publish.repo_id: missing, expected owner/name, since publish.push_to_hub is true"
+    elif name is not None and not is_hub_name(name):
+        yield f"publish.repo_id: found {name!r}, expected owner/name"
+
+
+def _entries(data: DataSection) -> Iterator[tuple[str, Entry]]:
+    for section, entries in (("source", data.source), ("validation", data.validation), ("unseen", data.unseen)):
+        for index, entry in enumerate(entries):
+            yield f"data.{section}.{index}", entry
+
+
+def _repeated(names: list[str]) -> list[str]:
+    return [name for name, times in Counter(names).items() if times > 1]

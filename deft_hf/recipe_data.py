@@ -1,0 +1,189 @@
+"""The `data` section of a recipe: domains, how they are labelled, and how their images reach the model."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, StrictBool, model_validator
+
+from deft_hf.data.labels import LabelSpace
+from deft_hf.data.streets import LOOKS, STREETS
+from deft_hf.recipe_values import Integer, Number, Positive, Section, Size, found, mistake, nearest, rising
+
+_Strength = Annotated[Number, Field(ge=0)]
+_HueStrength = Annotated[Number, Field(ge=0, le=0.5)]
+Jitter = Annotated[
+    tuple[_Strength, _Strength, _Strength, _HueStrength],
+    Field(description="[brightness, contrast, saturation, hue], four numbers, none below 0, the last at most 0.5"),
+]
+ScaleRange = Annotated[
+    tuple[Annotated[Number, Field(gt=0)], Number],
+    AfterValidator(rising),
+    Field(description="[low, high], two numbers with 0 < low <= high"),
+]
+BlurRange = Annotated[
+    tuple[_Strength, Number],
+    AfterValidator(rising),
+    Field(description="[low, high], two numbers with 0 <= low <= high"),
+]
+
+
+class Entry(Section):
+    """A domain: `name` stands in tables and metric keys, `weight` is how often a source is drawn beside others."""
+
+    name: str | None = None
+    weight: Annotated[Number, Field(gt=0, description="a number above 0")] | None = None
+
+    @model_validator(mode="after")
+    def _fill_in_name(self) -> Entry:
+        self.name = self.name or self.default_name
+        return self
+
+    @property
+    def default_name(self) -> str:
+        raise NotImplementedError
+
+    @property
+    def origin(self) -> Hashable:
+        """Equal for entries whose images come from the same place."""
+        raise NotImplementedError
+
+    def problem(self, root: str | None) -> str | None:
+        """What is wrong with the place that the images come from, as `KEY: ...`."""
+        return None
+
+
+class FolderEntry(Entry):
+    """A domain of files: images and masks in two folders under `folder`, see `Domain.from_folder`."""
+
+    folder: str
+    split: str | None = None
+    images: str = "images"
+    masks: str = "masks"
+    image_suffix: str = ""
+    mask_suffix: str = ""
+
+    @property
+    def default_name(self) -> str:
+        return Path(self.folder).name
+
+    @property
+    def origin(self) -> Hashable:
+        return Path(self.folder)
+
+    def resolved_folder(self, root: str | None) -> Path:
+        """The folder itself; a relative one starts at `root` (`data.root`), or at the working folder if None."""
+        return Path(root or "").expanduser() / Path(self.folder).expanduser()
+
+    def problem(self, root: str | None) -> str | None:
+        folder = self.resolved_folder(root)
+        return None if folder.is_dir() else f"folder: found no folder {folder}; mend it, or override data.root=PATH"
+
+
+class HubEntry(Entry):
+    """A domain of a data set on the Hub or in a folder of `datasets`' own kind, see `Domain.from_hub`."""
+
+    hub: str
+    split: str
+    image_column: str = "image"
+    mask_column: str = "mask"
+    config: str | None = None
+    revision: str | None = None
+
+    @property
+    def default_name(self) -> str:
+        return Path(self.hub).name
+
+    @property
+    def origin(self) -> Hashable:
+        return self.hub, self.config
+
+    def problem(self, root: str | None) -> str | None:
+        if Path(self.hub).exists() or is_hub_name(self.hub):
+            return None
+        return f"hub: found {self.hub!r}, expected a Hub name (owner/name) or a folder that exists"
+
+
+class StreetsEntry(Entry):
+    """A domain of the drawn street world, see `Domain.from_streets`."""
+
+    streets: Literal[LOOKS]
+    count: Positive
+    seed: Annotated[Integer, Field(ge=0, description="a whole number, 0 or more")] = 0
+    size: Size = (192, 256)
+    split: ClassVar[None] = None
+
+    @property
+    def default_name(self) -> str:
+        return self.streets
+
+    @property
+    def origin(self) -> Hashable:
+        return self.streets, self.seed
+
+
+_KINDS: dict[str, type[Entry]] = {"folder": FolderEntry, "hub": HubEntry, "streets": StreetsEntry}
+
+
+def _of_one_kind(entry: Any) -> Entry:
+    if not isinstance(entry, dict):
+        raise mistake(f"{found(entry)}, expected a mapping with one of the keys {', '.join(_KINDS)}")
+    kinds = [kind for kind in _KINDS if kind in entry]
+    if len(kinds) != 1:
+        near = "" if kinds else next(filter(None, (nearest(key, _KINDS) for key in entry)), "")
+        raise mistake(
+            f"found {' and '.join(kinds) or 'none'} of the keys {', '.join(_KINDS)}, expected exactly one{near}"
+        )
+    return _KINDS[kinds[0]].model_validate(entry)
+
+
+Entries = list[Annotated[SerializeAsAny[Entry], BeforeValidator(_of_one_kind)]]
+
+
+class DataSection(Section):
+    """Where images and masks come from and what is done to them. Sizes are (height, width) in pixels."""
+
+    root: str | None = None
+    labels: Literal["streets"] | dict[str, Any] = Field(
+        description="streets, or a mapping with names and, where needed, palette, ids and colors"
+    )
+    source: Entries = Field(min_length=1, description="a list of at least one domain to train on")
+    validation: Entries = Field([], description="a list of source domains to choose a checkpoint on")
+    unseen: Entries = Field([], description="a list of domains that are only ever evaluated on")
+    image_size: Size | None = None
+    crop_size: Size | None = None
+    scale: ScaleRange = (0.5, 2.0)
+    flip: Annotated[Number, Field(ge=0, le=1, description="a probability, from 0 to 1")] = 0.5
+    color_jitter: Jitter | None = (0.4, 0.4, 0.4, 0.1)
+    blur: BlurRange | None = (0.15, 1.3)
+    max_class_share: Annotated[Number, Field(gt=0, le=1, description="a share, above 0 and at most 1")] = 0.75
+    recolor: StrictBool = False
+    window: Size | None = None
+    stride: Size | None = None
+    check: StrictBool = True
+
+    @model_validator(mode="after")
+    def _fill_in_crop_size(self) -> DataSection:
+        self.crop_size = self.crop_size or self.image_size
+        return self
+
+    def label_space(self) -> LabelSpace:
+        """The classes.
+
+        Raises:
+            UserError: `labels` contradicts itself.
+        """
+        return STREETS if self.labels == "streets" else LabelSpace.from_mapping(self.labels)
+
+
+def is_hub_name(text: str) -> bool:
+    """Whether the text could be the name of a repository on the Hub."""
+    try:
+        validate_repo_id(text)
+    except HFValidationError:
+        return False
+    return True

@@ -1,0 +1,101 @@
+"""Reads a recipe's YAML and lays the overrides of the command line over it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from deft_hf.errors import UserError
+from deft_hf.recipe_values import found
+
+
+def read_recipe(path: str | os.PathLike, overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """The recipe as written, overrides included, its keys and values not checked yet.
+
+    Args:
+        path: The YAML file.
+        overrides: `key.sub=value` each, the value in YAML. A number stands for an item of a list that the file has
+            (`data.unseen.0.folder=coast`).
+
+    Raises:
+        UserError: No such file, no YAML, a key that stands twice, an empty file, or overrides that do not fit it.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the recipe ({error.strerror}); expected a YAML file") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: cannot read the recipe; expected YAML text in UTF-8") from None
+    recipe = _parse(text, str(path))
+    if not isinstance(recipe, dict):
+        what = "the file is empty" if recipe is None else found(recipe)
+        raise UserError(f"{path}: {what}, expected the sections model, method, data, training and publish")
+
+    problems = []
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        try:
+            if not equals:
+                raise UserError(f"override {override}: found no '=', expected KEY=VALUE, as in training.max_steps=100")
+            _assign(recipe, key, _parse(value, f"override {override}"))
+        except UserError as error:
+            problems.append(f"{path}: {error}")
+    if problems:
+        raise UserError("\n".join(problems))
+    return recipe
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        repeated = list(_repeated_keys(node))
+        value = None if node is None else loader.construct_document(node)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise UserError(f"{where}, line {mark.line + 1}: no valid YAML: {error.problem}") from None
+    except (yaml.YAMLError, ValueError) as error:  # a character that no YAML may have; a date such as 2024-13-45
+        raise UserError(f"{where}: no valid YAML: {' '.join(str(error).split())}") from None
+    if repeated:
+        raise UserError("\n".join(f"{where}: {problem}" for problem in repeated))
+    return value
+
+
+def _repeated_keys(node: yaml.Node | None, path: str = "") -> Iterator[str]:
+    # PyYAML lets the last of two equal keys win without a word.
+    if isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            yield from _repeated_keys(item, f"{path}{index}.")
+    elif isinstance(node, yaml.MappingNode):
+        lines: dict[str, int] = {}
+        for key, value in node.value:
+            name, line = str(key.value), key.start_mark.line + 1
+            if name in lines:
+                yield f"{path}{name}: stands twice, on lines {lines[name]} and {line}; keep one"
+            lines[name] = line
+            yield from _repeated_keys(value, f"{path}{name}.")
+
+
+def _assign(recipe: dict[str, Any], key: str, value: Any) -> None:
+    node: Any = recipe
+    *parents, last = key.split(".")
+    for part in parents:
+        step = _step(node, part, key)
+        if isinstance(node, dict) and node.get(step) is None:
+            node[step] = {}
+        node = node[step]
+    node[_step(node, last, key)] = value
+
+
+def _step(node: Any, part: str, key: str) -> str | int:
+    if isinstance(node, dict):
+        return part
+    if not isinstance(node, list):
+        raise UserError(f"override of {key}: {found(node)} before '.{part}', expected a mapping or a list there")
+    if not part.isdigit() or int(part) >= len(node):
+        raise UserError(f"override of {key}: found '{part}', expected the number of one of {len(node)} items, from 0")
+    return int(part)

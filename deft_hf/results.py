@@ -1,0 +1,176 @@
+"""What a run leaves behind: facts as JSON, a table, pictures, the model card."""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, BaseImageProcessor, PreTrainedModel
+
+from deft_hf.arguments import DeFTTrainingArguments
+from deft_hf.data.domains import Domain
+from deft_hf.data.labels import LabelSpace
+from deft_hf.method.families import resolve_family
+from deft_hf.publish.card import CardFacts, render_card
+from deft_hf.recipe import Recipe
+from deft_hf.scoring.inference import predict
+from deft_hf.scoring.report import domain_table, save_domain_bars, save_panels
+from deft_hf.trainer import DeFTTrainer
+
+RECIPE = "recipe.yaml"
+METRICS = Path("results") / "metrics.json"
+
+
+@dataclass(frozen=True)
+class Domains:
+    """The data of a run: domains to train on, to choose a checkpoint on, and never to choose anything on."""
+
+    source: list[Domain]
+    validation: list[Domain]
+    unseen: list[Domain]
+
+    @property
+    def labels(self) -> LabelSpace:
+        return self.source[0].labels
+
+    @property
+    def evaluated(self) -> list[Domain]:
+        return [*self.validation, *self.unseen]
+
+
+def method_folder(recipe: Recipe, method: str) -> Path:
+    """Where a method's model, checkpoints and results lie: the output folder, or one below it for a baseline."""
+    folder = Path(recipe.training.output_dir)
+    return folder if method == recipe.method.name else folder / "baselines" / method
+
+
+def collect_facts(trainer: DeFTTrainer, domains: Domains, seconds: float, resumed: bool) -> dict[str, Any]:
+    """Everything about a finished method that a table, a card or a later reader may ask for."""
+    args, pathways, last = trainer.args, trainer.pathways, trainer.spans[-1]
+    scores = {domain.name: trainer.scores[f"eval_{domain.name}"].to_dict() for domain in domains.evaluated}
+    usual = {
+        domain.name: trainer.scores[f"eval_{domain.name}_usual"].to_dict()
+        for domain in domains.evaluated
+        if f"eval_{domain.name}_usual" in trainer.scores
+    }
+    return {
+        "method": args.method,
+        "ema": args.ema,
+        "seed": args.seed,
+        "stages": [{"stage": span.stage, "steps": span.steps} for span in trainer.spans],
+        "batch_size": trainer.get_total_train_batch_size(args),
+        "learning_rates": args.learning_rates(),
+        "weight_decays": args.weight_decays(),
+        "decays": args.run_decays(last.steps) if args.ema else None,
+        "initial_share": pathways.share_left(),
+        "distance": pathways.distances(pathways.generalized),
+        "batchnorm": args.batchnorm,
+        "best_checkpoint": trainer.state.best_global_step if args.load_best_model_at_end else None,
+        "train_seconds": round(seconds, 1),
+        "resumed": resumed,
+        "processes": trainer.accelerator.num_processes,
+        "hardware": hardware(),
+        "versions": versions(),
+        "labels": list(domains.labels.names),
+        "scores": scores,
+        **({"usual_scores": usual} if usual else {}),
+    }
+
+
+def read_results(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """The facts of every method of the recipe, baselines first."""
+    methods = [*recipe.method.baselines, recipe.method.name]
+    return {method: json.loads((method_folder(recipe, method) / METRICS).read_text()) for method in methods}
+
+
+def report(recipe: Recipe, domains: Domains, facts: dict[str, dict[str, Any]]) -> str:
+    """Table and pictures of all methods in the output folder; returns the table, mean IoU in per cent."""
+    folder = Path(recipe.training.output_dir)
+    scores = {method: fact["scores"] for method, fact in facts.items()}
+    source, unseen = [domain.name for domain in domains.validation], [domain.name for domain in domains.unseen]
+    table = domain_table(scores, source, unseen)
+    (folder / "results" / "table.md").write_text(table + "\n")
+    save_domain_bars(folder / "figures" / "domains.png", scores, source, unseen)
+    save_panels(folder / "figures" / "panels.png", _panel_rows(recipe, domains), domains.labels)
+    return table
+
+
+def write_model_card(recipe: Recipe, domains: Domains, facts: dict[str, dict[str, Any]]) -> None:
+    """README.md of the output folder, from the facts that the methods left behind."""
+    folder, own = Path(recipe.training.output_dir), facts[recipe.method.name]
+    defaults, args = DeFTTrainingArguments(output_dir=str(folder)), recipe.training_arguments()
+    set_here = [*type(recipe.method).model_fields, *recipe.training.model_fields_set]
+    settings = {
+        name: getattr(args, name)
+        for name in dict.fromkeys(set_here)
+        if hasattr(defaults, name)
+        and getattr(args, name) != getattr(defaults, name)
+        and name not in ("output_dir", "ema")
+    }
+    card = render_card(
+        CardFacts(
+            model_name=folder.resolve().name,
+            base_model=recipe.model.checkpoint,
+            method=own["method"],
+            settings=settings,
+            stages=[(stage["stage"], stage["steps"]) for stage in own["stages"]],
+            decays=own["decays"] or {},
+            shares_left=own["initial_share"],
+            distances=own["distance"],
+            labels=own["labels"],
+            source=[domain.name for domain in domains.validation],
+            unseen=[domain.name for domain in domains.unseen],
+            results={method: fact["scores"] for method, fact in facts.items()},
+            recipe=recipe.to_yaml(),
+            command=f"accelerate launch -m deft_hf.train {RECIPE}",
+            versions=own["versions"],
+            seed=own["seed"],
+            hardware=own["hardware"],
+            seconds=own["train_seconds"],
+            figures=["figures/domains.png", "figures/panels.png"],
+            license=recipe.publish.license,
+            repo_id=recipe.publish.repo_id,
+        )
+    )
+    (folder / "README.md").write_text(card)
+
+
+def _panel_rows(recipe: Recipe, domains: Domains) -> list[tuple]:
+    """The middle image of each domain with every method's prediction, made by the exported models."""
+    methods = [*recipe.method.baselines, recipe.method.name]
+    models = {method: load_export(method_folder(recipe, method)) for method in methods}
+    rows = []
+    for domain in domains.evaluated:
+        image, truth = domain.load(len(domain) // 2)
+        predictions = {}
+        for method, (model, processor) in models.items():
+            pixels = processor(images=image, return_tensors="pt")["pixel_values"]
+            family = resolve_family(model, recipe.model.encoder)
+            classes = predict(model, family, pixels, truth.shape, recipe.data.window, recipe.data.stride)
+            predictions[method] = classes[0].numpy()
+        rows.append((domain.name, image, truth, predictions))
+    return rows
+
+
+def load_export(folder: Path) -> tuple[PreTrainedModel, BaseImageProcessor]:
+    """An exported model in eval mode, and its processor."""
+    model = AutoModelForSemanticSegmentation.from_pretrained(folder, local_files_only=True)
+    return model.eval(), AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+
+
+def hardware() -> str:
+    """The device in words."""
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+    return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, deft_hf and what it stands on."""
+    packages = ("deft_hf", "torch", "transformers", "accelerate", "datasets", "numpy")
+    return {"python": platform.python_version(), **{package: version(package) for package in packages}}

@@ -1,0 +1,258 @@
+"""The steps of a run, each from a recipe: its folder, its data, its models, their training."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from accelerate import PartialState
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForSemanticSegmentation,
+    BaseImageProcessor,
+    PreTrainedModel,
+    set_seed,
+)
+from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils import logging
+
+from deft_hf.data.domains import Domain
+from deft_hf.data.labels import LabelSpace
+from deft_hf.data.sampling import EvaluationSet, TrainingSet
+from deft_hf.data.transforms import EvalTransform, TrainTransform
+from deft_hf.errors import UserError
+from deft_hf.method.families import FAMILIES, resolve_family
+from deft_hf.publish.export import export_generalized, segmentation_processor
+from deft_hf.recipe import Recipe
+from deft_hf.recipe_data import Entry, FolderEntry, HubEntry
+from deft_hf.results import METRICS, RECIPE, Domains, collect_facts, method_folder
+from deft_hf.scoring.report import save_json
+from deft_hf.trainer import DeFTTrainer
+
+# Differences of these sections do not make another run of it.
+_FREE = ("publish", "method.baselines")
+
+
+# ---- the folder
+
+
+def claim_folder(recipe: Recipe) -> Path:
+    """The output folder, which from now on holds this recipe's run; a run that was broken off goes on there.
+
+    Raises:
+        UserError: the folder holds another run, or files of something else. Nothing is touched.
+    """
+    folder = Path(recipe.training.output_dir)
+    saved = folder / RECIPE
+    present = recipe.to_yaml()
+    if saved.is_file():
+        differences = _differences(yaml.safe_load(saved.read_text()), yaml.safe_load(present))
+        if differences:
+            raise UserError(
+                f"training.output_dir: {folder} holds another run, whose recipe differs in {', '.join(differences)}; "
+                "nothing was touched. Choose another training.output_dir, or remove the folder."
+            )
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(
+            f"training.output_dir: {folder} exists and is no run of deft_hf; nothing was touched. "
+            "Choose another training.output_dir."
+        )
+    state = PartialState()
+    state.wait_for_everyone()  # every process has looked before one writes
+    if state.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        saved.write_text(present)
+    return folder
+
+
+def _differences(old: Any, new: Any, key: str = "") -> list[str]:
+    if key in _FREE or old == new:
+        return []
+    if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
+        return [f"{key} ({old!r} there, {new!r} here)"]
+    names = [*old, *(name for name in new if name not in old)]
+    return [
+        line
+        for name in names
+        for line in _differences(old.get(name), new.get(name), f"{key}.{name}".removeprefix("."))
+    ]
+
+
+# ---- data
+
+
+def load_domains(recipe: Recipe) -> Domains:
+    """The domains of a recipe, each decoded once (`data.check`) with a summary of what it holds.
+
+    Raises:
+        UserError: all that is wrong with the files of all domains.
+    """
+    data, labels = recipe.data, recipe.data.label_space()
+    sections = [
+        [_domain(entry, data.root, labels) for entry in entries]
+        for entries in (data.source, data.validation, data.unseen)
+    ]
+    domains = Domains(*sections)
+    if data.check and PartialState().is_local_main_process:
+        reports = [domain.check(progress=True) for section in sections for domain in section]
+        problems = []
+        for report in reports:
+            print(report)
+            try:
+                report.raise_if_bad()
+            except UserError as error:
+                problems.append(str(error))
+        if problems:
+            raise UserError("\n".join(problems))
+    return domains
+
+
+def _domain(entry: Entry, root: str | None, labels: LabelSpace) -> Domain:
+    if isinstance(entry, FolderEntry):
+        options = entry.model_dump(include={"name", "images", "masks", "split", "image_suffix", "mask_suffix"})
+        return Domain.from_folder(entry.resolved_folder(root), labels, **options)
+    if isinstance(entry, HubEntry):
+        options = entry.model_dump(include={"split", "name", "image_column", "mask_column", "config", "revision"})
+        return Domain.from_hub(entry.hub, labels, **options)
+    return Domain.from_streets(
+        entry.streets, labels=labels, **entry.model_dump(include={"count", "seed", "size", "name"})
+    )
+
+
+# ---- model
+
+
+def load_model(recipe: Recipe, labels: LabelSpace) -> tuple[PreTrainedModel, BaseImageProcessor]:
+    """The pretrained checkpoint with a head for the classes, and the processor that the export will have.
+
+    What the checkpoint does not hold, the head or its classifier, is drawn by `training.seed` and reported.
+
+    Raises:
+        UserError: the checkpoint cannot be read, is of an unknown type, or lacks weights of the encoder.
+    """
+    name = recipe.model.resolved_checkpoint()
+    set_seed(recipe.training_arguments().seed)
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # what the head lacks is said below, in one line
+    try:
+        model, keys = AutoModelForSemanticSegmentation.from_pretrained(
+            name,
+            revision=recipe.model.revision or "main",
+            num_labels=labels.num_labels,
+            id2label=labels.id2label,
+            label2id=labels.label2id,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    except OSError as error:
+        raise UserError(
+            f"model.checkpoint: {recipe.model.checkpoint} cannot be read ({_first_line(error)}). "
+            "Give a Hub name that can be reached, or a folder with config.json and model.safetensors."
+        ) from error
+    except ValueError as error:
+        raise UserError(
+            f"model.checkpoint: {recipe.model.checkpoint} does not open as a semantic segmentation model "
+            f"({_first_line(error)}). Known types: {', '.join(sorted(FAMILIES))}."
+        ) from error
+    finally:
+        logging.set_verbosity(verbosity)
+    family = resolve_family(model, recipe.model.encoder)
+    new = sorted(
+        {*keys["missing_keys"], *(key[0] if isinstance(key, tuple) else key for key in keys["mismatched_keys"])}
+    )
+    lost = [key for key in new if family.part_of(key) == "encoder" and family.is_trained(key)]
+    if lost:
+        raise UserError(
+            f"model.checkpoint: {recipe.model.checkpoint} lacks {len(lost)} tensors of the encoder, {lost[0]} first, "
+            "or has them in another size: there would be nothing to retain. Give one of the same architecture."
+        )
+    drawn = [key for key in new if family.part_of(key) == "decoder"]
+    size = f"{model.num_parameters():,} parameters"
+    say(f"{recipe.model.checkpoint}: {type(model).__name__}, {size}, {len(drawn)} tensors of the head drawn anew")
+    return model, segmentation_processor(_base_processor(name, recipe.model.revision), recipe.data.image_size)
+
+
+def _base_processor(name: str, revision: str | None) -> BaseImageProcessor | None:
+    try:
+        return AutoImageProcessor.from_pretrained(name, revision=revision or "main")
+    except (OSError, ValueError):
+        return None  # a backbone without preprocessor_config.json
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0].rstrip(".")
+
+
+# ---- training
+
+
+def train_method(recipe: Recipe, method: str, domains: Domains) -> None:
+    """Train one method, score it on every domain, export it; a method that is done is left alone, a broken one
+    resumed.
+    """
+    folder = method_folder(recipe, method)
+    if (folder / METRICS).is_file():
+        say(f"{method}: done before, in {folder}")
+        return
+    say(f"\n{method}: training in {folder}")
+    model, processor = load_model(recipe, domains.labels)
+    changes = {} if method == recipe.method.name else {"method": method, "ema": None}
+    args = recipe.training_arguments(output_dir=str(folder), **changes)
+    data = recipe.data
+    look = {"mean": processor.image_mean, "std": processor.image_std}
+    transform = TrainTransform(
+        crop=data.crop_size,
+        scale=data.scale,
+        flip=data.flip,
+        jitter=data.color_jitter,
+        blur=data.blur,
+        max_class_share=data.max_class_share,
+        recolor=data.recolor,
+        resize=data.image_size,
+        **look,
+    )
+    weights = None if data.source[0].weight is None else [entry.weight for entry in data.source]
+    prepared = EvalTransform(size=data.image_size, **look)
+    trainer = DeFTTrainer(
+        model=model,
+        args=args,
+        train_dataset=TrainingSet(domains.source, transform, weights=weights, seed=args.data_seed),
+        eval_dataset={domain.name: EvaluationSet(domain, prepared) for domain in domains.evaluated},
+        processing_class=processor,
+        encoder=recipe.model.encoder,
+        window=data.window,
+        stride=data.stride,
+    )
+    start = time.perf_counter()
+    checkpoint = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    trainer.train(resume_from_checkpoint=checkpoint)
+    seconds = time.perf_counter() - start
+    trainer.evaluate()
+    if trainer.is_world_process_zero():
+        export_generalized(trainer.generalized_model, folder, processor)
+        save_json(folder / "results" / "history.json", trainer.state.log_history)
+        save_json(folder / METRICS, collect_facts(trainer, domains, seconds, resumed=checkpoint is not None))
+    trainer.accelerator.wait_for_everyone()
+
+
+# ---- around a run
+
+
+def say(text: str) -> None:
+    """Print on the main process."""
+    if PartialState().is_main_process:
+        print(text, flush=True)
+
+
+@contextmanager
+def main_process_only() -> Any:
+    """Yields whether this process is the main one; the others wait for it at the end."""
+    state = PartialState()
+    yield state.is_main_process
+    state.wait_for_everyone()

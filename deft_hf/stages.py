@@ -1,0 +1,69 @@
+"""The stages that a method is made of, and the hooks that lead `Trainer`'s loop through them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from transformers import TrainerCallback
+
+from deft_hf.method.pathways import Stage
+
+if TYPE_CHECKING:
+    from deft_hf.trainer import DeFTTrainer
+
+METHODS: dict[str, tuple[Stage, ...]] = {
+    "deft": ("warmup", "decoupled"),
+    "joint": ("joint",),
+    "frozen": ("warmup",),
+    "lp_ft": ("warmup", "joint"),
+}
+
+
+class Span(NamedTuple):
+    """A stage and the optimizer steps that it lasts."""
+
+    stage: Stage
+    steps: int
+
+
+def stage_at(spans: Sequence[Span], step: int) -> tuple[int, Span]:
+    """Index and span of the stage that the optimizer step after `step` belongs to; the last one after its end."""
+    end = 0
+    for index, span in enumerate(spans):
+        end += span.steps
+        if step < end:
+            return index, span
+    return len(spans) - 1, spans[-1]
+
+
+class StageCallback(TrainerCallback):
+    """Hooks of the loop that `Trainer` offers to callbacks only."""
+
+    def __init__(self, trainer: DeFTTrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.batchnorm_step = state.global_step
+        self.trainer.enter_stage(new=state.global_step == 0)
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.steps_summed += 1
+        groups = self.trainer.optimizer.param_groups
+        self.trainer.rates = {group["part"]: group["lr"] for group in groups if "part" in group}
+        if not self.trainer.accelerator.optimizer_step_was_skipped:
+            self.trainer.pathways.update_generalized()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if control.should_log or control.should_save or control.should_evaluate or control.should_training_stop:
+            self.trainer.check_finite(parameters=control.should_save or control.should_training_stop)
+        stage, _ = stage_at(self.trainer.spans, state.global_step)
+        if stage != stage_at(self.trainer.spans, state.global_step - 1)[0]:
+            self.trainer.enter_stage(new=True)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if control.should_save or control.should_evaluate:
+            self.trainer.check_finite(parameters=True)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.refresh_batchnorm()

@@ -1,0 +1,73 @@
+"""Fine-tune as a recipe says: `accelerate launch -m deft_hf.train recipes/NAME.yaml [key.sub=value ...]`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from transformers.utils import logging
+
+from deft_hf import results, runs
+from deft_hf.errors import UserError
+from deft_hf.publish.export import verify_export
+from deft_hf.publish.push import push_folder
+from deft_hf.recipe import Recipe
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Recipe, data, training of every method, evaluation of every domain, export, card, push."""
+    options = _parser().parse_args(argv)
+    logging.disable_progress_bar()
+    recipe = Recipe.load(options.recipe, options.overrides)
+    runs.say(recipe.to_yaml())
+    if options.dry_run:
+        return
+    folder = runs.claim_folder(recipe)
+    domains = runs.load_domains(recipe)
+
+    for method in [*recipe.method.baselines, recipe.method.name]:
+        runs.train_method(recipe, method, domains)
+
+    with runs.main_process_only() as is_main:
+        if is_main:
+            facts = results.read_results(recipe)
+            table = results.report(recipe, domains, facts)
+            results.write_model_card(recipe, domains, facts)
+            model, _ = results.load_export(folder)
+            image, _ = domains.evaluated[0].load(0)
+            verify_export(folder, model, image)
+            print(f"\nmean IoU in per cent\n\n{table}\n\nThe model, a plain Hub folder: {folder}")
+            if recipe.publish.push_to_hub:
+                push_folder(folder, recipe.publish.repo_id, private=recipe.publish.private)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="deft_hf.train",
+        description="Fine-tune a segmentation model so that it still works on unseen domains.",
+        epilog="example: accelerate launch -m deft_hf.train recipes/quickstart.yaml training.seed=1",
+    )
+    parser.add_argument("recipe", help="YAML file; see recipes/README.md")
+    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="values to use instead of the recipe's")
+    parser.add_argument("--dry-run", action="store_true", help="check the recipe, print it resolved, and stop")
+    return parser
+
+
+def run() -> None:
+    """`main` for the command line: a user's mistake is one message and exit status 2."""
+    try:
+        main()
+    except UserError as error:
+        sys.exit(_fail(f"error: {error}", 2))
+    except KeyboardInterrupt:
+        sys.exit(_fail("interrupted; the same command goes on from the last checkpoint", 130))
+
+
+def _fail(message: str, status: int) -> int:
+    print(message, file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    run()

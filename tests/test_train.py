@@ -1,0 +1,226 @@
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, BertConfig, SegformerModel
+
+from deft_hf import runs
+from deft_hf.errors import UserError
+from deft_hf.train import main
+from tests import models
+
+SIZE = (48, 64)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A backbone without a head, as most pretrained checkpoints are."""
+    folder = tmp_path_factory.mktemp("backbone")
+    model = models.build("segformer", **models.WITHOUT_DROPOUT["segformer"]).segformer
+    assert isinstance(model, SegformerModel)
+    model.save_pretrained(folder)
+    return folder
+
+
+def pairs(folder, count, seed=0, mode="png"):
+    """Images whose left half is one class and whose right half is another."""
+    rng = np.random.default_rng(seed)
+    for kind in ("images", "masks"):
+        (folder / kind).mkdir(parents=True)
+    for index in range(count):
+        mask = np.zeros(SIZE, np.uint8)
+        mask[:, SIZE[1] // 2 :] = 1
+        image = rng.integers(0, 80, (*SIZE, 3)).astype(np.uint8) + mask[..., None] * 120
+        Image.fromarray(image).save(folder / "images" / f"{index:03d}.{mode}")
+        Image.fromarray(mask).save(folder / "masks" / f"{index:03d}.png")
+    return folder
+
+
+@pytest.fixture
+def recipe(tmp_path, checkpoint):
+    """A recipe over drawn folders; returns a function that writes it with changes and gives its path."""
+    for name, seed in (("town", 0), ("coast", 1)):
+        pairs(tmp_path / "data" / name, 6, seed)
+    split = {"train": [f"{i:03d}" for i in range(4)], "val": ["004", "005"]}
+    (tmp_path / "data" / "town" / "split.json").write_text(json.dumps(split))
+
+    def write(**changes):
+        sections = {
+            "model": {"checkpoint": str(checkpoint)},
+            "method": {"name": "deft", "baselines": ["joint"], "decoder_warmup_steps": 2, "batchnorm_batches": 1},
+            "data": {
+                "root": str(tmp_path / "data"),
+                "labels": {"names": ["wall", "door"]},
+                "source": [{"folder": "town", "split": "train"}],
+                "validation": [{"folder": "town", "split": "val"}],
+                "unseen": [{"folder": "coast"}],
+                "image_size": list(SIZE),
+                "crop_size": [32, 32],
+                "max_class_share": 1.0,
+            },
+            "training": {
+                "output_dir": str(tmp_path / "out"),
+                "max_steps": 4,
+                "per_device_train_batch_size": 2,
+                "learning_rate": 1e-3,
+                "save_steps": 3,
+                "logging_steps": 2,
+                "disable_tqdm": True,
+                "use_cpu": True,
+            },
+        }
+        for name, values in changes.items():
+            sections[name] |= values
+        path = tmp_path / "recipe.yaml"
+        path.write_text(yaml.safe_dump(sections))
+        return str(path)
+
+    return write
+
+
+def weights(folder):
+    return AutoModelForSemanticSegmentation.from_pretrained(folder).state_dict()
+
+
+def test_a_run_from_recipe_to_model(recipe, tmp_path, capsys):
+    main([recipe(), "training.seed=3"])
+    out = tmp_path / "out"
+    assert "| deft |" in capsys.readouterr().out
+    assert {p.name for p in out.iterdir()} == {
+        "README.md", "baselines", "checkpoint-3", "checkpoint-6", "config.json", "figures", "model.safetensors",
+        "preprocessor_config.json", "recipe.yaml", "results",
+    }  # fmt: skip
+    assert yaml.safe_load((out / "recipe.yaml").read_text())["training"]["seed"] == 3
+    facts = json.loads((out / "results" / "metrics.json").read_text())
+    assert facts["stages"] == [{"stage": "warmup", "steps": 2}, {"stage": "decoupled", "steps": 4}]
+    assert facts["initial_share"]["encoder"] == pytest.approx(0.9999**80_000)
+    assert set(facts["scores"]) == {"town", "coast"}
+    for picture in ("panels.png", "domains.png"):
+        assert min(Image.open(out / "figures" / picture).size) > 200
+    card = (out / "README.md").read_text()
+    assert str(tmp_path) not in card and "pipeline_tag: image-segmentation" in card
+    assert not any(torch_file in {p.suffix for p in out.glob("*")} for torch_file in (".bin", ".pt", ".pth"))
+
+    model, processor = AutoModelForSemanticSegmentation.from_pretrained(out), AutoImageProcessor.from_pretrained(out)
+    assert model.config.id2label == {0: "wall", 1: "door"}
+    image = Image.open(tmp_path / "data" / "coast" / "images" / "000.png")
+    logits = model(**processor(images=image, return_tensors="pt")).logits
+    assert logits.shape[1] == 2 and torch.isfinite(logits).all()
+
+
+def test_a_finished_run_is_left_alone_and_another_recipe_is_refused(recipe, tmp_path, capsys):
+    main([recipe()])
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("model.safetensors")}
+    main([recipe()])
+    assert "deft: done before" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"holds another run, whose recipe differs in training.max_steps \(4 there, 5"):
+        main([recipe(), "training.max_steps=5"])
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("model.safetensors")} == before
+
+
+def test_a_folder_of_something_else_is_not_touched(recipe, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("years of work")
+    with pytest.raises(UserError, match="exists and is no run of deft_hf; nothing was touched"):
+        main([recipe()])
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["thesis.tex"]
+
+
+def test_a_broken_run_goes_on_and_ends_as_an_unbroken_one(recipe, tmp_path, monkeypatch):
+    main([recipe(), f"training.output_dir={tmp_path / 'unbroken'}"])
+    export, calls = runs.export_generalized, []
+
+    def killed(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == 2:  # joint is exported; DeFT has trained, to checkpoint-6, and dies before its export
+            raise KeyboardInterrupt
+        return export(*args, **kwargs)
+
+    monkeypatch.setattr(runs, "export_generalized", killed)
+    with pytest.raises(KeyboardInterrupt):
+        main([recipe()])
+    shutil.rmtree(tmp_path / "out" / "checkpoint-6")
+    monkeypatch.setattr(runs, "export_generalized", export)
+    main([recipe()])
+    expected, found = weights(tmp_path / "unbroken"), weights(tmp_path / "out")
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    scores = [json.loads((tmp_path / run / "results" / "metrics.json").read_text()) for run in ("unbroken", "out")]
+    assert scores[0]["scores"] == scores[1]["scores"]
+    assert not scores[0]["resumed"] and scores[1]["resumed"]
+
+
+def bad_id(folder):
+    Image.fromarray(np.full(SIZE, 9, np.uint8)).save(folder / "town" / "masks" / "001.png")
+
+
+def bad_size(folder):
+    Image.new("L", (5, 5)).save(folder / "town" / "masks" / "002.png")
+
+
+def corrupt(folder):
+    (folder / "coast" / "images" / "003.png").write_bytes(b"\xff\xd8\xff\xe0 not a picture")
+
+
+def emptied(folder):
+    for path in (folder / "coast" / "images").iterdir():
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (bad_id, r"001.png.*9"),
+        (bad_size, r"002.*5.*5"),
+        (corrupt, r"003.png"),
+        (emptied, r"coast"),
+        (lambda folder: shutil.rmtree(folder / "coast" / "masks"), r"coast.*masks"),
+        (lambda folder: shutil.rmtree(folder), r"data.root: found no folder"),
+    ],
+)
+def test_bad_data_is_one_message_and_nothing_is_trained(recipe, tmp_path, damage, message):
+    path = recipe()
+    damage(tmp_path / "data")
+    with pytest.raises(UserError) as error:
+        main([path])
+    assert __import__("re").search(message, str(error.value), flags=16), str(error.value)
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_models_that_cannot_be_used(recipe, tmp_path, checkpoint):
+    BertConfig().save_pretrained(tmp_path / "bert")
+    with pytest.raises(UserError, match="does not open as a semantic segmentation model.*Known types: beit"):
+        main([recipe(), f"model.checkpoint={tmp_path / 'bert'}"])
+    shutil.copytree(checkpoint, tmp_path / "empty")
+    (tmp_path / "empty" / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="empty cannot be read"):
+        main([recipe(training={"output_dir": str(tmp_path / "b")}), f"model.checkpoint={tmp_path / 'empty'}"])
+    with pytest.raises(UserError, match="nobody/nothing cannot be read"):
+        main([recipe(training={"output_dir": str(tmp_path / "c")}), "model.checkpoint=nobody/nothing"])
+    wider = models.segformer()
+    shutil.copytree(checkpoint, tmp_path / "torn")
+    config = json.loads((tmp_path / "torn" / "config.json").read_text())
+    config["hidden_sizes"] = [8, 8, 24, 16]
+    (tmp_path / "torn" / "config.json").write_text(json.dumps(config))
+    assert wider.config.hidden_sizes != config["hidden_sizes"]
+    with pytest.raises(UserError, match=r"lacks \d+ tensors of the encoder"):
+        main([recipe(training={"output_dir": str(tmp_path / "d")}), f"model.checkpoint={tmp_path / 'torn'}"])
+
+
+def test_a_head_for_other_classes_is_replaced(recipe, tmp_path):
+    models.build("segformer").save_pretrained(tmp_path / "seven")  # seven classes; the recipe has two
+    main([recipe(method={"baselines": []}), f"model.checkpoint={tmp_path / 'seven'}"])
+    assert AutoModelForSemanticSegmentation.from_pretrained(tmp_path / "out").config.num_labels == 2
+
+
+def test_the_command_line_says_one_line_and_exits_with_2(recipe):
+    command = [sys.executable, "-m", "deft_hf.train", recipe(), "training.max_step=3"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert result.returncode == 2
+    assert "max_step" in result.stderr and "max_steps" in result.stderr and "Traceback" not in result.stderr
