@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageFilter
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader, Dataset
 from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessor
@@ -37,7 +37,7 @@ from deft_hf.data.streets.canvas import cloudy_noise, noise_patch
 from deft_hf.scoring.confusion import ConfusionMatrix
 
 ROOT = Path(__file__).parents[1]
-KINDS = ("air", "grain", "tiles", "grass", "bricks", "facade", "tree", "vehicle", "person", "post", "fence", "shape")
+KINDS = ("air", "grain", "tiles", "grass", "bricks", "facade", "tree", "vehicle", "person", "post", "fence")
 MATERIALS = 5  # the first kinds are backgrounds, the others are objects
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
@@ -49,8 +49,14 @@ def _forbidden(*_: object, **__: object) -> None:
 layout.Street.__init__ = _forbidden
 
 
-def any_color(rng: np.random.Generator) -> np.ndarray:
-    """A colour, about half of the time a gray one."""
+TYPICAL = {"air": (150, 180, 215), "grain": (115, 113, 112), "tiles": (150, 143, 135), "grass": (85, 115, 55)}
+TYPICAL |= {"bricks": (160, 100, 75)}
+
+
+def any_color(rng: np.random.Generator, kind: str = "") -> np.ndarray:
+    """A colour: mostly near what is typical of the kind, else any, half of the time a gray."""
+    if kind in TYPICAL and rng.random() < 0.7:
+        return np.clip(np.array(TYPICAL[kind]) * rng.uniform(0.6, 1.4) + rng.normal(0, 8, 3), 5, 250)
     gray = rng.uniform(25, 230)
     return np.clip(gray + rng.normal(0, rng.choice((4, 50)), 3), 5, 250)
 
@@ -62,7 +68,7 @@ def material(kind: str, height: int, width: int, rng: np.random.Generator) -> np
     rows, columns = np.mgrid[:height, :width].astype(np.float32)
     u = columns * math.cos(turn) + rows * math.sin(turn)
     v = rows * math.cos(turn) - columns * math.sin(turn)
-    color = any_color(rng)
+    color = any_color(rng, kind)
     if kind == "air":
         other = np.clip(color + rng.normal(0, 45, 3), 0, 255)
         color = np.clip(color + 40, 0, 255)
@@ -71,27 +77,18 @@ def material(kind: str, height: int, width: int, rng: np.random.Generator) -> np
     if kind == "grain":
         return color * (1 + rng.uniform(0.04, 0.14) * fine + rng.uniform(0, 0.1) * coarse)[..., None]
     if kind == "grass":
-        color = np.array((85, 115, 55)) * rng.uniform(0.5, 1.5) if rng.random() < 0.5 else color
         return color * (1 + rng.uniform(0.2, 0.35) * fine + 0.1 * coarse)[..., None]
     long, short = rng.uniform(8, 26), rng.uniform(4, 14)
     course = np.floor(v / short)
     offset = course * 0.5 * long if kind == "bricks" else 0
     joint = np.maximum((v % short) < 1.2, ((u + offset) % long) < 1.2)
     shade = rng.uniform(-0.12, 0.12, 997)[(course * 31 + np.floor((u + offset) / long)).astype(int) % 997]
-    if kind == "bricks":
-        color = np.array((160, 100, 75)) * rng.uniform(0.5, 1.4) if rng.random() < 0.5 else color
     return color * (1 + 0.08 * fine + shade + rng.choice((-0.35, 0.3)) * joint)[..., None]
 
 
 def thing(kind: str, tall: float, rng: np.random.Generator) -> Image.Image:
     """An object of one kind, RGBA, about `tall` pixels high."""
     color = tuple(any_color(rng).tolist())
-    if kind == "shape":
-        points = rng.uniform(0, tall, (int(rng.integers(3, 8)), 2))
-        image = Image.new("RGBA", (int(tall) + 1, int(tall) + 1))
-        fill = tuple(int(channel) for channel in color)
-        ImageDraw.Draw(image).polygon([tuple(point) for point in points], fill=(*fill, 255))
-        return image
     if kind == "facade":
         width, storeys = rng.uniform(4, 14), int(rng.integers(1, 6))
         roof = tuple(any_color(rng).tolist())
@@ -119,7 +116,7 @@ def thing(kind: str, tall: float, rng: np.random.Generator) -> Image.Image:
         else:
             sprite = draw(tall / 3.3, rng)
     rgba = sprite.rgba
-    if rng.random() < 0.3:
+    if rng.random() < 0.15:
         rgba = rgba[..., [*rng.permutation(3), 3]]
     return Image.fromarray(np.ascontiguousarray(rgba))
 
@@ -129,7 +126,7 @@ def heap(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray,
     pixels = np.empty((height, width, 3), np.float32)
     mask = np.empty((height, width), np.uint8)
     rows, columns = np.mgrid[:height, :width]
-    for patch in range(rng.integers(2, 5)):
+    for patch in range(rng.integers(1, 4)):
         kind = int(rng.integers(MATERIALS))
         angle, ripple = rng.uniform(0, 2 * math.pi), rng.uniform(0, 25) * cloudy_noise(height, width, rng)
         side = (columns - rng.uniform(0, width)) * math.cos(angle) + (rows - rng.uniform(0, height)) * math.sin(angle)
@@ -137,9 +134,9 @@ def heap(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray,
         pixels[inside] = material(KINDS[kind], height, width, rng)[inside]
         mask[inside] = kind
     picture, labels = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)), Image.fromarray(mask)
-    for _ in range(rng.integers(4, 12)):
+    for _ in range(rng.integers(2, 7)):
         kind = int(rng.integers(MATERIALS, len(KINDS)))
-        tall = height * rng.uniform(0.12, 1.1) ** (1.0 if KINDS[kind] in ("facade", "tree") else 1.5)
+        tall = height * rng.uniform(0.2, 1.1)
         sprite = thing(KINDS[kind], max(tall, 8), rng)
         tilt = rng.uniform(-180, 180) if rng.random() < 0.15 else rng.normal(0, 6)
         sprite = sprite.rotate(tilt, Image.Resampling.BILINEAR, expand=True)
@@ -161,7 +158,7 @@ def _solid(alpha: int) -> int:
 def photograph(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The picture under random light and through a random camera, float32 (height, width, 3) in 0..1."""
     height, width = picture.shape[:2]
-    wild = float(rng.choice((0.35, 1.0)))  # every other picture is a tame one
+    wild = float(rng.choice((0.3, 0.3, 1.0)))  # two pictures of three are tame
     blur = ImageFilter.GaussianBlur(rng.uniform(0, 1.3) if rng.random() < 0.6 * wild else 0)
     color = np.asarray(Image.fromarray(picture).filter(blur), np.float32) / 255
     light = np.exp(wild * (rng.normal(0, 0.3) + rng.normal(0, 0.12, 3)))
@@ -244,7 +241,7 @@ def save(model: SegformerForSemanticSegmentation, folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=8000)
+    parser.add_argument("--steps", type=int, default=9000)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--size", type=int, nargs=2, default=(96, 128), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--learning-rate", type=float, default=1.5e-3)
@@ -262,6 +259,7 @@ def main() -> None:
         num_attention_heads=[1, 2, 4, 8],
         decoder_hidden_size=64,
         drop_path_rate=0.0,
+        initializer_range=0.1,  # 0.02 is meant for wide models: this narrow one would hardly start to learn
         num_labels=len(KINDS),
     )
     model = SegformerForSemanticSegmentation(config)

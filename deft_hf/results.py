@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -103,15 +103,9 @@ def report(recipe: Recipe, domains: Domains, facts: dict[str, dict[str, Any]]) -
 def write_model_card(recipe: Recipe, domains: Domains, facts: dict[str, dict[str, Any]]) -> None:
     """README.md of the output folder, from the facts that the methods left behind."""
     folder, own = Path(recipe.training.output_dir), facts[recipe.method.name]
-    defaults, args = DeFTTrainingArguments(output_dir=str(folder)), recipe.training_arguments()
-    set_here = [*type(recipe.method).model_fields, *recipe.training.model_fields_set]
-    settings = {
-        name: getattr(args, name)
-        for name in dict.fromkeys(set_here)
-        if hasattr(defaults, name)
-        and getattr(args, name) != getattr(defaults, name)
-        and name not in ("output_dir", "ema")
-    }
+    defaults = {field.name: field.default for field in fields(DeFTTrainingArguments)}
+    chosen = recipe.method.model_dump(exclude={"name", "baselines"}) | recipe.training.model_dump(exclude_unset=True)
+    settings = {name: value for name, value in chosen.items() if name != "output_dir" and value != defaults[name]}
     card = render_card(
         CardFacts(
             model_name=folder.resolve().name,

@@ -29,7 +29,7 @@ from deft_hf.errors import UserError
 from deft_hf.method.families import FAMILIES, resolve_family
 from deft_hf.publish.export import export_generalized, segmentation_processor
 from deft_hf.recipe import Recipe
-from deft_hf.recipe_data import Entry, FolderEntry, HubEntry
+from deft_hf.recipe.data import Entry, FolderEntry, HubEntry
 from deft_hf.results import METRICS, RECIPE, Domains, collect_facts, method_folder
 from deft_hf.scoring.report import save_json
 from deft_hf.trainer import DeFTTrainer

@@ -23,7 +23,7 @@ LEVELS = (
     ("train", "evaluate", "compare"),
     ("runs",),
     ("results",),
-    ("recipe", "recipe_checks", "recipe_data", "recipe_file", "recipe_values"),
+    ("recipe",),
     ("trainer", "arguments", "checkpoints", "evaluation", "optimization", "stages"),
     ("publish",),
     ("scoring",),
@@ -77,7 +77,7 @@ def test_there_is_something_to_look_at():
     assert len(MODULES) > 15
     assert {"deft_hf.trainer", "deft_hf.recipe", "deft_hf.method.pathways", "deft_hf.data.labels"} <= set(MODULES)
     found = set(imports(MODULES["deft_hf.recipe"], "deft_hf.recipe"))
-    assert {"yaml", "deft_hf.errors.UserError", "deft_hf.recipe_checks.contradictions"} <= found
+    assert {"yaml", "deft_hf.errors.UserError", "deft_hf.recipe.checks.contradictions"} <= found
 
 
 def test_every_module_has_its_place():

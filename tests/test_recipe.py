@@ -12,7 +12,7 @@ from deft_hf.arguments import DeFTTrainingArguments
 from deft_hf.data.streets import STREETS
 from deft_hf.errors import UserError
 from deft_hf.recipe import MethodSection, Recipe, TrainingSection
-from deft_hf.recipe_data import FolderEntry, HubEntry, StreetsEntry
+from deft_hf.recipe.data import FolderEntry, HubEntry, StreetsEntry
 
 RECIPE = """
 model: {checkpoint: embedded}

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, Str
 
 from deft_hf.data.labels import LabelSpace
 from deft_hf.data.streets import LOOKS, STREETS
-from deft_hf.recipe_values import Integer, Number, Positive, Section, Size, found, mistake, nearest, rising
+from deft_hf.recipe.values import Integer, Number, Positive, Section, Size, found, mistake, nearest, rising
 
 _Strength = Annotated[Number, Field(ge=0)]
 _HueStrength = Annotated[Number, Field(ge=0, le=0.5)]

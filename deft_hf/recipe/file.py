@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from deft_hf.errors import UserError
-from deft_hf.recipe_values import found
+from deft_hf.recipe.values import found
 
 
 def read_recipe(path: str | os.PathLike, overrides: Iterable[str] = ()) -> dict[str, Any]:

@@ -29,10 +29,10 @@ from transformers import TrainingArguments
 
 from deft_hf.arguments import DeFTTrainingArguments
 from deft_hf.errors import UserError
-from deft_hf.recipe_checks import contradictions
-from deft_hf.recipe_data import DataSection
-from deft_hf.recipe_file import read_recipe
-from deft_hf.recipe_values import Section, section_of
+from deft_hf.recipe.checks import contradictions
+from deft_hf.recipe.data import DataSection
+from deft_hf.recipe.file import read_recipe
+from deft_hf.recipe.values import Section, section_of
 from deft_hf.stages import METHODS
 
 

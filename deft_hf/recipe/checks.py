@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deft_hf.errors import UserError
-from deft_hf.recipe_data import DataSection, Entry, is_hub_name
+from deft_hf.recipe.data import DataSection, Entry, is_hub_name
 
 if TYPE_CHECKING:
     from deft_hf.recipe import Recipe
