@@ -422,6 +422,10 @@ def test_a_length_is_required(path: Path):
     assert Recipe.load(path, ["training.num_train_epochs=2"]).training.num_train_epochs == 2
 
 
+def test_something_to_score_is_required(path: Path):
+    assert refusal(path, "data.validation=[]", "data.unseen=[]").startswith("data.validation: missing")
+
+
 def test_a_crop_is_required_where_images_have_their_own_sizes(path: Path):
     assert refusal(path, "data.crop_size=null", "data.image_size=null").startswith("data.crop_size: missing")
 

@@ -9,6 +9,10 @@ from torch import nn
 from torch.utils.data import Dataset
 from transformers import AutoModelForSemanticSegmentation, EarlyStoppingCallback, TrainerCallback
 
+from deft_hf.data.domains import Domain
+from deft_hf.data.labels import LabelSpace
+from deft_hf.data.sampling import EvaluationSet
+from deft_hf.data.transforms import EvalTransform
 from deft_hf.errors import TrainingDiverged, UserError
 from deft_hf.method.batchnorm import batchnorm_modules
 from deft_hf.trainer import DeFTTrainer, DeFTTrainingArguments
@@ -253,9 +257,18 @@ def everything(run):
     }
 
 
-@pytest.mark.parametrize("model_type", ["segformer", "mobilenet_v2"])
-@pytest.mark.parametrize("method, ema", [("deft", None), ("lp_ft", False), ("joint", True)])
-@pytest.mark.parametrize("stop", [3, 5, 10])
+@pytest.mark.parametrize(
+    "model_type, method, ema, stop",
+    [
+        ("segformer", "deft", None, 3),
+        ("segformer", "deft", None, 5),
+        ("segformer", "deft", None, 10),
+        ("mobilenet_v2", "deft", None, 3),
+        ("mobilenet_v2", "deft", None, 10),
+        ("segformer", "lp_ft", False, 10),
+        ("mobilenet_v2", "joint", True, 3),
+    ],
+)
 def test_resumed_equals_unbroken_bit_for_bit(tmp_path, model_type, method, ema, stop):
     settings = {
         "method": method,
@@ -425,6 +438,33 @@ def test_batchnorm_statistics_follow_the_policy(tmp_path):
 def test_wrong_arguments_get_one_message(tmp_path, overrides, message):
     with pytest.raises(UserError, match=message):
         arguments(tmp_path, **overrides)
+
+
+def test_more_classes_in_the_data_than_in_the_model(tmp_path):
+    class Wider(Drawn):
+        def __getitem__(self, index):
+            item = super().__getitem__(index)
+            return {**item, "labels": item["labels"].masked_fill(item["labels"] == 3, 12)}
+
+    with pytest.raises(UserError, match="train_dataset: its first item has the class 12, but the model has 7"):
+        trainer(tmp_path, train=Wider(2))
+    domain = Domain.from_streets(
+        "clear", LabelSpace(("a", "b"), ids={i: i % 2 for i in range(7)}), count=1, size=(32, 32)
+    )
+    with pytest.raises(UserError, match="near: domain clear has 2 classes, but the model has 7.*num_labels"):
+        trainer(tmp_path, evaluate={"near": EvaluationSet(domain, EvalTransform(size=None))})
+
+
+def test_trackers_get_the_figures(tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "tensorboard"))
+    trainer(tmp_path, report_to=["tensorboard"], eval_strategy="steps", eval_steps=5).train()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    names = {"train/encoder_loss", "train/decoder_loss", "train/encoder_distance", "train/decoder_initial_share"}
+    assert names | {"eval/far_mean_iou"} <= set(events.Tags()["scalars"])
 
 
 def test_arguments_without_meaning_are_refused(tmp_path):

@@ -23,6 +23,7 @@ def contradictions(recipe: Recipe) -> Iterator[str]:
     yield from _names(recipe.data)
     yield from _weights(recipe.data)
     yield from _leaks(recipe.data)
+    yield from _scored(recipe.data)
     yield from _sizes(recipe.data)
     yield from _training(recipe)
     yield from _publish(recipe)
@@ -84,6 +85,11 @@ def _leaks(data: DataSection) -> Iterator[str]:
             if unseen.origin == known.origin and same_split:
                 yield f"data.unseen.{index}: found images that {known.name} of source or validation has; take it out"
                 break
+
+
+def _scored(data: DataSection) -> Iterator[str]:
+    if not (data.validation or data.unseen):
+        yield "data.validation: missing, expected at least one domain to score, here or in data.unseen"
 
 
 def _sizes(data: DataSection) -> Iterator[str]:

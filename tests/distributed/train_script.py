@@ -1,0 +1,41 @@
+"""Trains and evaluates a tiny model under whatever launcher started it; rank 0 writes what came out."""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from tests.test_trainer import Drawn, trainer, without_batchnorm
+
+torch.set_num_threads(1)
+
+
+def main(folder: str, batch_size: int) -> None:
+    run = trainer(
+        Path(folder),
+        model=without_batchnorm(),
+        train=Drawn(12),
+        evaluate={"near": Drawn(5, seed=1), "far": Drawn(1, seed=2)},
+        max_steps=5,
+        decoder_warmup_steps=3,
+        per_device_train_batch_size=batch_size,
+        per_device_eval_batch_size=2,
+        gradient_accumulation_steps=2,
+        distance_weight=0.1,
+        save_strategy="steps",
+        save_steps=4,
+        optim="sgd",
+    )
+    run.train()
+    metrics = run.evaluate()
+    if run.is_world_process_zero():
+        figures = [{k: entry[k] for k in ("loss", "grad_norm")} for entry in run.state.log_history if "loss" in entry]
+        counted = {name: scores.pixels for name, scores in run.scores.items()}
+        scores = {name: value for name, value in metrics.items() if name.endswith("mean_iou")}
+        Path(folder, "out.json").write_text(json.dumps({"figures": figures, "scores": scores, "counted": counted}))
+        run.save_model(str(Path(folder, "final")))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))
