@@ -42,7 +42,8 @@ _FREE = ("publish", "method.baselines")
 
 
 def claim_folder(recipe: Recipe) -> Path:
-    """The output folder, which from now on holds this recipe's run; a run that was broken off goes on there.
+    """The output folder, which from now on holds this recipe's run; a run that was broken off goes on there, and one
+    that came to nothing makes way.
 
     Raises:
         UserError: the folder holds another run, or files of something else. Nothing is touched.
@@ -50,14 +51,15 @@ def claim_folder(recipe: Recipe) -> Path:
     folder = Path(recipe.training.output_dir)
     saved = folder / RECIPE
     present = recipe.to_yaml()
-    if saved.is_file():
+    others = [path for path in folder.rglob("*") if path.is_file() and path != saved] if folder.is_dir() else []
+    if saved.is_file() and others:
         differences = _differences(yaml.safe_load(saved.read_text()), yaml.safe_load(present))
         if differences:
             raise UserError(
                 f"training.output_dir: {folder} holds another run, whose recipe differs in {', '.join(differences)}; "
                 "nothing was touched. Choose another training.output_dir, or remove the folder."
             )
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    elif others or (folder.exists() and not folder.is_dir()):
         raise UserError(
             f"training.output_dir: {folder} exists and is no run of deft_hf; nothing was touched. "
             "Choose another training.output_dir."

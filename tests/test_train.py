@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -185,12 +186,16 @@ def emptied(folder):
     ],
 )
 def test_bad_data_is_one_message_and_nothing_is_trained(recipe, tmp_path, damage, message):
-    path = recipe()
+    path = recipe(training={"output_dir": str(tmp_path / "out")})
     damage(tmp_path / "data")
     with pytest.raises(UserError) as error:
         main([path])
-    assert __import__("re").search(message, str(error.value), flags=16), str(error.value)
-    assert not list(tmp_path.rglob("*.safetensors"))
+    assert re.search(message, str(error.value), flags=re.DOTALL), str(error.value)
+    assert not list((tmp_path / "out").rglob("*.safetensors"))
+    # What came to nothing does not stand in the way of the mended recipe.
+    pairs(tmp_path / "mended", 4)
+    changes = ["data.source=[{folder: mended}]", "data.validation=[{folder: mended}]", "data.unseen=[]"]
+    main([path, *changes, f"data.root={tmp_path}", "method.baselines=[]", "training.max_steps=1"])
 
 
 def test_models_that_cannot_be_used(recipe, tmp_path, checkpoint):
