@@ -71,7 +71,6 @@ class DeFTTrainingArguments(TrainingArguments):
         problems = [text for wrong, text in self._rules() if wrong]
         if problems:
             raise UserError("; ".join(problems))
-        self.ema = self.method == "deft" if self.ema is None else self.ema
         # Otherwise the order of the data would hang on the state of torch's global generator.
         self.data_seed = self.seed if self.data_seed is None else self.data_seed
         # Pinning serves transfers to an accelerator; without one torch warns at every loader.
@@ -105,6 +104,11 @@ class DeFTTrainingArguments(TrainingArguments):
             (self.label_smoothing_factor != 0, "label_smoothing_factor is not supported: leave it at 0"),
             (self.batchnorm_batches < 1, f"batchnorm_batches is {self.batchnorm_batches}: expected 1 or more"),
         ]
+
+    @property
+    def uses_ema(self) -> bool:
+        """`ema` with its default filled in."""
+        return self.method == "deft" if self.ema is None else self.ema
 
     def spans(self, last_steps: int) -> list[Span]:
         """The stages of the method with their lengths, the last one lasting `last_steps`."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,6 @@ from transformers.utils import logging
 
 from deft_hf.errors import UserError
 from deft_hf.method.pathways import DualPathway
-from deft_hf.stages import stage_at
 
 logger = logging.get_logger(__name__)
 
@@ -33,7 +30,8 @@ def save_pathways(pathways: DualPathway, folder: str | Path, facts: dict[str, An
 
     Args:
         folder: a folder that holds the generalized model already.
-        facts: plain values to keep beside the counters (method, decays), for people and for checks at resume.
+        facts: plain values to keep beside the counters: what a resumed run must have in common, and figures for
+            people.
     """
     folder = Path(folder)
     if pathways.averages:
@@ -43,56 +41,51 @@ def save_pathways(pathways: DualPathway, folder: str | Path, facts: dict[str, An
     (folder / STATE).write_text(json.dumps(state, indent=2) + "\n")
 
 
-def load_pathways(pathways: DualPathway, folder: str | Path) -> None:
-    """Restore both components, the initialisation and the counters from a checkpoint folder.
+def load_pathways(pathways: DualPathway, folder: str | Path) -> dict[str, Any]:
+    """Restore both components, the initialisation and the counters from a checkpoint folder; returns the facts.
 
     Raises:
         UserError: a file is missing, or holds another model.
     """
     folder = Path(folder)
-    missing = [name for name in (STATE, INITIAL) if not (folder / name).is_file()]
+    files = [STATE, INITIAL, *([USUAL] if pathways.averages else [])]
+    missing = [name for name in files if not (folder / name).is_file()]
     if missing:
-        raise UserError(f"{folder} is no checkpoint of deft_hf: {', '.join(missing)} is missing.")
-    state = json.loads((folder / STATE).read_text())
-    load_generalized(pathways, folder)
-    if pathways.averages:
-        if not (folder / USUAL).is_file():
-            raise UserError(
-                f"{folder} was saved by method {state['method']!r} without a moving average: {USUAL} is missing."
-            )
-        load_model(pathways.usual, folder / USUAL)
+        raise UserError(f"{folder} is no checkpoint of this method of deft_hf: {', '.join(missing)} is missing.")
+    facts = json.loads((folder / STATE).read_text())
+    try:
+        _load_generalized(pathways, folder)
+        if pathways.averages:
+            load_model(pathways.usual, folder / USUAL)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError(f"{folder} holds another model or is damaged: {error}") from error
     device = pathways.updates.device if pathways.distance_weight else "cpu"
     initial = load_file(folder / INITIAL, device=str(device))
     # In the model's order, which the file does not keep: sums over all tensors then round alike.
     pathways.initial = {name: initial[name] for name, _ in pathways.usual.named_parameters() if name in initial}
-    pathways.updates.fill_(state["updates"])
+    pathways.updates.fill_(facts["updates"])
+    return facts
 
 
-def load_generalized(pathways: DualPathway, folder: str | Path) -> None:
-    """Restore the generalized model alone. It comes back through `from_pretrained`, which undoes what saving
-    renamed.
-    """
-    restored: nn.Module = type(pathways.usual).from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+def _load_generalized(pathways: DualPathway, folder: Path) -> None:
+    # Through `from_pretrained`, which undoes what `save_pretrained` renamed.
+    restored, keys = type(pathways.usual).from_pretrained(
+        folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
+    )
+    lost = [*keys["missing_keys"], *keys["mismatched_keys"]]
+    if lost:
+        raise ValueError(f"{len(lost)} tensors are missing, {lost[0]} first")
     pathways.generalized.load_state_dict(restored.state_dict())
 
 
-@contextmanager
-def written_whole(folder: Path, writes: bool) -> Iterator[Path]:
-    """A temporary folder that becomes `folder` when the block ends without an error.
+def partial_folder(folder: Path) -> Path:
+    """Where `folder` is written before it takes its name, so that a crash leaves no half checkpoint under it."""
+    return folder.with_name(f".{folder.name}.partial")
 
-    A crash on the way leaves what was there before, and a half-written folder that no one takes for a checkpoint.
 
-    Args:
-        folder: the folder to be.
-        writes: whether this process is the one that renames.
-    """
-    partial = folder.with_name(f".{folder.name}.partial")
-    if writes and partial.exists():
-        shutil.rmtree(partial)
-    yield partial
-    if not writes:
-        return
-    for path in [p for p in partial.rglob("*") if p.is_file()]:
+def put_in_place(partial: Path, folder: Path) -> None:
+    """Flush a folder that is complete, and give it its name."""
+    for path in [path for path in partial.rglob("*") if path.is_file()]:
         with open(path, "rb") as file:
             os.fsync(file.fileno())
     if folder.exists():
@@ -123,18 +116,22 @@ class CheckpointMixin:
         folder = run_folder / f"checkpoint-{self.state.global_step}"
         if self.state.best_global_step == self.state.global_step:
             self.state.best_model_checkpoint = str(folder)
-        self.accelerator.wait_for_everyone()
-        with written_whole(folder, writes=self.args.should_save) as partial:
-            self.save_model(str(partial), _internal_call=True)
-            if not self.args.save_only_model:
-                self._save_optimizer_and_scheduler(str(partial))
-                self._save_scaler(str(partial))
-                self._save_rng_state(str(partial))
-            if self.args.should_save:
-                save_pathways(self.pathways, partial, self._checkpoint_facts())
-                self._export_callback_states()
-                self.state.save_to_json(str(partial / "trainer_state.json"))
-            self.accelerator.wait_for_everyone()
+        partial = partial_folder(folder)
+        if self.args.should_save and partial.exists():
+            shutil.rmtree(partial)
+        self.accelerator.wait_for_everyone()  # before anyone writes there
+        self.save_model(str(partial), _internal_call=True)
+        if not self.args.save_only_model:
+            self._save_optimizer_and_scheduler(str(partial))
+            self._save_scaler(str(partial))
+            self._save_rng_state(str(partial))
+        if self.args.should_save:
+            save_pathways(self.pathways, partial, self._common_facts() | {"initial_share": self.pathways.share_left()})
+            self._export_callback_states()
+            self.state.save_to_json(str(partial / "trainer_state.json"))
+        self.accelerator.wait_for_everyone()  # after everyone has written
+        if self.args.should_save:
+            put_in_place(partial, folder)
         self.accelerator.wait_for_everyone()
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(folder))
@@ -146,15 +143,30 @@ class CheckpointMixin:
                 use_mtime=True,
             )
 
-    def _checkpoint_facts(self) -> dict[str, Any]:
-        _, span = stage_at(self.spans, self.state.global_step)
+    def _common_facts(self) -> dict[str, Any]:
+        """What a run must have in common with the checkpoint that it goes on from."""
+        stages = [{"stage": span.stage, "steps": span.steps} for span in self.spans]
+        args = self.args
         return {
-            "method": self.args.method,
-            "global_step": self.state.global_step,
-            "stages": [list(span) for span in self.spans],
-            "decays": self.args.run_decays(span.steps),
-            "initial_share": self.pathways.share_left(),
+            "method": args.method,
+            "ema": args.uses_ema,
+            "stages": stages,
+            "decays": args.run_decays(stages[-1]["steps"]),
         }
+
+    def check_resumed(self) -> None:
+        """Compare the checkpoint that was loaded with this run.
+
+        Raises:
+            UserError: method, average, stages or decays differ, which would make another method of the two.
+        """
+        for key, here in self._common_facts().items():
+            there = self._resumed_facts.get(key)
+            if there != here:
+                raise UserError(
+                    f"the checkpoint was made with {key} {there}, this run has {here}: resume with the same "
+                    "arguments, or start from the checkpoint's model in another output_dir."
+                )
 
     def _export_callback_states(self) -> None:
         for callback in self.callback_handler.callbacks + [self.control]:
@@ -167,9 +179,10 @@ class CheckpointMixin:
                 self.state.stateful_callbacks[name] = state
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        load_pathways(self.pathways, resume_from_checkpoint)
+        self._resumed_facts = load_pathways(self.pathways, resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
         logger.info(f"Loading the best model, {self.state.best_model_checkpoint} ({self.state.best_metric}).")
-        load_generalized(self.pathways, self.state.best_model_checkpoint)
+        load_pathways(self.pathways, self.state.best_model_checkpoint)
+        self.enter_stage(self.state.best_global_step - 1, new=False)
         self.batchnorm_step = self.state.global_step

@@ -19,6 +19,8 @@ from deft_hf.method.batchnorm import average_over_ranks, batchnorm_modules, rees
 from deft_hf.scoring.confusion import Scores
 from deft_hf.scoring.inference import predict, score_batches
 
+METRICS = ("mean_iou", "mean_accuracy", "pixel_accuracy")
+
 
 class EvaluationMixin:
     """The evaluation methods of `transformers.Trainer`, on the components of a `DualPathway`.
@@ -28,6 +30,17 @@ class EvaluationMixin:
     """
 
     scores: dict[str, Scores]
+
+    def _get_dataloader(self, *args: Any, is_training: bool = False, **kwargs: Any) -> DataLoader:
+        if is_training:
+            return super()._get_dataloader(*args, is_training=True, **kwargs)
+        # Every image is scored, and a domain's workers need not wait for the next evaluation.
+        kept = self.args.dataloader_drop_last, self.args.dataloader_persistent_workers
+        self.args.dataloader_drop_last = self.args.dataloader_persistent_workers = False
+        try:
+            return super()._get_dataloader(*args, **kwargs)
+        finally:
+            self.args.dataloader_drop_last, self.args.dataloader_persistent_workers = kept
 
     def evaluation_loop(
         self, dataloader: DataLoader, description: str, metric_key_prefix: str = "eval", **_: Any
@@ -41,7 +54,7 @@ class EvaluationMixin:
         for label, model in models.items():
             scores = self._score(model, dataloader)
             self.scores[f"{metric_key_prefix}_{label}".removesuffix("_")] = scores
-            for name in ("mean_iou", "mean_accuracy", "pixel_accuracy"):
+            for name in METRICS:
                 metrics[f"{metric_key_prefix}_{label}{name}"] = getattr(scores, name)
         return EvalLoopOutput(
             predictions=None, label_ids=None, metrics=metrics, num_samples=self.num_examples(dataloader)
@@ -56,6 +69,8 @@ class EvaluationMixin:
         if self.accelerator.num_processes > 1:
             raise UserError("predict runs in one process: start it without a launcher.")
         dataloader = self.get_test_dataloader(test_dataset)
+        if "labels" not in test_dataset[0]:
+            raise UserError("predict scores what it predicts and needs `labels`; without them call generalized_model.")
         output = self.evaluation_loop(dataloader, "Prediction", metric_key_prefix)
         predictions = []
         for batch in dataloader:
@@ -111,7 +126,10 @@ class EvaluationMixin:
                 average_over_ranks(model)
 
     def _source_batches(self) -> Iterator[Tensor]:
-        """A fixed choice of training batches, the same on every rank, without touching the run's own loader."""
+        """Training batches, the same on every rank, without touching the run's own loader.
+
+        The choice of images is fixed; their augmentation is that of the present epoch.
+        """
         dataset = self.train_dataset
         loader = DataLoader(
             dataset,
@@ -120,6 +138,7 @@ class EvaluationMixin:
             generator=torch.Generator().manual_seed(self.args.seed),
             collate_fn=self.data_collator,
             num_workers=self.args.dataloader_num_workers,
+            drop_last=self.args.dataloader_drop_last,
         )
         for batch in islice(loader, self.args.batchnorm_batches):
             yield batch["pixel_values"].to(self.args.device)
@@ -129,10 +148,12 @@ class EvaluationMixin:
 def own_randomness(seed: int) -> Iterator[None]:
     """A seeded stretch that leaves the random states of the run as they were."""
     python_state, numpy_state = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.manual_seed(seed)
-        yield
-    random.setstate(python_state)
-    np.random.set_state(numpy_state)
+    try:
+        with torch.random.fork_rng():
+            random.seed(seed)
+            np.random.seed(seed)
+            torch.manual_seed(seed)
+            yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)

@@ -41,8 +41,8 @@ def stage_schedule(
 ) -> LambdaLR | None:
     """`args.lr_scheduler_type`, started anew at each stage. In the warm-up the encoder's rate is 0.
 
-    Every stage's schedule has the length of the longest: the authors' warm-up decays over the steps of stage 2 too, so
-    its rate hardly falls.
+    The warm-up's schedule has the length of the last stage unless the warm-up is longer: the authors' decays over the
+    steps of stage 2 too, so that its rate hardly falls.
 
     Args:
         optimizer: with the groups of `parameter_groups`.
@@ -55,26 +55,19 @@ def stage_schedule(
     Raises:
         UserError: such a type with more than one stage.
     """
-    horizon = max(span.steps for span in spans)
-    shape = get_scheduler(
-        args.lr_scheduler_type,
-        optimizer=torch.optim.SGD([torch.zeros(1)], lr=args.learning_rate),
-        num_warmup_steps=args.get_warmup_steps(horizon),
-        num_training_steps=horizon,
-        scheduler_specific_kwargs=copy.deepcopy(args.lr_scheduler_kwargs),
-    )
-    if type(shape) is not LambdaLR:
+    shapes = [schedule_shape(args, max(span.steps, spans[-1].steps)) for span in spans]
+    if any(type(shape) is not LambdaLR for shape in shapes):
         if len(spans) == 1:
             return None
         raise UserError(
             f"lr_scheduler_type {args.lr_scheduler_type} cannot restart at the second stage: choose one that is a "
             "function of the step, such as polynomial, cosine, linear or constant."
         )
-    (shape_at,) = shape.lr_lambdas
     rates = args.learning_rates()
 
     def factor(part: str, step: int) -> float:
         index, span = stage_at(spans, step)
+        (shape_at,) = shapes[index].lr_lambdas
         value = shape_at(step - sum(earlier.steps for earlier in spans[:index]))
         if span.stage != "warmup":
             return value
@@ -83,3 +76,24 @@ def stage_schedule(
     # An optimizer that the user brought along has groups of its own.
     parts = [group.get("part", "decoder") for group in optimizer.param_groups]
     return LambdaLR(optimizer, [lambda step, part=part: factor(part, step) for part in parts])
+
+
+def schedule_shape(args: DeFTTrainingArguments, steps: int) -> Any:
+    """`args.lr_scheduler_type` over `steps`, on an optimizer that stands for any.
+
+    Raises:
+        UserError: `lr_scheduler_kwargs` do not fit the type.
+    """
+    try:
+        return get_scheduler(
+            args.lr_scheduler_type,
+            optimizer=torch.optim.SGD([torch.zeros(1)], lr=args.learning_rate),
+            num_warmup_steps=args.get_warmup_steps(steps),
+            num_training_steps=steps,
+            scheduler_specific_kwargs=copy.deepcopy(args.lr_scheduler_kwargs),
+        )
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"lr_scheduler_type {args.lr_scheduler_type} with lr_scheduler_kwargs {args.lr_scheduler_kwargs} and "
+            f"learning_rate {args.learning_rate}: {error}"
+        ) from error

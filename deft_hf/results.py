@@ -60,13 +60,13 @@ def collect_facts(trainer: DeFTTrainer, domains: Domains, seconds: float, resume
     }
     return {
         "method": args.method,
-        "ema": args.ema,
+        "ema": args.uses_ema,
         "seed": args.seed,
         "stages": [{"stage": span.stage, "steps": span.steps} for span in trainer.spans],
         "batch_size": trainer.get_total_train_batch_size(args),
         "learning_rates": args.learning_rates(),
         "weight_decays": args.weight_decays(),
-        "decays": args.run_decays(last.steps) if args.ema else None,
+        "decays": args.run_decays(last.steps) if args.uses_ema else None,
         "initial_share": pathways.share_left(),
         "distance": pathways.distances(pathways.generalized),
         "batchnorm": args.batchnorm,

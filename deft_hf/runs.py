@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,15 @@ from transformers import (
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
+from deft_hf.arguments import DeFTTrainingArguments
 from deft_hf.data.domains import Domain
 from deft_hf.data.labels import LabelSpace
 from deft_hf.data.sampling import EvaluationSet, TrainingSet
 from deft_hf.data.transforms import EvalTransform, TrainTransform
 from deft_hf.errors import UserError
 from deft_hf.method.families import FAMILIES, resolve_family
-from deft_hf.publish.export import export_generalized, segmentation_processor
+from deft_hf.optimization import schedule_shape
+from deft_hf.publish.export import export_generalized, segmentation_processor, verify_export
 from deft_hf.recipe import Recipe
 from deft_hf.recipe.data import Entry, FolderEntry, HubEntry
 from deft_hf.results import METRICS, RECIPE, Domains, collect_facts, method_folder
@@ -51,7 +53,7 @@ def claim_folder(recipe: Recipe) -> Path:
     folder = Path(recipe.training.output_dir)
     saved = folder / RECIPE
     present = recipe.to_yaml()
-    others = [path for path in folder.rglob("*") if path.is_file() and path != saved] if folder.is_dir() else []
+    others = folder.is_dir() and any(path.is_file() and path != saved for path in folder.rglob("*"))
     if saved.is_file() and others:
         differences = _differences(yaml.safe_load(saved.read_text()), yaml.safe_load(present))
         if differences:
@@ -83,6 +85,22 @@ def _differences(old: Any, new: Any, key: str = "") -> list[str]:
         for name in names
         for line in _differences(old.get(name), new.get(name), f"{key}.{name}".removeprefix("."))
     ]
+
+
+def check_arguments(recipe: Recipe) -> None:
+    """Build the arguments of every method, so that what they refuse comes out before any file is read.
+
+    Raises:
+        UserError: arguments that exclude each other, or that no schedule can be made of.
+    """
+    for method in [*recipe.method.baselines, recipe.method.name]:
+        schedule_shape(method_arguments(recipe, method), steps=100)
+
+
+def method_arguments(recipe: Recipe, method: str) -> DeFTTrainingArguments:
+    """The Trainer's arguments for one of the recipe's methods; a baseline has its own default for `ema`."""
+    changes = {} if method == recipe.method.name else {"method": method, "ema": None}
+    return recipe.training_arguments(output_dir=str(method_folder(recipe, method)), **changes)
 
 
 # ---- data
@@ -204,9 +222,7 @@ def train_method(recipe: Recipe, method: str, domains: Domains) -> None:
         return
     say(f"\n{method}: training in {folder}")
     model, processor = load_model(recipe, domains.labels)
-    changes = {} if method == recipe.method.name else {"method": method, "ema": None}
-    args = recipe.training_arguments(output_dir=str(folder), **changes)
-    data = recipe.data
+    args, data = method_arguments(recipe, method), recipe.data
     look = {"mean": processor.image_mean, "std": processor.image_std}
     transform = TrainTransform(
         crop=data.crop_size,
@@ -238,9 +254,14 @@ def train_method(recipe: Recipe, method: str, domains: Domains) -> None:
     trainer.evaluate()
     if trainer.is_world_process_zero():
         export_generalized(trainer.generalized_model, folder, processor)
+        verify_export(folder, trainer.generalized_model, domains.evaluated[0].load(0)[0])
         save_json(folder / "results" / "history.json", trainer.state.log_history)
         save_json(folder / METRICS, collect_facts(trainer, domains, seconds, resumed=checkpoint is not None))
     trainer.accelerator.wait_for_everyone()
+    # Trainer and callbacks refer to each other: without a collection the next method would share the memory.
+    del trainer, model
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 # ---- around a run
@@ -248,13 +269,10 @@ def train_method(recipe: Recipe, method: str, domains: Domains) -> None:
 
 def say(text: str) -> None:
     """Print on the main process."""
-    if PartialState().is_main_process:
+    if is_main():
         print(text, flush=True)
 
 
-@contextmanager
-def main_process_only() -> Any:
-    """Yields whether this process is the main one; the others wait for it at the end."""
-    state = PartialState()
-    yield state.is_main_process
-    state.wait_for_everyone()
+def is_main() -> bool:
+    """Whether this process is the one that writes and prints."""
+    return PartialState().is_main_process

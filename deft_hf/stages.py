@@ -44,26 +44,29 @@ class StageCallback(TrainerCallback):
         self.trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.batchnorm_step = state.global_step
-        self.trainer.enter_stage(new=state.global_step == 0)
+        self.trainer.begin(state.global_step)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # Not at the end of the step before, which is still to be logged, evaluated and saved as what it was.
+        if state.global_step and self._index(state.global_step) != self._index(state.global_step - 1):
+            self.trainer.enter_stage(state.global_step, new=True)
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.steps_summed += 1
-        groups = self.trainer.optimizer.param_groups
-        self.trainer.rates = {group["part"]: group["lr"] for group in groups if "part" in group}
+        self.trainer.count_step()
         if not self.trainer.accelerator.optimizer_step_was_skipped:
             self.trainer.pathways.update_generalized()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if control.should_log or control.should_save or control.should_evaluate or control.should_training_stop:
-            self.trainer.check_finite(parameters=control.should_save or control.should_training_stop)
-        stage, _ = stage_at(self.trainer.spans, state.global_step)
-        if stage != stage_at(self.trainer.spans, state.global_step - 1)[0]:
-            self.trainer.enter_stage(new=True)
+        keeps = control.should_save or control.should_evaluate or control.should_training_stop
+        if keeps or control.should_log:
+            self.trainer.check_finite(parameters=keeps)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if control.should_save or control.should_evaluate:
             self.trainer.check_finite(parameters=True)
+
+    def _index(self, step: int) -> int:
+        return stage_at(self.trainer.spans, step)[0]
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.refresh_batchnorm()

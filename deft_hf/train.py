@@ -10,7 +10,6 @@ from transformers.utils import logging
 
 from deft_hf import results, runs
 from deft_hf.errors import UserError
-from deft_hf.publish.export import verify_export
 from deft_hf.publish.push import push_folder
 from deft_hf.recipe import Recipe
 
@@ -20,6 +19,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(argv)
     logging.disable_progress_bar()
     recipe = Recipe.load(options.recipe, options.overrides)
+    runs.check_arguments(recipe)
     runs.say(recipe.to_yaml())
     if options.dry_run:
         return
@@ -29,17 +29,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     for method in [*recipe.method.baselines, recipe.method.name]:
         runs.train_method(recipe, method, domains)
 
-    with runs.main_process_only() as is_main:
-        if is_main:
-            facts = results.read_results(recipe)
-            table = results.report(recipe, domains, facts)
-            results.write_model_card(recipe, domains, facts)
-            model, _ = results.load_export(folder)
-            image, _ = domains.evaluated[0].load(0)
-            verify_export(folder, model, image)
-            print(f"\nmean IoU in per cent\n\n{table}\n\nThe model, a plain Hub folder: {folder}")
-            if recipe.publish.push_to_hub:
-                push_folder(folder, recipe.publish.repo_id, private=recipe.publish.private)
+    if runs.is_main():
+        facts = results.read_results(recipe)
+        table = results.report(recipe, domains, facts)
+        results.write_model_card(recipe, domains, facts)
+        print(f"\nmean IoU in per cent\n\n{table}\n\nThe model, a plain Hub folder: {folder}")
+        if recipe.publish.push_to_hub:
+            push_folder(folder, recipe.publish.repo_id, private=recipe.publish.private)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -59,7 +55,8 @@ def run() -> None:
     try:
         main()
     except UserError as error:
-        sys.exit(_fail(f"error: {error}", 2))
+        # A data-loader worker hands its error on with the traceback in front.
+        sys.exit(_fail(f"error: {str(error).rpartition('UserError: ')[2]}", 2))
     except KeyboardInterrupt:
         sys.exit(_fail("interrupted; the same command goes on from the last checkpoint", 130))
 

@@ -19,8 +19,8 @@ from deft_hf.checkpoints import CheckpointMixin
 from deft_hf.data.collate import collate
 from deft_hf.data.sampling import EvaluationSet, TrainingSet
 from deft_hf.errors import TrainingDiverged, UserError
-from deft_hf.evaluation import EvaluationMixin, own_randomness
-from deft_hf.method.batchnorm import mend_momentum
+from deft_hf.evaluation import METRICS, EvaluationMixin, own_randomness
+from deft_hf.method.batchnorm import batchnorm_modules, mend_momentum
 from deft_hf.method.families import IGNORE_INDEX, resolve_family
 from deft_hf.method.pathways import PARTS, DualPathway
 from deft_hf.optimization import parameter_groups, stage_schedule
@@ -67,6 +67,10 @@ class DeFTTrainer(EvaluationMixin, CheckpointMixin, Trainer):
         **kwargs: Any,
     ) -> None:
         args = DeFTTrainingArguments() if args is None else args
+        if not isinstance(args, DeFTTrainingArguments):
+            raise UserError(
+                f"args are {type(args).__name__}: build them as DeFTTrainingArguments, with the same fields."
+            )
         for name in ("compute_metrics", "compute_loss_func", "preprocess_logits_for_metrics", "model_init"):
             if kwargs.get(name) is not None:
                 raise UserError(f"DeFTTrainer computes loss and scores by itself: leave `{name}` out.")
@@ -83,17 +87,19 @@ class DeFTTrainer(EvaluationMixin, CheckpointMixin, Trainer):
         self.window, self.stride = window, stride
         self.scores: dict[str, Scores] = {}
         self.spans: list[Span] = []
-        self._sums: dict[str, Tensor] = {}
-        self.steps_summed = 0
         self.rates: dict[str, float] = {}
         self.batchnorm_step = 0
         kwargs.setdefault("data_collator", collate)
-        pathways = DualPathway(model, self.family, average=bool(args.ema), distance_weight=args.distance_weight)
+        pathways = DualPathway(model, self.family, average=args.uses_ema, distance_weight=args.distance_weight)
         super().__init__(model=pathways, args=args, **kwargs)
         self.add_callback(StageCallback(self))
+        if self.processing_class is None:
+            logger.warning("Without a `processing_class` the saved folder has no preprocessor_config.json.")
         named = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"eval_dataset": self.eval_dataset}
         for name, dataset in {"train_dataset": self.train_dataset, **named}.items():
             self._check_classes(name, dataset)
+        self._check_selection()
+        self._leave_no_single_image()
 
     def _check_classes(self, name: str, dataset: Any) -> None:
         """Labels that the model has no class for would end in an index error within the loss."""
@@ -113,6 +119,28 @@ class DeFTTrainer(EvaluationMixin, CheckpointMixin, Trainer):
                     f"{name}: its first item has the class {unknown[0]}, but the model has {known}. {way_out}"
                 )
 
+    def _check_selection(self) -> None:
+        if not (self.args.load_best_model_at_end or self.args.save_strategy == "best"):
+            return
+        domains = [f"{name}_" for name in self.eval_dataset] if isinstance(self.eval_dataset, dict) else [""]
+        known = [f"{domain}{metric}" for domain in domains for metric in METRICS]
+        chosen = (self.args.metric_for_best_model or "").removeprefix("eval_")
+        if chosen not in known:
+            raise UserError(
+                f"metric_for_best_model is {self.args.metric_for_best_model!r}: expected one of {', '.join(known)}; "
+                "choose it on source data."
+            )
+
+    def _leave_no_single_image(self) -> None:
+        """BatchNorm behind a pooling to one pixel cannot be trained on a batch of one image."""
+        args, data = self.args, self.train_dataset
+        if data is None or isinstance(data, IterableDataset) or not batchnorm_modules(self.pathways.usual):
+            return
+        alone = args.world_size == 1 and args.train_batch_size > 1 and len(data) % args.train_batch_size == 1
+        if alone and len(data) > 1 and not args.dataloader_drop_last:
+            logger.warning("An epoch's last batch would be a single image, too few for BatchNorm; it is left out.")
+            args.dataloader_drop_last = True
+
     @property
     def pathways(self) -> DualPathway:
         """The two components, without what Accelerate wrapped around them."""
@@ -131,35 +159,55 @@ class DeFTTrainer(EvaluationMixin, CheckpointMixin, Trainer):
         )
         self.spans = args.spans(last)
         total = sum(span.steps for span in self.spans)
-        if epochs != sys.maxsize:
+        if epochs == sys.maxsize:  # data without a length: one epoch that has all steps
+            per_epoch, batches_per_epoch = total, total * args.gradient_accumulation_steps
+        else:
             epochs = math.ceil(total / per_epoch)
         return epochs, per_epoch, examples, samples + (total - last) * batch, batch, batches_per_epoch, total
 
-    def enter_stage(self, new: bool) -> None:
-        """Turn to the stage of the present step; a new one starts from a snapshot and without momentum."""
-        index, span = stage_at(self.spans, self.state.global_step)
+    def begin(self, step: int) -> None:
+        """Start, or go on after, optimizer step `step`."""
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+        self._fresh: set[str] = set()
+        self._last_logged = self.batchnorm_step = step
+        if step == 0:
+            self._warn_of_a_model_that_hardly_moves()
+        else:
+            self.check_resumed()
+        self.enter_stage(max(step - 1, 0), new=step == 0)
+
+    def enter_stage(self, step: int, new: bool) -> None:
+        """Turn to the stage that the optimizer step after `step` belongs to; a new one starts from a snapshot."""
+        index, span = stage_at(self.spans, step)
         decays = self.args.run_decays(span.steps)
         self.pathways.enter(span.stage, decays["encoder"], decays["decoder"])
         if not new:
             return
-        shares = {part: share for part, share in self.args.final_shares(span.steps).items() if share > 0.5}
-        if self.args.ema and span.stage != "warmup" and shares:
-            logger.warning(
-                f"The exported model will hardly have moved: of the initialisation {shares} will be left after "
-                f"{span.steps} steps. Lower ema_decay, or leave ema_decay_steps at the length that it is quoted at."
-            )
         self.pathways.snapshot()
         if index:
+            # A stage is an optimisation of its own: no momentum is carried over.
             optimizer = self.optimizer
             while hasattr(optimizer, "optimizer"):
                 optimizer = optimizer.optimizer
             optimizer.state.clear()
 
+    def _warn_of_a_model_that_hardly_moves(self) -> None:
+        steps = self.spans[-1].steps
+        shares = {part: f"{share:.0%}" for part, share in self.args.final_shares(steps).items() if share > 0.5}
+        if self.pathways.averages and shares:
+            logger.warning(
+                f"The exported model will hardly have moved: of the initialisation {shares} will be left after "
+                f"{steps} steps. Lower ema_decay, or leave ema_decay_steps at the length that it is quoted at."
+            )
+
     # ---- optimisation
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
-            cls, kwargs = self.get_optimizer_cls_and_kwargs(self.args, model or self.model)
+            cls, kwargs = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(
+                self.args, model or self.model
+            )
             if kwargs.keys() & {"params", "model", "optimizer_dict"}:
                 raise UserError(
                     f"optim {self.args.optim} forms its own parameter groups: choose another, such as adamw_torch."
@@ -179,6 +227,9 @@ class DeFTTrainer(EvaluationMixin, CheckpointMixin, Trainer):
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor | None:
         if not batch_samples:
             return None
+        if isinstance(batch_samples[0]["labels"], list):
+            sizes = sorted({tuple(labels.shape) for labels in batch_samples[0]["labels"]})
+            raise UserError(f"train_dataset: items of one batch differ in size, {sizes}: crop or resize them to one.")
         items = sum(self.family.objective.count(batch) for batch in batch_samples).to(device)
         return self.accelerator.reduce(items, reduction="sum")
 
@@ -194,6 +245,7 @@ class DeFTTrainer(EvaluationMixin, CheckpointMixin, Trainer):
         for name, loss in losses.items():
             if name != "loss":
                 self._sums[name] = self._sums.get(name, 0) + loss
+                self._fresh.add(name)
         # Every rank's loss is its share of the sum over ranks, of which the gradients are averaged.
         loss = losses["loss"] * ranks
         return (loss, losses) if return_outputs else loss
@@ -213,12 +265,12 @@ class DeFTTrainer(EvaluationMixin, CheckpointMixin, Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and "learning_rate" in logs:
             logs.update(self._training_figures())
+            self._sums, self._counts, self._last_logged = {}, {}, self.state.global_step
         super().log(logs, start_time)
 
     def _training_figures(self) -> dict[str, float]:
         pathways = self.pathways
-        figures = {name: float(total) / max(self.steps_summed, 1) for name, total in self._reduced_sums().items()}
-        self._sums, self.steps_summed = {}, 0
+        figures = {name: float(total) / self._counts[name] for name, total in self._reduced_sums().items()}
         figures["stage"] = 1 + stage_at(self.spans, self.state.global_step - 1)[0]
         shares, distances = pathways.share_left(), pathways.distances(pathways.generalized)
         for part in PARTS:
@@ -229,6 +281,13 @@ class DeFTTrainer(EvaluationMixin, CheckpointMixin, Trainer):
         if pathways.averages:
             figures |= {f"usual_{part}_distance": d for part, d in pathways.distances(pathways.usual).items()}
         return figures
+
+    def count_step(self) -> None:
+        """Take note of an optimizer step: which losses it had, at which learning rates."""
+        for name in self._fresh:
+            self._counts[name] = self._counts.get(name, 0) + 1
+        self._fresh.clear()
+        self.rates = {group["part"]: group["lr"] for group in self.optimizer.param_groups if "part" in group}
 
     def _reduced_sums(self) -> dict[str, Tensor]:
         return {name: self.accelerator.reduce(total, reduction="sum") for name, total in self._sums.items()}
@@ -252,6 +311,6 @@ class DeFTTrainer(EvaluationMixin, CheckpointMixin, Trainer):
         kept = f"the last good checkpoint is {checkpoint}" if checkpoint else "there is no checkpoint yet"
         name, value = next(iter(bad.items()))
         raise TrainingDiverged(
-            f"{name} became {value} between steps {step - self.steps_summed} and {step}; {kept}. "
+            f"{name} became {value} between steps {self._last_logged} and {step}; {kept}. "
             "Lower the learning rate, set max_grad_norm, or look for broken images."
         )

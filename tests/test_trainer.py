@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.utils.data import Dataset
-from transformers import AutoModelForSemanticSegmentation, EarlyStoppingCallback, TrainerCallback
+from transformers import AutoModelForSemanticSegmentation, EarlyStoppingCallback, TrainerCallback, TrainingArguments
 
 from deft_hf.data.domains import Domain
 from deft_hf.data.labels import LabelSpace
@@ -303,8 +303,56 @@ def test_resume_true_takes_the_last_checkpoint_and_a_broken_folder_is_named(tmp_
     trainer(tmp_path, save_strategy="steps", save_steps=4).train()
     assert trainer(tmp_path).train(resume_from_checkpoint=True).global_step == 10
     (tmp_path / "checkpoint-10" / "deft_state.json").unlink()
-    with pytest.raises(UserError, match="checkpoint-10 is no checkpoint of deft_hf: deft_state.json"):
+    with pytest.raises(UserError, match="checkpoint-10 is no checkpoint of this method of deft_hf: deft_state.json"):
         trainer(tmp_path).train(resume_from_checkpoint=True)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"method": "lp_ft"}, "made with method deft, this run has lp_ft"),
+        ({"method": "joint", "ema": True}, "made with method deft, this run has joint"),
+        ({"decoder_warmup_steps": 7}, "made with stages .*'steps': 4.* this run has .*'steps': 7"),
+        ({"ema_decay": 0.99}, "made with decays"),
+        ({"model": "mobilenet_v2"}, "checkpoint-5 holds another model or is damaged"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused(tmp_path, changes, message):
+    trainer(tmp_path, save_strategy="steps", save_steps=5).train()
+    if "model" in changes:
+        changes = {"model": models.build(changes["model"])}
+    with pytest.raises(UserError, match=message):
+        trainer(tmp_path, **changes).train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
+
+
+def test_losses_of_an_interval_with_two_stages_are_means_of_their_own_steps(tmp_path):
+    run = trainer(tmp_path, learning_rate=1e-12, decoder_warmup_steps=3, max_steps=3, logging_steps=2)
+    run.train()
+    (second,) = [entry for entry in run.state.log_history if entry["step"] == 4 and "loss" in entry]
+    assert second["encoder_loss"] == pytest.approx(second["decoder_loss"], rel=0.02)
+
+
+def test_activation_checkpointing_changes_nothing_but_memory(tmp_path):
+    weights = []
+    for folder, checkpointing in (("plain", False), ("checkpointed", True)):
+        model = models.build("segformer", **models.WITHOUT_DROPOUT["segformer"])
+        run = trainer(tmp_path / folder, model=model, activation_checkpointing=checkpointing, optim="sgd")
+        run.train()
+        weights.append(run.generalized_model.state_dict())
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, rtol=1e-5, atol=1e-7, msg=name)
+
+
+def test_a_last_batch_of_one_image_is_left_out_of_training_and_of_nothing_else(tmp_path):
+    run = trainer(
+        tmp_path, model=models.build("mobilenet_v2"), train=Drawn(5), evaluate=Drawn(3), per_device_eval_batch_size=2
+    )
+    run.train()
+    metrics = run.evaluate()
+    assert run.scores["eval"].pixels == sum(
+        int((item["labels"] != 255).sum()) for item in map(Drawn(3).__getitem__, range(3))
+    )
+    assert metrics["eval_mean_iou"] > 0
 
 
 def test_a_checkpoint_is_a_hub_folder_at_any_time(tmp_path):
@@ -406,6 +454,15 @@ def test_best_model_early_stopping_and_rotation(tmp_path):
     best = max(scores, key=scores.get)
     assert Path(run.state.best_model_checkpoint).name == f"checkpoint-{best}"
     assert run.evaluate()["eval_near_mean_iou"] == scores[best]
+    decay = run.args.run_decays(6)["encoder"]
+    assert run.pathways.share_left()["encoder"] == pytest.approx(decay ** max(best - 4, 0))
+
+
+@pytest.mark.parametrize("metric", [None, "near_miou", "loss"])
+def test_the_best_model_needs_a_metric_that_there_is(tmp_path, metric):
+    settings = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 2, "save_steps": 2}
+    with pytest.raises(UserError, match="expected one of near_mean_iou, near_mean_accuracy"):
+        trainer(tmp_path, load_best_model_at_end=True, metric_for_best_model=metric, **settings)
 
 
 def test_batchnorm_statistics_follow_the_policy(tmp_path):
@@ -468,6 +525,8 @@ def test_trackers_get_the_figures(tmp_path, monkeypatch):
 
 
 def test_arguments_without_meaning_are_refused(tmp_path):
+    with pytest.raises(UserError, match="args are TrainingArguments: build them as DeFTTrainingArguments"):
+        DeFTTrainer(model=models.build("segformer"), args=TrainingArguments(output_dir=str(tmp_path), report_to=[]))
     with pytest.raises(UserError, match="leave `compute_metrics` out"):
         DeFTTrainer(model=models.build("segformer"), args=arguments(tmp_path), compute_metrics=lambda _: {})
     with pytest.raises(UserError, match="needs a model"):

@@ -47,17 +47,19 @@ def reestimate(model: nn.Module, batches: Iterable[Tensor | Any]) -> None:
     modules = list(batchnorm_modules(model).values())
     modes = {module: module.training for module in model.modules()}
     momenta = [module.momentum for module in modules]
-    model.eval()
-    for module in modules:
-        module.reset_running_stats()
-        module.momentum = None  # a cumulative average instead of an exponential one
-        module.train()
-    for pixel_values in batches:
-        model(pixel_values=pixel_values)
-    for module, momentum in zip(modules, momenta, strict=True):
-        module.momentum = momentum
-    for module, mode in modes.items():
-        module.training = mode
+    try:
+        model.eval()
+        for module in modules:
+            module.reset_running_stats()
+            module.momentum = None  # a cumulative average instead of an exponential one
+            module.train()
+        for pixel_values in batches:
+            model(pixel_values=pixel_values)
+    finally:
+        for module, momentum in zip(modules, momenta, strict=True):
+            module.momentum = momentum
+        for module, mode in modes.items():
+            module.training = mode
 
 
 @torch.no_grad()

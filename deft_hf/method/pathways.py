@@ -59,6 +59,7 @@ class DualPathway(nn.Module):
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         self.initial: dict[str, Tensor] = {}
         self._averaged: dict[Part, tuple[list[nn.Parameter], list[nn.Parameter]]] = {}
+        self._followed: list[tuple[Tensor, Tensor]] = []
 
     @property
     def config(self) -> Any:
@@ -123,6 +124,11 @@ class DualPathway(nn.Module):
         node._modules[name] = encoder.get_submodule(self.family.encoder)
         return view
 
+    def activation_checkpointing_enable(self, **kwargs: Any) -> None:
+        """Trade compute for memory in both components; `kwargs` are those of the models' own method."""
+        for model in {self.usual, self.generalized}:
+            model.activation_checkpointing_enable(**kwargs)
+
     def enter(self, stage: Stage, encoder_decay: float = 0.0, decoder_decay: float = 0.0) -> None:
         """Switch to `stage`, with the decays of its moving average. The encoder takes no gradient in the warm-up."""
         self.stage = stage
@@ -134,15 +140,26 @@ class DualPathway(nn.Module):
         for part in PARTS:
             names = [name for name in usual if self.family.part_of(name) == part]
             self._averaged[part] = [generalized[name] for name in names], [usual[name] for name in names]
+        # In the warm-up D_gc is to be D_uc. In the joint stage no batch passes through the generalized model, so that
+        # its own BatchNorm statistics would stay at the start.
+        parts = {"warmup": ("decoder",), "decoupled": (), "joint": PARTS}[stage]
+        targets = dict(self.generalized.named_buffers())
+        self._followed = [(targets[n], b) for n, b in self.usual.named_buffers() if self.family.part_of(n) in parts]
 
     @torch.no_grad()
     def snapshot(self) -> None:
-        """Make the usual component's present parameters the initialisation that distances and averages start from."""
+        """Make the usual component's parameters the initialisation: distances and the average start from there.
+
+        BatchNorm statistics stay each component's own: the generalized encoder has those of the warm-up.
+        """
         self.updates.zero_()
+        usual, generalized = self._trained(self.usual), self._trained(self.generalized)
+        for name, parameter in usual.items():
+            generalized[name].copy_(parameter)
         # Needed at every step only by the regulariser; otherwise it need not take the accelerator's memory.
         self.initial = {
             name: parameter.detach().clone() if self.distance_weight else parameter.detach().cpu().clone()
-            for name, parameter in self._trained(self.usual).items()
+            for name, parameter in usual.items()
         }
 
     @torch.no_grad()
@@ -151,24 +168,20 @@ class DualPathway(nn.Module):
         self.updates += 1
         if not self.averages:
             return
-        if self.stage == "warmup":
-            self._copy_to_generalized(part="decoder")
-            return
-        for part, (average, current) in self._averaged.items():
-            update_average([p.data for p in average], [p.data for p in current], self.decays[part])
-        if self.stage == "joint":
-            # No batch passes through the generalized model, so its own BatchNorm statistics would stay at the start.
-            self._copy_buffers(self.usual, self.generalized)
+        decays = {"decoder": 0.0} if self.stage == "warmup" else self.decays
+        for part, decay in decays.items():
+            average, current = self._averaged[part]
+            update_average([p.data for p in average], [p.data for p in current], decay)
+        for target, source in self._followed:
+            target.copy_(source)
 
     def share_left(self) -> dict[Part, float]:
-        """Per part, the weight of the initialisation in the generalized component (1 while it is the
-        initialisation).
-        """
-        if not self.averages:
-            return {part: 0.0 if int(self.updates) else 1.0 for part in PARTS}
+        """Weight of the initialisation in the generalized component per part; 1 while it is the initialisation."""
+        updates = int(self.updates)
+        decays = self.decays if self.averages else {"encoder": 0.0, "decoder": 0.0}
         if self.stage == "warmup":
-            return {"encoder": 1.0, "decoder": 0.0 if int(self.updates) else 1.0}
-        return {part: share_left(self.decays[part], int(self.updates)) for part in PARTS}
+            decays = {"encoder": 1.0, "decoder": 0.0}
+        return {part: share_left(decay, updates) for part, decay in decays.items()}
 
     def distances(self, model: nn.Module) -> dict[Part, float]:
         """Per part, the L2 distance of `model` (`usual` or `generalized`) to the initialisation."""
@@ -180,25 +193,14 @@ class DualPathway(nn.Module):
         return result
 
     def _squared_distance(self) -> Tensor:
-        parameters = self._trained(self.usual)
-        names = [name for name in self.initial if parameters[name].requires_grad]
-        return squared_distance([parameters[name] for name in names], [self.initial[name] for name in names])
+        current = [parameter for _, parameters in self._averaged.values() for parameter in parameters]
+        return squared_distance(current, [self.initial[name] for name in self._order()])
+
+    def _order(self) -> list[str]:
+        return sorted(self.initial, key=lambda name: PARTS.index(self.family.part_of(name)))
 
     def _trained(self, model: nn.Module) -> dict[str, nn.Parameter]:
         return {name: parameter for name, parameter in model.named_parameters() if self.family.is_trained(name)}
-
-    def _copy_to_generalized(self, part: Part) -> None:
-        generalized = dict(self.generalized.named_parameters())
-        for name, parameter in self.usual.named_parameters():
-            if self.family.part_of(name) == part:
-                generalized[name].data.copy_(parameter.data)
-        self._copy_buffers(self.usual, self.generalized, part)
-
-    def _copy_buffers(self, source: nn.Module, target: nn.Module, part: Part | None = None) -> None:
-        targets = dict(target.named_buffers())
-        for name, buffer in source.named_buffers():
-            if part is None or self.family.part_of(name) == part:
-                targets[name].copy_(buffer)
 
 
 def _shallow_copy(module: nn.Module) -> nn.Module:

@@ -61,6 +61,10 @@ class PublishSection(Section):
 
 _TRAINING_FIELDS = {field.name for field in dataclasses.fields(TrainingArguments)}
 _METHOD_FIELDS = {field.name for field in dataclasses.fields(DeFTTrainingArguments)} - _TRAINING_FIELDS
+# What the entry does by itself: it goes on from the last checkpoint, and publishes the finished run.
+_TAKEN_OVER = {"resume_from_checkpoint", "push_to_hub"} | {
+    name for name in _TRAINING_FIELDS if name.startswith("hub_")
+}
 _Method = Literal[tuple(METHODS)]
 
 MethodSection = section_of(
@@ -76,7 +80,7 @@ MethodSection.advice = {key: f"it belongs to training: training.{key}" for key i
 TrainingSection = section_of(
     "TrainingSection",
     DeFTTrainingArguments,
-    leave_out=_METHOD_FIELDS,
+    leave_out=_METHOD_FIELDS | _TAKEN_OVER,
     output_dir=(
         Annotated[str, AfterValidator(os.path.expanduser)],
         Field(description="text: the folder that the run writes to"),
@@ -85,13 +89,15 @@ TrainingSection = section_of(
 TrainingSection.advice = {
     **{key: f"it belongs to method: method.{key}" for key in _METHOD_FIELDS},
     "method": "it belongs to method: method.name",
+    **{key: "the Hub stands under publish: publish.push_to_hub, publish.repo_id" for key in _TAKEN_OVER},
+    "resume_from_checkpoint": "the same command goes on from the last checkpoint by itself",
     # Gone from transformers 5, but still in many a recipe.
     "adafactor": "transformers 5 writes optim: adafactor",
     "evaluation_strategy": "transformers 5 calls it eval_strategy",
     "group_by_length": "transformers 5 writes train_sampling_strategy: group_by_length",
     "logging_dir": "transformers 5 took it away; set the environment variable TENSORBOARD_LOGGING_DIR",
     "no_cuda": "transformers 5 calls it use_cpu",
-    "overwrite_output_dir": "transformers 5 took it away; choose another output_dir, or resume_from_checkpoint",
+    "overwrite_output_dir": "transformers 5 took it away; choose another output_dir",
     "per_gpu_eval_batch_size": "transformers 5 calls it per_device_eval_batch_size",
     "per_gpu_train_batch_size": "transformers 5 calls it per_device_train_batch_size",
     "save_safetensors": "transformers 5 took it away; weights are always saved as safetensors",
@@ -146,8 +152,7 @@ class Recipe(Section):
     def to_yaml(self) -> str:
         """The recipe with overrides and defaults filled in, to be loaded again; of `training` only what was set."""
         sections = self.model_dump(exclude={"training"})
-        # The file lies beside the model and may be pushed with it.
-        sections["training"] = self.training.model_dump(exclude_unset=True, exclude={"hub_token"})
+        sections["training"] = self.training.model_dump(exclude_unset=True)
         in_order = {name: sections[name] for name in type(self).model_fields}
         return yaml.safe_dump(in_order, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deft_hf.errors import UserError
+from deft_hf.evaluation import METRICS
 from deft_hf.recipe.data import DataSection, Entry, is_hub_name
 
 if TYPE_CHECKING:
@@ -114,22 +115,20 @@ def _training(recipe: Recipe) -> Iterator[str]:
     training, data = recipe.training, recipe.data
     if not training.model_fields_set & {"max_steps", "num_train_epochs"}:
         yield "training.max_steps: missing, expected a number of optimizer steps (or training.num_train_epochs)"
-    if training.metric_for_best_model is None and not training.load_best_model_at_end:
+    elif training.max_steps == 0 or (training.max_steps < 0 and training.num_train_epochs <= 0):
+        yield "training.max_steps: found nothing to train, expected 1 step or more (or training.num_train_epochs)"
+    if not (training.metric_for_best_model or training.load_best_model_at_end or training.save_strategy == "best"):
         return
     if not data.validation:
         yield "data.validation: missing, expected source data, the only data that training may choose a checkpoint on"
         return
-    expected = f"expected a metric of data.validation, such as {data.validation[0].name}_mean_iou"
-    if training.metric_for_best_model is None:
-        yield f"training.metric_for_best_model: missing, {expected}"
-        return
-    metric = training.metric_for_best_model.removeprefix("eval_")
-    # The longest, for one name may begin with another: camvid and camvid_day.
-    domains = [entry for entry in [*data.validation, *data.unseen] if metric.startswith(f"{entry.name}_")]
-    domain = max(domains, key=lambda entry: len(entry.name), default=None)
-    if domain not in data.validation:
-        why = " (unseen domains are reported, never selected on)" if domain else ""
-        yield f"training.metric_for_best_model: found {training.metric_for_best_model}, {expected}{why}"
+    known = [f"{entry.name}_{metric}" for entry in data.validation for metric in METRICS]
+    chosen = (training.metric_for_best_model or "").removeprefix("eval_")
+    if chosen not in known:
+        unseen = any(chosen.startswith(f"{entry.name}_") for entry in data.unseen)
+        why = " (unseen domains are reported, never selected on)" if unseen else ""
+        found = f"found {chosen}" if chosen else "missing"
+        yield f"training.metric_for_best_model: {found}, expected one of {', '.join(known)}{why}"
 
 
 def _publish(recipe: Recipe) -> Iterator[str]:
