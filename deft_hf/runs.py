@@ -12,9 +12,11 @@ import torch
 import yaml
 from accelerate import PartialState
 from transformers import (
+    AutoConfig,
     AutoImageProcessor,
     AutoModelForSemanticSegmentation,
     BaseImageProcessor,
+    PreTrainedConfig,
     PreTrainedModel,
     set_seed,
 )
@@ -156,20 +158,25 @@ def load_model(recipe: Recipe, labels: LabelSpace) -> tuple[PreTrainedModel, Bas
         UserError: the checkpoint cannot be read, is of an unknown type, or lacks weights of the encoder.
     """
     name = recipe.model.resolved_checkpoint()
+    revision = recipe.model.revision or "main"
     set_seed(recipe.training_arguments().seed)
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # what the head lacks is said below, in one line
     try:
+        _check_config(AutoConfig.from_pretrained(name, revision=revision), recipe.model.config)
         model, keys = AutoModelForSemanticSegmentation.from_pretrained(
             name,
-            revision=recipe.model.revision or "main",
+            revision=revision,
             num_labels=labels.num_labels,
             id2label=labels.id2label,
             label2id=labels.label2id,
             dtype=torch.float32,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
+            **recipe.model.config,
         )
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(
             f"model.checkpoint: {recipe.model.checkpoint} cannot be read ({_first_line(error)}). "
@@ -196,6 +203,15 @@ def load_model(recipe: Recipe, labels: LabelSpace) -> tuple[PreTrainedModel, Bas
     size = f"{model.num_parameters():,} parameters"
     say(f"{recipe.model.checkpoint}: {type(model).__name__}, {size}, {len(drawn)} tensors of the head drawn anew")
     return model, segmentation_processor(_base_processor(name, recipe.model.revision), recipe.data.image_size)
+
+
+def _check_config(config: PreTrainedConfig, changes: Mapping[str, Any]) -> None:
+    unknown = [key for key in changes if key not in config.to_dict()]
+    if unknown:
+        raise UserError(
+            f"model.config.{unknown[0]}: a {config.model_type} config has no such field; it has "
+            f"{', '.join(sorted(config.to_dict()))}."
+        )
 
 
 def _base_processor(name: str, revision: str | None) -> BaseImageProcessor | None:

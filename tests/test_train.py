@@ -218,6 +218,15 @@ def test_models_that_cannot_be_used(recipe, tmp_path, checkpoint):
         main([recipe(training={"output_dir": str(tmp_path / "d")}), f"model.checkpoint={tmp_path / 'torn'}"])
 
 
+def test_the_models_config_can_be_changed(recipe, tmp_path):
+    main([recipe(method={"baselines": []}), "model.config={decoder_hidden_size: 24}"])
+    assert AutoModelForSemanticSegmentation.from_pretrained(tmp_path / "out").config.decoder_hidden_size == 24
+    with pytest.raises(
+        UserError, match="model.config.decoder_size: a segformer config has no such field; it has .*decoder_h"
+    ):
+        main([recipe(training={"output_dir": str(tmp_path / "b")}), "model.config={decoder_size: 24}"])
+
+
 def test_a_head_for_other_classes_is_replaced(recipe, tmp_path):
     models.build("segformer").save_pretrained(tmp_path / "seven")  # seven classes; the recipe has two
     main([recipe(method={"baselines": []}), f"model.checkpoint={tmp_path / 'seven'}"])

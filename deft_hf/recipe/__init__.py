@@ -42,6 +42,7 @@ class ModelSection(Section):
     checkpoint: str = Field(description="text: a Hub name, a folder, or embedded (the tiny SegFormer of this package)")
     encoder: str | None = None
     revision: str | None = None
+    config: dict[str, Any] = Field({}, description="a mapping of fields of the model's config to other values")
 
     def resolved_checkpoint(self) -> str:
         """What `from_pretrained` takes: a Hub name or a folder."""
