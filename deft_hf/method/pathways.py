@@ -51,6 +51,10 @@ class DualPathway(nn.Module):
         self.family = family
         self.distance_weight = distance_weight
         self.usual = model if next(model.parameters()).dtype == torch.float64 else model.float()
+        for tensor in [*self.usual.parameters(), *self.usual.buffers()]:
+            # Weights read from a file lie wherever the file has them, and the CPU's kernels round differently at other
+            # alignments: without this copy, two runs of one seed would not be equal.
+            tensor.data = tensor.data.clone()
         for name, parameter in self.usual.named_parameters():
             parameter.requires_grad_(family.is_trained(name))
         self.generalized = copy.deepcopy(self.usual).requires_grad_(False) if average else self.usual
