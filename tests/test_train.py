@@ -192,10 +192,15 @@ def test_bad_data_is_one_message_and_nothing_is_trained(recipe, tmp_path, damage
         main([path])
     assert re.search(message, str(error.value), flags=re.DOTALL), str(error.value)
     assert not list((tmp_path / "out").rglob("*.safetensors"))
-    # What came to nothing does not stand in the way of the mended recipe.
-    pairs(tmp_path / "mended", 4)
-    changes = ["data.source=[{folder: mended}]", "data.validation=[{folder: mended}]", "data.unseen=[]"]
-    main([path, *changes, f"data.root={tmp_path}", "method.baselines=[]", "training.max_steps=1"])
+
+
+def test_a_run_that_came_to_nothing_makes_way_for_the_mended_recipe(recipe, tmp_path):
+    bad_id(tmp_path / "data")
+    with pytest.raises(UserError, match="001.png"):
+        main([recipe(method={"baselines": []})])
+    labels = "data.labels={names: [wall, door], ids: {0: 0, 1: 1, 9: 255}}"
+    main([recipe(method={"baselines": []}), labels, "training.max_steps=1"])
+    assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
 def test_models_that_cannot_be_used(recipe, tmp_path, checkpoint):
