@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -78,7 +79,7 @@ def recipe(tmp_path, checkpoint):
             },
         }
         for name, values in changes.items():
-            sections[name] |= values
+            sections[name] = sections.get(name, {}) | values
         path = tmp_path / "recipe.yaml"
         path.write_text(yaml.safe_dump(sections))
         return str(path)
@@ -221,6 +222,28 @@ def test_models_that_cannot_be_used(recipe, tmp_path, checkpoint):
     assert wider.config.hidden_sizes != config["hidden_sizes"]
     with pytest.raises(UserError, match=r"lacks \d+ tensors of the encoder"):
         main([recipe(training={"output_dir": str(tmp_path / "d")}), f"model.checkpoint={tmp_path / 'torn'}"])
+
+
+def test_mixed_sources_windows_recoloured_copies_and_a_push_that_fails(recipe, tmp_path):
+    folder = tmp_path / "data" / "town"
+    pictures = {kind: sorted(map(str, (folder / kind).iterdir())) for kind in ("images", "masks")}
+    hub = datasets.Dataset.from_dict({"photo": pictures["images"], "truth": pictures["masks"]})
+    hub = hub.cast_column("photo", datasets.Image()).cast_column("truth", datasets.Image())
+    datasets.DatasetDict({"train": hub}).save_to_disk(tmp_path / "hub")
+    entry = f"{{hub: {tmp_path / 'hub'}, split: train, image_column: photo, mask_column: truth, name: hub, weight: 1}}"
+    path = recipe(method={"baselines": []}, publish={"push_to_hub": True, "repo_id": "someone/model"})
+    with pytest.raises(UserError, match="the push to someone/model failed.*safe in .*out.*hf upload"):
+        main(
+            [
+                path,
+                f"data.source=[{{folder: coast, weight: 3}}, {entry}]",
+                "data.unseen=[]",
+                "data.recolor=true",
+                "data.window=[32, 32]",
+                "data.stride=[16, 16]",
+            ]
+        )
+    assert (tmp_path / "out" / "model.safetensors").is_file() and (tmp_path / "out" / "README.md").is_file()
 
 
 def test_the_models_config_can_be_changed(recipe, tmp_path):
