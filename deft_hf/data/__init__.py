@@ -1,6 +1,7 @@
 """Label spaces, domains, augmentation and batches; usable without the rest of deft_hf."""
 
 from deft_hf.data.collate import collate
+from deft_hf.data.corruptions import CORRUPTIONS, corrupted, corruption_suite
 from deft_hf.data.domains import Domain
 from deft_hf.data.labels import IGNORE_INDEX, LabelSpace
 from deft_hf.data.report import DomainReport
@@ -9,6 +10,7 @@ from deft_hf.data.streets import LOOKS, STREETS, draw_street
 from deft_hf.data.transforms import EvalTransform, TrainTransform, lab_recolor
 
 __all__ = [
+    "CORRUPTIONS",
     "IGNORE_INDEX",
     "LOOKS",
     "STREETS",
@@ -20,6 +22,8 @@ __all__ = [
     "TrainTransform",
     "TrainingSet",
     "collate",
+    "corrupted",
+    "corruption_suite",
     "draw_street",
     "lab_recolor",
 ]

@@ -10,6 +10,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, StrictBool, model_validator
 
+from deft_hf.data.corruptions import CORRUPTIONS, SEVERITIES, corrupted_name
 from deft_hf.data.labels import LabelSpace
 from deft_hf.data.streets import LOOKS, STREETS
 from deft_hf.recipe.values import Integer, Number, Positive, Section, Size, found, mistake, nearest, rising
@@ -30,17 +31,27 @@ BlurRange = Annotated[
     AfterValidator(rising),
     Field(description="[low, high], two numbers with 0 <= low <= high"),
 ]
+_Severity = Annotated[Integer, Field(ge=SEVERITIES[0], le=SEVERITIES[-1])]
 
 
 class Entry(Section):
-    """A domain: `name` stands in tables and metric keys, `weight` is how often a source is drawn beside others."""
+    """A domain.
+
+    `name` stands in tables and metric keys, `weight` is how often a source is drawn beside others, `corruption` and
+    `severity` make an unseen domain a corrupted copy of the images, see `deft_hf.data.corrupted`.
+    """
 
     name: str | None = None
     weight: Annotated[Number, Field(gt=0, description="a number above 0")] | None = None
+    corruption: Literal[CORRUPTIONS] | None = None
+    severity: _Severity | None = Field(None, description="a whole number from 1 to 5, or null for all five")
 
     @model_validator(mode="after")
     def _fill_in_name(self) -> Entry:
-        self.name = self.name or self.default_name
+        default = self.default_name
+        if self.corruption is not None:
+            default = corrupted_name(default, self.corruption, self.severity)
+        self.name = self.name or default
         return self
 
     @property
@@ -164,6 +175,7 @@ class DataSection(Section):
     recolor: StrictBool = False
     window: Size | None = None
     stride: Size | None = None
+    images_while_training: Positive | None = None
     check: StrictBool = True
 
     @model_validator(mode="after")
