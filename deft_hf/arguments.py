@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import get_args
 
 from transformers import TrainingArguments
 
 from deft_hf.errors import UserError
-from deft_hf.method.ema import run_decay, share_left
+from deft_hf.method.ema import Average, run_decay, share_left
 from deft_hf.stages import METHODS, Span
+
+AVERAGES = ("none", *get_args(Average))
+COMPONENTS = ("generalized", "usual", "interpolated")
 
 
 @dataclass
@@ -20,8 +24,15 @@ class DeFTTrainingArguments(TrainingArguments):
     Args:
         method (`str`, defaults to `"deft"`): `deft` (decoder warm-up, then the decoupled stage), `joint` (ordinary
             fine-tuning), `frozen` (the decoder on the frozen encoder), `lp_ft` (decoder warm-up, then joint).
-        ema (`bool`, *optional*): train, evaluate and export a moving average. Default: for `deft` only, which is not
-            DeFT without it; with `joint` or `lp_ft` it is the control that averages without decoupling.
+        average (`str`, *optional*): how the generalized component follows the usual one: `ema` (DeFT's),
+            `debiased_ema` (without the initialisation's share), `swa` (the mean of the steps after `swa_start`, in
+            which the learning rate stands still) or `none`. Default: `ema` for `deft`, else `none`. With `joint` or
+            `lp_ft` it is the control that averages without decoupling.
+        swa_start (`float`, defaults to 0.5): share of the last stage after which `swa` starts.
+        component (`str`, defaults to `"generalized"`): what is evaluated, saved and exported: the `generalized`
+            component (where nothing is averaged: the trained model), the `usual` one, or the `interpolated` one: the
+            trained weights on the line to the last stage's initialisation, at the point that source validation
+            chooses (WiSE-FT, Wortsman et al., CVPR 2022, arXiv 2109.01903).
         decoder_warmup_steps (`int`, *optional*): length of the warm-up; default: a tenth of the last stage, as the
             authors.
         decoder_warmup_learning_rate (`float`, *optional*): default: the decoder's.
@@ -33,6 +44,14 @@ class DeFTTrainingArguments(TrainingArguments):
         ema_decay_steps (`int`, *optional*, defaults to 80000): run length that the decays are quoted at; they are
             re-scaled to the run, m_run = m^(ema_decay_steps / steps). `None` takes them as they are.
         distance_weight (`float`, defaults to 0): weight λ of λ/2 ||θ - θ_init||² on the usual component.
+        decoder_distance_weight (`float`, *optional*): of the decoder; default: the same.
+        decoder_norm_weight (`float`, defaults to 0): weight β of β/2 ||θ||² on the usual decoder: with a
+            `distance_weight` on the encoder alone, L2-SP (Li et al., ICML 2018, arXiv 1802.01483).
+        projection_weight (`float`, defaults to 0): weight λ of selective projection decay on the encoder
+            (`deft_hf.method.projection`); set `encoder_weight_decay` to 0 with it.
+        lora_rank (`int`, defaults to 0): train low-rank adapters of this rank instead of the encoder's weights (needs
+            `peft`); they are merged into what is saved. 0: the weights themselves.
+        lora_alpha (`float`, *optional*): their scale is lora_alpha / lora_rank; default: the rank.
         batchnorm (`str`, defaults to `"reestimate"`): BatchNorm statistics of the evaluated and exported model: taken
             anew on source batches (`reestimate`), or as training left them (`reference`, the authors').
         batchnorm_batches (`int`, defaults to 32): how many source batches `reestimate` takes.
@@ -43,7 +62,9 @@ class DeFTTrainingArguments(TrainingArguments):
     """
 
     method: str = field(default="deft", metadata={"help": f"One of {', '.join(METHODS)}.", "choices": [*METHODS]})
-    ema: bool | None = field(default=None, metadata={"help": "Keep a moving average (default: for deft only)."})
+    average: str | None = field(default=None, metadata={"help": "Default: ema for deft only.", "choices": AVERAGES})
+    swa_start: float = field(default=0.5, metadata={"help": "Share of the last stage after which swa starts."})
+    component: str = field(default="generalized", metadata={"help": "What is exported.", "choices": COMPONENTS})
     decoder_warmup_steps: int | None = field(default=None, metadata={"help": "Optimizer steps of the warm-up."})
     decoder_warmup_learning_rate: float | None = field(default=None, metadata={"help": "Default: the decoder's."})
     encoder_learning_rate: float | None = field(default=None, metadata={"help": "Default: learning_rate."})
@@ -55,6 +76,11 @@ class DeFTTrainingArguments(TrainingArguments):
     decoder_ema_decay: float | None = field(default=None, metadata={"help": "Default: ema_decay."})
     ema_decay_steps: int | None = field(default=80_000, metadata={"help": "Run length the decay is quoted at."})
     distance_weight: float = field(default=0.0, metadata={"help": "Weight of the distance to the initialisation."})
+    decoder_distance_weight: float | None = field(default=None, metadata={"help": "Default: distance_weight."})
+    decoder_norm_weight: float = field(default=0.0, metadata={"help": "Weight of the decoder's squared norm."})
+    projection_weight: float = field(default=0.0, metadata={"help": "Weight of selective projection decay."})
+    lora_rank: int = field(default=0, metadata={"help": "Rank of the encoder's adapters; 0 for none."})
+    lora_alpha: float | None = field(default=None, metadata={"help": "Scale of the adapters times their rank."})
     batchnorm: str = field(
         default="reestimate", metadata={"help": "BN policy.", "choices": ["reestimate", "reference"]}
     )
@@ -77,16 +103,50 @@ class DeFTTrainingArguments(TrainingArguments):
         self.dataloader_pin_memory = self.dataloader_pin_memory and self.device.type != "cpu"
 
     def _rules(self) -> list[tuple[bool, str]]:
-        rates = {
+        positive = {
             name: getattr(self, name)
-            for name in ("encoder_learning_rate", "decoder_learning_rate", "decoder_warmup_learning_rate")
+            for name in (
+                "encoder_learning_rate",
+                "decoder_learning_rate",
+                "decoder_warmup_learning_rate",
+                "lora_alpha",
+            )
         }
         decays = {name: getattr(self, name) for name in ("ema_decay", "decoder_ema_decay")}
         return [
             (self.method not in METHODS, f"method is {self.method!r}: expected one of {', '.join(METHODS)}"),
-            (self.method == "deft" and self.ema is False, "method deft needs ema; without it take lp_ft or joint"),
-            (self.method == "frozen" and bool(self.ema), "method frozen has no moving average: leave ema out"),
-            *((v is not None and v <= 0, f"{k} is {v}: expected a positive number") for k, v in rates.items()),
+            (
+                self.average not in (None, *AVERAGES),
+                f"average is {self.average!r}: expected one of {', '.join(AVERAGES)}",
+            ),
+            (
+                self.component not in COMPONENTS,
+                f"component is {self.component!r}: expected one of {', '.join(COMPONENTS)}",
+            ),
+            (
+                self.method == "deft" and self.average == "none",
+                "method deft needs an average; for one that never moves set ema_decay: 1 and component: usual",
+            ),
+            (self.method == "frozen" and self.averages, "method frozen has no average: leave average out"),
+            (
+                self.method == "frozen" and self.component == "interpolated",
+                "method frozen leaves the encoder where it was: there is nothing to interpolate",
+            ),
+            (self.component == "interpolated" and self.averages, "component interpolated goes with average: none"),
+            (
+                self.lora_rank > 0 and (self.method not in ("joint", "lp_ft") or self.averages),
+                "lora_rank goes with method joint or lp_ft and average: none (factors averaged are no products averaged)",
+            ),
+            (
+                self.lora_rank > 0 and (self.penalised or self.component == "interpolated"),
+                "lora_rank keeps the encoder's weights: leave distance_weight, projection_weight, interpolation out",
+            ),
+            (not 0 <= self.swa_start < 1, f"swa_start is {self.swa_start}: expected a share from 0, below 1"),
+            *(
+                (getattr(self, name) is not None and getattr(self, name) < 0, f"{name} is below 0")
+                for name in ("decoder_distance_weight", "decoder_norm_weight", "projection_weight", "lora_rank")
+            ),
+            *((v is not None and v <= 0, f"{k} is {v}: expected a positive number") for k, v in positive.items()),
             *((v is not None and not 0 <= v <= 1, f"{k} is {v}: expected 0 to 1") for k, v in decays.items()),
             (
                 self.decoder_warmup_steps is not None and self.decoder_warmup_steps < 0,
@@ -106,9 +166,20 @@ class DeFTTrainingArguments(TrainingArguments):
         ]
 
     @property
-    def uses_ema(self) -> bool:
-        """`ema` with its default filled in."""
-        return self.method == "deft" if self.ema is None else self.ema
+    def averages(self) -> Average | None:
+        """`average` with its default filled in; `None` where nothing is averaged."""
+        average = ("ema" if self.method == "deft" else "none") if self.average is None else self.average
+        return None if average == "none" else average
+
+    @property
+    def penalised(self) -> bool:
+        """Whether anything of the loop asks for the initialisation at every step."""
+        return any(self.distance_weights()) or self.projection_weight > 0
+
+    def distance_weights(self) -> tuple[float, float]:
+        """Weight of the distance regulariser on encoder and decoder."""
+        decoder = self.distance_weight if self.decoder_distance_weight is None else self.decoder_distance_weight
+        return self.distance_weight, decoder
 
     def spans(self, last_steps: int) -> list[Span]:
         """The stages of the method with their lengths, the last one lasting `last_steps`."""
@@ -123,6 +194,10 @@ class DeFTTrainingArguments(TrainingArguments):
             "encoder": run_decay(self.ema_decay, steps, self.ema_decay_steps),
             "decoder": run_decay(decoder, steps, self.ema_decay_steps),
         }
+
+    def swa_first_step(self, steps: int) -> int:
+        """Optimizer steps of a last stage of `steps` after which `swa` starts to average."""
+        return math.floor(self.swa_start * steps)
 
     def final_shares(self, steps: int) -> dict[str, float]:
         """Share of the initialisation that the exported encoder and decoder will have left."""

@@ -16,29 +16,38 @@ from transformers.trainer_utils import rotate_checkpoints
 from transformers.utils import logging
 
 from deft_hf.errors import UserError
+from deft_hf.method.adapters import has_adapters
 from deft_hf.method.pathways import DualPathway
 
 logger = logging.get_logger(__name__)
 
 USUAL = "usual.safetensors"
+GENERALIZED = "generalized.safetensors"
 INITIAL = "initial.safetensors"
 STATE = "deft_state.json"
 
 
 def save_pathways(pathways: DualPathway, folder: str | Path, facts: dict[str, Any]) -> None:
-    """Write what resuming needs beside the generalized model: usual component, initialisation, counters.
+    """Write what resuming needs beside the exported model: the other component, initialisation, counters.
 
     Args:
-        folder: a folder that holds the generalized model already.
+        folder: a folder that holds the exported model already.
         facts: plain values to keep beside the counters: what a resumed run must have in common, and figures for
             people.
     """
     folder = Path(folder)
-    if pathways.averages:
-        save_model(pathways.usual, folder / USUAL)
+    for name, component in _not_exported(pathways).items():
+        save_model(component, folder / name)
     save_file({name: tensor.contiguous() for name, tensor in pathways.initial.items()}, folder / INITIAL)
     state = {**facts, "stage": pathways.stage, "updates": int(pathways.updates)}
     (folder / STATE).write_text(json.dumps(state, indent=2) + "\n")
+
+
+def _not_exported(pathways: DualPathway) -> dict[str, nn.Module]:
+    """By file, the components that `model.safetensors` does not hold: adapters, for one, are merged there."""
+    components = {USUAL: pathways.usual} | ({GENERALIZED: pathways.generalized} if pathways.averages else {})
+    plain = None if has_adapters(pathways.exported) else pathways.exported
+    return {name: component for name, component in components.items() if component is not plain}
 
 
 def load_pathways(pathways: DualPathway, folder: str | Path) -> dict[str, Any]:
@@ -48,18 +57,20 @@ def load_pathways(pathways: DualPathway, folder: str | Path) -> dict[str, Any]:
         UserError: a file is missing, or holds another model.
     """
     folder = Path(folder)
-    files = [STATE, INITIAL, *([USUAL] if pathways.averages else [])]
+    components = _not_exported(pathways)
+    files = [STATE, INITIAL, *components]
     missing = [name for name in files if not (folder / name).is_file()]
     if missing:
         raise UserError(f"{folder} is no checkpoint of this method of deft_hf: {', '.join(missing)} is missing.")
     facts = json.loads((folder / STATE).read_text())
     try:
-        _load_generalized(pathways, folder)
-        if pathways.averages:
-            load_model(pathways.usual, folder / USUAL)
+        if not has_adapters(pathways.exported):
+            _load_exported(pathways, folder)
+        for name, component in components.items():
+            load_model(component, folder / name)
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(f"{folder} holds another model or is damaged: {error}") from error
-    device = pathways.updates.device if pathways.distance_weight else "cpu"
+    device = pathways.updates.device if pathways.keeps_initial_at_hand else "cpu"
     initial = load_file(folder / INITIAL, device=str(device))
     # In the model's order, which the file does not keep: sums over all tensors then round alike.
     pathways.initial = {name: initial[name] for name, _ in pathways.usual.named_parameters() if name in initial}
@@ -67,7 +78,7 @@ def load_pathways(pathways: DualPathway, folder: str | Path) -> dict[str, Any]:
     return facts
 
 
-def _load_generalized(pathways: DualPathway, folder: Path) -> None:
+def _load_exported(pathways: DualPathway, folder: Path) -> None:
     # Through `from_pretrained`, which undoes what `save_pretrained` renamed.
     restored, keys = type(pathways.usual).from_pretrained(
         folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
@@ -75,7 +86,7 @@ def _load_generalized(pathways: DualPathway, folder: Path) -> None:
     lost = [*keys["missing_keys"], *keys["mismatched_keys"]]
     if lost:
         raise ValueError(f"{len(lost)} tensors are missing, {lost[0]} first")
-    pathways.generalized.load_state_dict(restored.state_dict())
+    pathways.exported.load_state_dict(restored.state_dict())
 
 
 def partial_folder(folder: Path) -> Path:
@@ -97,7 +108,7 @@ class CheckpointMixin:
     """The saving and loading methods of `transformers.Trainer`, for the components of a `DualPathway`."""
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """The generalized model as a plain Hub folder, without pickles."""
+        """The exported model as a plain Hub folder, without pickles."""
         if not self.args.should_save:
             return
         folder = self.args.output_dir if output_dir is None else output_dir
@@ -149,7 +160,8 @@ class CheckpointMixin:
         args = self.args
         return {
             "method": args.method,
-            "ema": args.uses_ema,
+            "average": args.averages,
+            "component": args.component,
             "stages": stages,
             "decays": args.run_decays(stages[-1]["steps"]),
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -27,9 +27,12 @@ class EvaluationMixin:
 
     Attributes:
         scores: the last scores by metric prefix (`eval_<domain>`, `eval_<domain>_usual`), per class too.
+        image_counts: where it is a dict, the confusion matrices of each image of the last evaluation, int64
+            (images, C, C), by the same keys. In one process only.
     """
 
     scores: dict[str, Scores]
+    image_counts: dict[str, Tensor] | None = None
 
     def _get_dataloader(self, *args: Any, is_training: bool = False, **kwargs: Any) -> DataLoader:
         if is_training:
@@ -45,15 +48,18 @@ class EvaluationMixin:
     def evaluation_loop(
         self, dataloader: DataLoader, description: str, metric_key_prefix: str = "eval", **_: Any
     ) -> EvalLoopOutput:
-        """Scores the generalized model, and the usual one on request, keeping a confusion matrix and no logits."""
+        """Scores the exported model, and the usual one on request, keeping a confusion matrix and no logits."""
         self.refresh_batchnorm()
-        models = {"": self.pathways.generalized}
-        if self.args.evaluate_usual and self.pathways.averages:
+        models = {"": self.pathways.exported}
+        if self._scores_usual():
             models["usual_"] = self.pathways.usual
         metrics = {}
         for label, model in models.items():
-            scores = self._score(model, dataloader)
-            self.scores[f"{metric_key_prefix}_{label}".removesuffix("_")] = scores
+            images = None if self.image_counts is None else []
+            key = f"{metric_key_prefix}_{label}".removesuffix("_")
+            scores = self.scores[key] = self._score(model, dataloader, images)
+            if images is not None:
+                self.image_counts[key] = torch.stack(images)
             for name in METRICS:
                 metrics[f"{metric_key_prefix}_{label}{name}"] = getattr(scores, name)
         return EvalLoopOutput(
@@ -72,17 +78,15 @@ class EvaluationMixin:
         if "labels" not in test_dataset[0]:
             raise UserError("predict scores what it predicts and needs `labels`; without them call generalized_model.")
         output = self.evaluation_loop(dataloader, "Prediction", metric_key_prefix)
-        predictions = []
+        model, predictions = self.generalized_model, []
         for batch in dataloader:
             for pixel_values, labels in zip(batch["pixel_values"], batch["labels"], strict=True):
                 image = pixel_values[None].to(self.args.device)
-                classes = predict(
-                    self.generalized_model, self.family, image, tuple(labels.shape), self.window, self.stride
-                )
+                classes = predict(model, self.family, image, tuple(labels.shape), self.window, self.stride)
                 predictions.append(classes[0].cpu().numpy())
         return PredictionOutput(predictions=predictions, label_ids=None, metrics=output.metrics)
 
-    def _score(self, model: nn.Module, dataloader: DataLoader) -> Scores:
+    def _score(self, model: nn.Module, dataloader: DataLoader, images: list[Tensor] | None = None) -> Scores:
         matrix = score_batches(
             model,
             self.family,
@@ -91,6 +95,7 @@ class EvaluationMixin:
             self.args.device,
             window=self.window,
             stride=self.stride,
+            images=images,
         )
         matrix.all_reduce()
         names = [model.config.id2label[index] for index in range(model.config.num_labels)]
@@ -109,14 +114,49 @@ class EvaluationMixin:
                 yield batch
 
     @torch.no_grad()
+    def interpolate(self, domains: Sequence[str]) -> dict[float, float]:
+        """Put the model between the last stage's initialisation and the trained weights: θ = (1 - α) θ_init + α θ.
+
+        α is the one of 0, 0.1, ... 1 with the best mean IoU over `domains`, with BatchNorm statistics that fit it
+        (WiSE-FT, Wortsman et al., CVPR 2022, arXiv 2109.01903, section 3; where several are best, the largest).
+
+        Args:
+            domains: names in `eval_dataset`, of source validation.
+
+        Returns:
+            Mean IoU by α.
+        """
+        model, initial = self.pathways.exported, self.pathways.initial
+        trained = {name: p.detach().clone() for name, p in model.named_parameters() if name in initial}
+
+        def place(alpha: float) -> None:
+            for name, parameter in model.named_parameters():
+                if name in trained:
+                    parameter.copy_(torch.lerp(initial[name].to(parameter.device), trained[name], alpha))
+            self.batchnorm_step = -1
+
+        found = {}
+        for alpha in [tenth / 10 for tenth in range(11)]:
+            place(alpha)
+            self.refresh_batchnorm()
+            loaders = [self.get_eval_dataloader(self.eval_dataset[name]) for name in domains]
+            found[alpha] = float(np.mean([self._score(model, loader).mean_iou for loader in loaders]))
+        place(best_point(found))
+        self.refresh_batchnorm()
+        return found
+
+    def _scores_usual(self) -> bool:
+        return self.args.evaluate_usual and not self.pathways.exports_usual
+
+    @torch.no_grad()
     def refresh_batchnorm(self) -> None:
         """Bring the BatchNorm statistics of the evaluated models up to the present step, the same on every rank."""
         step = self.state.global_step
-        if step == self.batchnorm_step or not batchnorm_modules(self.pathways.generalized):
+        if step == self.batchnorm_step or not batchnorm_modules(self.pathways.exported):
             return
         self.batchnorm_step = step
-        models = [self.pathways.generalized]
-        if self.args.evaluate_usual and self.pathways.averages:
+        models = [self.pathways.exported]
+        if self._scores_usual():
             models.append(self.pathways.usual)
         for model in models:
             if self.args.batchnorm == "reestimate":
@@ -142,6 +182,11 @@ class EvaluationMixin:
         )
         for batch in islice(loader, self.args.batchnorm_batches):
             yield batch["pixel_values"].to(self.args.device)
+
+
+def best_point(found: Mapping[float, float]) -> float:
+    """The α with the best score; where several have it, the largest."""
+    return max(found, key=lambda alpha: (found[alpha], alpha))
 
 
 @contextmanager

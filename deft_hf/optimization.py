@@ -68,7 +68,11 @@ def stage_schedule(
     def factor(part: str, step: int) -> float:
         index, span = stage_at(spans, step)
         (shape_at,) = shapes[index].lr_lambdas
-        value = shape_at(step - sum(earlier.steps for earlier in spans[:index]))
+        step -= sum(earlier.steps for earlier in spans[:index])
+        if args.averages == "swa" and index == len(spans) - 1:
+            # SWA averages at a constant rate; there is nothing to average where the rate falls to 0.
+            step = min(step, max(args.swa_first_step(span.steps), args.get_warmup_steps(span.steps)))
+        value = shape_at(step)
         if span.stage != "warmup":
             return value
         return value * rates["warmup"] / rates["decoder"] if part == "decoder" else 0.0

@@ -15,7 +15,9 @@ from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, B
 from deft_hf.arguments import DeFTTrainingArguments
 from deft_hf.data.domains import Domain
 from deft_hf.data.labels import LabelSpace
+from deft_hf.evaluation import best_point
 from deft_hf.method.families import resolve_family
+from deft_hf.method.pathways import PARTS
 from deft_hf.publish.card import CardFacts, render_card
 from deft_hf.recipe import Recipe
 from deft_hf.scoring.inference import predict
@@ -49,7 +51,9 @@ def method_folder(recipe: Recipe, method: str) -> Path:
     return folder if method == recipe.method.name else folder / "baselines" / method
 
 
-def collect_facts(trainer: DeFTTrainer, domains: Domains, seconds: float, resumed: bool) -> dict[str, Any]:
+def collect_facts(
+    trainer: DeFTTrainer, domains: Domains, seconds: float, resumed: bool, alphas: dict[float, float] | None = None
+) -> dict[str, Any]:
     """Everything about a finished method that a table, a card or a later reader may ask for."""
     args, pathways, last = trainer.args, trainer.pathways, trainer.spans[-1]
     scores = {domain.name: trainer.scores[f"eval_{domain.name}"].to_dict() for domain in domains.evaluated}
@@ -60,16 +64,18 @@ def collect_facts(trainer: DeFTTrainer, domains: Domains, seconds: float, resume
     }
     return {
         "method": args.method,
-        "ema": args.uses_ema,
+        "average": args.averages,
+        "component": args.component,
         "seed": args.seed,
         "stages": [{"stage": span.stage, "steps": span.steps} for span in trainer.spans],
         "batch_size": trainer.get_total_train_batch_size(args),
         "learning_rates": args.learning_rates(),
         "weight_decays": args.weight_decays(),
-        "decays": args.run_decays(last.steps) if args.uses_ema else None,
-        "initial_share": pathways.share_left(),
-        "distance": pathways.distances(pathways.generalized),
+        "decays": args.run_decays(last.steps) if args.averages not in (None, "swa") else None,
+        "initial_share": dict.fromkeys(PARTS, 1 - best_point(alphas)) if alphas else pathways.share_left(),
+        "distance": pathways.distances(pathways.exported),
         "batchnorm": args.batchnorm,
+        **({"interpolation": {str(alpha): value for alpha, value in alphas.items()}} if alphas else {}),
         "best_checkpoint": trainer.state.best_global_step if args.load_best_model_at_end else None,
         "train_seconds": round(seconds, 1),
         "resumed": resumed,

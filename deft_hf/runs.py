@@ -24,6 +24,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
 from deft_hf.arguments import DeFTTrainingArguments
+from deft_hf.data.corruptions import corrupted
 from deft_hf.data.domains import Domain
 from deft_hf.data.labels import LabelSpace
 from deft_hf.data.sampling import EvaluationSet, TrainingSet
@@ -100,8 +101,8 @@ def check_arguments(recipe: Recipe) -> None:
 
 
 def method_arguments(recipe: Recipe, method: str) -> DeFTTrainingArguments:
-    """The Trainer's arguments for one of the recipe's methods; a baseline has its own default for `ema`."""
-    changes = {} if method == recipe.method.name else {"method": method, "ema": None}
+    """The Trainer's arguments for one of the recipe's methods; a baseline has its own default for `average`."""
+    changes = {} if method == recipe.method.name else {"method": method, "average": None, "component": "generalized"}
     return recipe.training_arguments(output_dir=str(method_folder(recipe, method)), **changes)
 
 
@@ -135,6 +136,9 @@ def load_domains(recipe: Recipe) -> Domains:
 
 
 def _domain(entry: Entry, root: str | None, labels: LabelSpace) -> Domain:
+    if entry.corruption is not None:
+        clean = _domain(entry.model_copy(update={"corruption": None}), root, labels)
+        return corrupted(clean, entry.corruption, entry.severity, name=entry.name)
     if isinstance(entry, FolderEntry):
         options = entry.model_dump(include={"name", "images", "masks", "split", "image_suffix", "mask_suffix"})
         return Domain.from_folder(entry.resolved_folder(root), labels, **options)
@@ -189,6 +193,8 @@ def load_model(recipe: Recipe, labels: LabelSpace) -> tuple[PreTrainedModel, Bas
         ) from error
     finally:
         logging.set_verbosity(verbosity)
+    if recipe.model.channels_last:
+        model = model.to(memory_format=torch.channels_last)
     family = resolve_family(model, recipe.model.encoder)
     new = sorted(
         {*keys["missing_keys"], *(key[0] if isinstance(key, tuple) else key for key in keys["mismatched_keys"])}
@@ -237,6 +243,26 @@ def train_method(recipe: Recipe, method: str, domains: Domains) -> None:
         say(f"{method}: done before, in {folder}")
         return
     say(f"\n{method}: training in {folder}")
+    trainer = make_trainer(recipe, method, domains)
+    facts = fit(trainer, recipe, domains)
+    if trainer.is_world_process_zero():
+        export_generalized(trainer.generalized_model, folder, trainer.processing_class)
+        verify_export(folder, trainer.generalized_model, domains.evaluated[0].load(0)[0])
+        save_json(folder / "results" / "history.json", trainer.state.log_history)
+        save_json(folder / METRICS, facts)
+    trainer.accelerator.wait_for_everyone()
+    # Trainer and callbacks refer to each other: without a collection the next method would share the memory.
+    del trainer
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def make_trainer(recipe: Recipe, method: str, domains: Domains) -> DeFTTrainer:
+    """The trainer of one of the recipe's methods, with a freshly loaded model.
+
+    Raises:
+        UserError: what `load_model` and `DeFTTrainer` refuse.
+    """
     model, processor = load_model(recipe, domains.labels)
     args, data = method_arguments(recipe, method), recipe.data
     look = {"mean": processor.image_mean, "std": processor.image_std}
@@ -252,32 +278,51 @@ def train_method(recipe: Recipe, method: str, domains: Domains) -> None:
         **look,
     )
     weights = None if data.source[0].weight is None else [entry.weight for entry in data.source]
-    prepared = EvalTransform(size=data.image_size, **look)
-    trainer = DeFTTrainer(
+    return DeFTTrainer(
         model=model,
         args=args,
         train_dataset=TrainingSet(domains.source, transform, weights=weights, seed=args.data_seed),
-        eval_dataset={domain.name: EvaluationSet(domain, prepared) for domain in domains.evaluated},
+        eval_dataset=_evaluation_sets(recipe, domains, processor, data.images_while_training),
         processing_class=processor,
         encoder=recipe.model.encoder,
         window=data.window,
         stride=data.stride,
     )
+
+
+def _evaluation_sets(
+    recipe: Recipe, domains: Domains, processor: BaseImageProcessor, images: int | None
+) -> dict[str, EvaluationSet]:
+    prepared = EvalTransform(size=recipe.data.image_size, mean=processor.image_mean, std=processor.image_std)
+    return {domain.name: EvaluationSet(_thinned(domain, images), prepared) for domain in domains.evaluated}
+
+
+def _thinned(domain: Domain, images: int | None) -> Domain:
+    """`images` of the domain, evenly spaced: neighbouring frames of a drive are alike."""
+    if images is None or images >= len(domain):
+        return domain
+    return domain.select([index * len(domain) // images for index in range(images)])
+
+
+def fit(trainer: DeFTTrainer, recipe: Recipe, domains: Domains, keep_images: bool = False) -> dict[str, Any]:
+    """Train to the end, from the last checkpoint if there is one, and score every domain; returns the facts.
+
+    Args:
+        trainer: from `make_trainer`, of the same recipe and domains.
+        keep_images: leave each image's confusion matrix in `trainer.image_counts`.
+    """
+    folder = Path(trainer.args.output_dir)
     start = time.perf_counter()
     checkpoint = get_last_checkpoint(str(folder)) if folder.is_dir() else None
     trainer.train(resume_from_checkpoint=checkpoint)
     seconds = time.perf_counter() - start
+    trainer.eval_dataset = _evaluation_sets(recipe, domains, trainer.processing_class, images=None)
+    alphas = None
+    if trainer.args.component == "interpolated":
+        alphas = trainer.interpolate([domain.name for domain in domains.validation])
+    trainer.image_counts = {} if keep_images else None
     trainer.evaluate()
-    if trainer.is_world_process_zero():
-        export_generalized(trainer.generalized_model, folder, processor)
-        verify_export(folder, trainer.generalized_model, domains.evaluated[0].load(0)[0])
-        save_json(folder / "results" / "history.json", trainer.state.log_history)
-        save_json(folder / METRICS, collect_facts(trainer, domains, seconds, resumed=checkpoint is not None))
-    trainer.accelerator.wait_for_everyone()
-    # Trainer and callbacks refer to each other: without a collection the next method would share the memory.
-    del trainer, model
-    gc.collect()
-    torch.cuda.empty_cache()
+    return collect_facts(trainer, domains, seconds, resumed=checkpoint is not None, alphas=alphas)
 
 
 # ---- around a run

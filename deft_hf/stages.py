@@ -51,10 +51,13 @@ class StageCallback(TrainerCallback):
         if state.global_step and self._index(state.global_step) != self._index(state.global_step - 1):
             self.trainer.enter_stage(state.global_step, new=True)
 
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.before_step()
+
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.count_step()
         if not self.trainer.accelerator.optimizer_step_was_skipped:
-            self.trainer.pathways.update_generalized()
+            self.trainer.after_step()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         keeps = control.should_save or control.should_evaluate or control.should_training_stop

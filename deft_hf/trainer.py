@@ -20,9 +20,11 @@ from deft_hf.data.collate import collate
 from deft_hf.data.sampling import EvaluationSet, TrainingSet
 from deft_hf.errors import TrainingDiverged, UserError
 from deft_hf.evaluation import METRICS, EvaluationMixin, own_randomness
+from deft_hf.method.adapters import add_adapters, merged
 from deft_hf.method.batchnorm import batchnorm_modules, mend_momentum
 from deft_hf.method.families import IGNORE_INDEX, resolve_family
 from deft_hf.method.pathways import PARTS, DualPathway
+from deft_hf.method.projection import Drift, drift, project
 from deft_hf.optimization import parameter_groups, stage_schedule
 from deft_hf.scoring.confusion import Scores
 from deft_hf.stages import Span, StageCallback, stage_at
@@ -90,7 +92,18 @@ class DeFTTrainer(EvaluationMixin, CheckpointMixin, Trainer):
         self.rates: dict[str, float] = {}
         self.batchnorm_step = 0
         kwargs.setdefault("data_collator", collate)
-        pathways = DualPathway(model, self.family, average=args.uses_ema, distance_weight=args.distance_weight)
+        if args.lora_rank:
+            with own_randomness(args.seed):
+                self.family = add_adapters(model, self.family, args.lora_rank, args.lora_alpha or args.lora_rank)
+        pathways = DualPathway(
+            model,
+            self.family,
+            average=args.averages,
+            distance_weights=args.distance_weights(),
+            decoder_norm_weight=args.decoder_norm_weight,
+            exported="generalized" if args.component == "generalized" else "usual",
+        )
+        pathways.keeps_initial_at_hand |= args.projection_weight > 0
         super().__init__(model=pathways, args=args, **kwargs)
         self.add_callback(StageCallback(self))
         if self.processing_class is None:
@@ -148,8 +161,11 @@ class DeFTTrainer(EvaluationMixin, CheckpointMixin, Trainer):
 
     @property
     def generalized_model(self) -> nn.Module:
-        """The model that is evaluated, saved and exported: a plain model of the original class."""
-        return self.pathways.generalized
+        """The model that is evaluated, saved and exported: a plain model of the original class.
+
+        Adapters are merged into it, for which it is a copy.
+        """
+        return merged(self.pathways.exported, self.family)
 
     # ---- stages
 
@@ -181,7 +197,8 @@ class DeFTTrainer(EvaluationMixin, CheckpointMixin, Trainer):
         """Turn to the stage that the optimizer step after `step` belongs to; a new one starts from a snapshot."""
         index, span = stage_at(self.spans, step)
         decays = self.args.run_decays(span.steps)
-        self.pathways.enter(span.stage, decays["encoder"], decays["decoder"])
+        swa_start = self.args.swa_first_step(span.steps)
+        self.pathways.enter(span.stage, decays["encoder"], decays["decoder"], swa_start)
         if not new:
             return
         self.pathways.snapshot()
@@ -195,7 +212,7 @@ class DeFTTrainer(EvaluationMixin, CheckpointMixin, Trainer):
     def _warn_of_a_model_that_hardly_moves(self) -> None:
         steps = self.spans[-1].steps
         shares = {part: f"{share:.0%}" for part, share in self.args.final_shares(steps).items() if share > 0.5}
-        if self.pathways.averages and shares:
+        if self.args.averages == "ema" and self.args.component == "generalized" and shares:
             logger.warning(
                 f"The exported model will hardly have moved: of the initialisation {shares} will be left after "
                 f"{steps} steps. Lower ema_decay, or leave ema_decay_steps at the length that it is quoted at."
@@ -272,7 +289,7 @@ class DeFTTrainer(EvaluationMixin, CheckpointMixin, Trainer):
         pathways = self.pathways
         figures = {name: float(total) / self._counts[name] for name, total in self._reduced_sums().items()}
         figures["stage"] = 1 + stage_at(self.spans, self.state.global_step - 1)[0]
-        shares, distances = pathways.share_left(), pathways.distances(pathways.generalized)
+        shares, distances = pathways.share_left(), pathways.distances(pathways.exported)
         for part in PARTS:
             if part in self.rates:
                 figures[f"{part}_learning_rate"] = self.rates[part]
@@ -281,6 +298,17 @@ class DeFTTrainer(EvaluationMixin, CheckpointMixin, Trainer):
         if pathways.averages:
             figures |= {f"usual_{part}_distance": d for part, d in pathways.distances(pathways.usual).items()}
         return figures
+
+    def before_step(self) -> None:
+        """Look at the gradients before the optimizer uses them."""
+        if self.args.projection_weight and self.pathways.stage != "warmup":
+            self._drift: Drift = drift(*self.pathways.encoder_and_initial())
+
+    def after_step(self) -> None:
+        """What follows an optimizer step that was not skipped: projection, then the average."""
+        if self.args.projection_weight and self.pathways.stage != "warmup":
+            project(*self.pathways.encoder_and_initial(), self._drift, self.args.projection_weight)
+        self.pathways.update_generalized()
 
     def count_step(self) -> None:
         """Take note of an optimizer step: which losses it had, at which learning rates."""

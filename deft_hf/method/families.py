@@ -108,7 +108,7 @@ FAMILIES: dict[str, SegmentationFamily] = {
     "sapiens2": SegmentationFamily("model"),
     "segformer": SegmentationFamily("segformer"),
     "tipsv2_dpt": SegmentationFamily("backbone", ("backbone.embeddings.mask_token",)),
-    "upernet": SegmentationFamily("backbone", ("auxiliary_head.*",)),
+    "upernet": SegmentationFamily("backbone", ("auxiliary_head.*", "backbone.embeddings.mask_token")),
 }
 
 

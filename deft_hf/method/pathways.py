@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from deft_hf.method.distance import distance, squared_distance
-from deft_hf.method.ema import share_left, update_average
+from deft_hf.method.ema import Average, share_left, update_average, weight_of_newest
 from deft_hf.method.families import SegmentationFamily
 
 Stage = Literal["warmup", "decoupled", "joint"]
@@ -32,24 +32,36 @@ class DualPathway(nn.Module):
     | `decoupled` | loss(D_gc(E_uc(x)), y) + loss(D_uc(E_gc(x)), y) | E_uc, D_uc | gc <- m gc + (1 - m) uc |
     | `joint` | loss(D_uc(E_uc(x)), y) | E_uc, D_uc | gc <- m gc + (1 - m) uc |
 
-    With `average=False` the two components are one and the same model: ordinary fine-tuning on the same loop.
+    With `average=None` the two components are one and the same model: ordinary fine-tuning on the same loop. The last
+    column is that of `average="ema"`; for the others see `weight_of_newest`.
 
     Args:
         model: a segmentation model; becomes `usual`, in float32 (or float64 where it comes so).
         family: its encoder/decoder split and objective.
-        average: keep a generalized copy.
-        distance_weight: weight of the distance regulariser on the usual component; 0 switches it off.
+        average: how the generalized copy follows; `None` keeps no copy.
+        distance_weights: weights λ of the regulariser λ/2 ||θ - θ_init||² on the usual encoder and decoder.
+        decoder_norm_weight: weight β of β/2 ||θ||² on the usual decoder, the second half of L2-SP's penalty (Li et
+            al., ICML 2018, arXiv 1802.01483, eq. 3).
+        exported: the component that evaluation, checkpoints and the export are of.
     """
 
     # Trainer then counts the items of the whole optimizer step and hands them over.
     accepts_loss_kwargs = True
 
     def __init__(
-        self, model: nn.Module, family: SegmentationFamily, average: bool = True, distance_weight: float = 0.0
+        self,
+        model: nn.Module,
+        family: SegmentationFamily,
+        average: Average | None = "ema",
+        distance_weights: tuple[float, float] = (0.0, 0.0),
+        decoder_norm_weight: float = 0.0,
+        exported: Literal["generalized", "usual"] = "generalized",
     ) -> None:
         super().__init__()
         self.family = family
-        self.distance_weight = distance_weight
+        self.average = average
+        self.distance_weights = dict(zip(PARTS, distance_weights, strict=True))
+        self.decoder_norm_weight = decoder_norm_weight
         self.usual = model if next(model.parameters()).dtype == torch.float64 else model.float()
         for tensor in [*self.usual.parameters(), *self.usual.buffers()]:
             # Weights read from a file lie wherever the file has them, and the CPU's kernels round differently at other
@@ -58,8 +70,12 @@ class DualPathway(nn.Module):
         for name, parameter in self.usual.named_parameters():
             parameter.requires_grad_(family.is_trained(name))
         self.generalized = copy.deepcopy(self.usual).requires_grad_(False) if average else self.usual
+        self.exports_usual = exported == "usual" or average is None
+        # Needed at every step by regularisers and projections alone; else it need not take the accelerator's memory.
+        self.keeps_initial_at_hand = any(distance_weights)
         self.stage: Stage = "joint"
         self.decays: dict[Part, float] = {"encoder": 0.0, "decoder": 0.0}
+        self.swa_start = 0
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         self.initial: dict[str, Tensor] = {}
         self._averaged: dict[Part, tuple[list[nn.Parameter], list[nn.Parameter]]] = {}
@@ -74,10 +90,15 @@ class DualPathway(nn.Module):
         """Whether the generalized component is a model of its own."""
         return self.generalized is not self.usual
 
+    @property
+    def exported(self) -> nn.Module:
+        """The component that is evaluated, saved and exported."""
+        return self.usual if self.exports_usual else self.generalized
+
     def forward(
         self, pixel_values: Tensor, labels: Tensor | None = None, items: Tensor | None = None, passes: int = 1
     ) -> Any:
-        """In training mode the losses of the current stage; in eval mode the generalized model's outputs.
+        """In training mode the losses of the current stage; in eval mode the exported model's outputs.
 
         Args:
             pixel_values: (N, 3, H, W) float.
@@ -92,14 +113,14 @@ class DualPathway(nn.Module):
             `decoder_loss`, one of them, or `joint_loss`).
         """
         if not self.training:
-            return self.generalized(pixel_values=pixel_values)
+            return self.exported(pixel_values=pixel_values)
         batch = {"pixel_values": pixel_values, "labels": labels}
         # A step without any valid pixel has loss 0, not 0 / 0.
         items = (self.family.objective.count(batch) if items is None else items).clamp(min=1)
         losses = {f"{name}_loss": loss / items for name, loss in self._losses(batch).items()}
         total = torch.stack(list(losses.values())).sum()
-        if self.distance_weight and self.stage != "warmup":
-            total = total + self.distance_weight / 2 * self._squared_distance() / passes
+        if self.stage != "warmup" and (any(self.distance_weights.values()) or self.decoder_norm_weight):
+            total = total + self._penalty() / passes
         return {"loss": total, **{name: loss.detach() for name, loss in losses.items()}}
 
     def _losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -133,9 +154,13 @@ class DualPathway(nn.Module):
         for model in {self.usual, self.generalized}:
             model.activation_checkpointing_enable(**kwargs)
 
-    def enter(self, stage: Stage, encoder_decay: float = 0.0, decoder_decay: float = 0.0) -> None:
-        """Switch to `stage`, with the decays of its moving average. The encoder takes no gradient in the warm-up."""
+    def enter(self, stage: Stage, encoder_decay: float = 0.0, decoder_decay: float = 0.0, swa_start: int = 0) -> None:
+        """Switch to `stage`, with the decays of its average, or the updates after which `swa` starts to average.
+
+        The encoder takes no gradient in the warm-up.
+        """
         self.stage = stage
+        self.swa_start = swa_start
         self.decays = {"encoder": encoder_decay, "decoder": decoder_decay}
         usual, generalized = self._trained(self.usual), self._trained(self.generalized)
         for name, parameter in usual.items():
@@ -160,9 +185,8 @@ class DualPathway(nn.Module):
         usual, generalized = self._trained(self.usual), self._trained(self.generalized)
         for name, parameter in usual.items():
             generalized[name].copy_(parameter)
-        # Needed at every step only by the regulariser; otherwise it need not take the accelerator's memory.
         self.initial = {
-            name: parameter.detach().clone() if self.distance_weight else parameter.detach().cpu().clone()
+            name: parameter.detach().clone() if self.keeps_initial_at_hand else parameter.detach().cpu().clone()
             for name, parameter in usual.items()
         }
 
@@ -172,17 +196,31 @@ class DualPathway(nn.Module):
         self.updates += 1
         if not self.averages:
             return
-        decays = {"decoder": 0.0} if self.stage == "warmup" else self.decays
-        for part, decay in decays.items():
+        for part, weight in self._weights().items():
             average, current = self._averaged[part]
-            update_average([p.data for p in average], [p.data for p in current], decay)
+            update_average([p.data for p in average], [p.data for p in current], weight)
         for target, source in self._followed:
             target.copy_(source)
 
+    def _weights(self) -> dict[Part, float]:
+        if self.stage == "warmup":
+            return {"decoder": 1.0}
+        # The plain average does not ask how many updates there were, which would make the host wait for the device.
+        updates = 0 if self.average == "ema" else int(self.updates)
+        return {
+            part: weight_of_newest(self.average, decay, updates, self.swa_start) for part, decay in self.decays.items()
+        }
+
+    def encoder_and_initial(self) -> tuple[list[nn.Parameter], list[Tensor]]:
+        """The usual encoder's trained parameters and their initialisation, tensor by tensor."""
+        names = [name for name in self.initial if self.family.part_of(name) == "encoder"]
+        return self._averaged["encoder"][1], [self.initial[name] for name in names]
+
     def share_left(self) -> dict[Part, float]:
-        """Weight of the initialisation in the generalized component per part; 1 while it is the initialisation."""
+        """Weight of the initialisation in the exported component per part; 1 while it is the initialisation."""
         updates = int(self.updates)
-        decays = self.decays if self.averages else {"encoder": 0.0, "decoder": 0.0}
+        plain = self.average == "ema" and not self.exports_usual
+        decays = self.decays if plain else {"encoder": 0.0, "decoder": 0.0}
         if self.stage == "warmup":
             decays = {"encoder": 1.0, "decoder": 0.0}
         return {part: share_left(decay, updates) for part, decay in decays.items()}
@@ -196,12 +234,16 @@ class DualPathway(nn.Module):
             result[part] = float(distance([parameters[n] for n in names], [self.initial[n] for n in names]))
         return result
 
-    def _squared_distance(self) -> Tensor:
-        current = [parameter for _, parameters in self._averaged.values() for parameter in parameters]
-        return squared_distance(current, [self.initial[name] for name in self._order()])
-
-    def _order(self) -> list[str]:
-        return sorted(self.initial, key=lambda name: PARTS.index(self.family.part_of(name)))
+    def _penalty(self) -> Tensor:
+        terms = []
+        for part, weight in self.distance_weights.items():
+            names = [name for name in self.initial if self.family.part_of(name) == part]
+            if weight:
+                terms.append(weight / 2 * squared_distance(self._averaged[part][1], [self.initial[n] for n in names]))
+        if self.decoder_norm_weight:
+            decoder = self._averaged["decoder"][1]
+            terms.append(self.decoder_norm_weight / 2 * squared_distance(decoder, [torch.zeros(())] * len(decoder)))
+        return torch.stack(terms).sum()
 
     def _trained(self, model: nn.Module) -> dict[str, nn.Parameter]:
         return {name: parameter for name, parameter in model.named_parameters() if self.family.is_trained(name)}

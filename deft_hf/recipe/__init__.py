@@ -43,6 +43,7 @@ class ModelSection(Section):
     encoder: str | None = None
     revision: str | None = None
     config: dict[str, Any] = Field({}, description="a mapping of fields of the model's config to other values")
+    channels_last: StrictBool = False
 
     def resolved_checkpoint(self) -> str:
         """What `from_pretrained` takes: a Hub name or a folder."""

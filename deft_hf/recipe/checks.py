@@ -23,10 +23,12 @@ def contradictions(recipe: Recipe) -> Iterator[str]:
     yield from _places(recipe.data)
     yield from _names(recipe.data)
     yield from _weights(recipe.data)
+    yield from _corruptions(recipe.data)
     yield from _leaks(recipe.data)
     yield from _scored(recipe.data)
     yield from _sizes(recipe.data)
     yield from _training(recipe)
+    yield from _interpolation(recipe)
     yield from _publish(recipe)
 
 
@@ -79,9 +81,22 @@ def _weights(data: DataSection) -> Iterator[str]:
         yield f"data.source: found no weight for {', '.join(without)}; give every source domain a weight, or none"
 
 
+def _corruptions(data: DataSection) -> Iterator[str]:
+    for key, entry in _entries(data):
+        if entry.corruption is None:
+            if entry.severity is not None:
+                yield f"{key}.severity: found {entry.severity} without a corruption; name one, or take it out"
+        elif not key.startswith("data.unseen."):
+            yield (
+                f"{key}.corruption: found {entry.corruption}, but only unseen domains are corrupted: source and "
+                "validation are the images as they are; move the entry to data.unseen"
+            )
+
+
 def _leaks(data: DataSection) -> Iterator[str]:
     for index, unseen in enumerate(data.unseen):
-        for known in [*data.source, *data.validation]:
+        # Nothing was fitted to the validation images themselves, so their corrupted copies are unseen.
+        for known in data.source if unseen.corruption else [*data.source, *data.validation]:
             same_split = unseen.split == known.split or None in (unseen.split, known.split)
             if unseen.origin == known.origin and same_split:
                 yield f"data.unseen.{index}: found images that {known.name} of source or validation has; take it out"
@@ -129,6 +144,13 @@ def _training(recipe: Recipe) -> Iterator[str]:
         why = " (unseen domains are reported, never selected on)" if unseen else ""
         found = f"found {chosen}" if chosen else "missing"
         yield f"training.metric_for_best_model: {found}, expected one of {', '.join(known)}{why}"
+
+
+def _interpolation(recipe: Recipe) -> Iterator[str]:
+    if recipe.method.component == "interpolated" and not recipe.data.validation:
+        yield (
+            "data.validation: missing, expected source data, on which method.component: interpolated chooses its point"
+        )
 
 
 def _publish(recipe: Recipe) -> Iterator[str]:

@@ -123,6 +123,7 @@ def score_batches(
     window: tuple[int, int] | None = None,
     stride: tuple[int, int] | None = None,
     ignore_index: int = IGNORE_INDEX,
+    images: list[Tensor] | None = None,
 ) -> ConfusionMatrix:
     """Streams batches through the model into one confusion matrix.
 
@@ -139,14 +140,20 @@ def score_batches(
         device (`str` or `torch.device`): Where batches are moved and counts are kept.
         window, stride (`tuple[int, int]`, *optional*): As for [`predict`].
         ignore_index (`int`): Truth id of unlabelled pixels.
+        images (`list[Tensor]`, *optional*): Takes the counts of each image by itself, in order, on the CPU: int64,
+            shape `(num_labels, num_labels)`.
     """
     matrix = ConfusionMatrix(num_labels, ignore_index, device)
     with _evaluating(model):
         for batch in batches:
             for pixel_values, labels in _equal_sizes(batch):
-                images = pixel_values.to(device, non_blocking=True)
-                classes = _classes(model, family, images, tuple(labels.shape[-2:]), window, stride)
+                pixel_values = pixel_values.to(device, non_blocking=True)
+                classes = _classes(model, family, pixel_values, tuple(labels.shape[-2:]), window, stride)
                 matrix.update(classes, labels)
+                for found, truth in zip(classes, labels, strict=True) if images is not None else ():
+                    single = ConfusionMatrix(num_labels, ignore_index, device)
+                    single.update(found, truth)
+                    images.append(single.counts.cpu())
     return matrix
 
 
