@@ -21,6 +21,7 @@ MODULES = {
 # From the top down. A module imports from its own level and from those below it.
 LEVELS = (
     ("train", "evaluate", "compare"),
+    ("comparison",),
     ("runs",),
     ("results",),
     ("recipe",),

@@ -27,7 +27,7 @@ PanelRow = tuple[str, np.ndarray, np.ndarray, Mapping[str, np.ndarray]]
 
 # Okabe and Ito's colours (https://jfly.uni-koeln.de/color/), which colour-blind readers can tell apart, in an order
 # that keeps neighbours far apart in lightness too, for print.
-_METHOD_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#666666")
+METHOD_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#666666")
 
 
 def unseen_mean(scores: Mapping[str, Mapping[str, Any]], unseen: Sequence[str]) -> float:
@@ -49,15 +49,15 @@ def domain_table(results: Results, source: Sequence[str], unseen: Sequence[str])
     """
     header = ["method", *(f"{domain} (source)" for domain in source), *unseen]
     domains = [*source, *unseen]
-    rows = [[method, *(_percent(_mean_iou(scores, d)) for d in domains)] for method, scores in results.items()]
+    rows = [[method, *(percent(_mean_iou(scores, d)) for d in domains)] for method, scores in results.items()]
     if unseen:
         header.append("unseen mean")
         means = [unseen_mean(scores, unseen) for scores in results.values()]
         # By what the reader sees: two methods that print the same number are both the best.
-        best = _percent(max((mean for mean in means if not math.isnan(mean)), default=math.nan))
-        for row, mean in zip(rows, map(_percent, means), strict=True):
+        best = percent(max((mean for mean in means if not math.isnan(mean)), default=math.nan))
+        for row, mean in zip(rows, map(percent, means), strict=True):
             row.append(f"**{mean}**" if mean == best != "-" else mean)
-    return _markdown(header, rows)
+    return markdown_table(header, rows)
 
 
 def class_table(results: Results, domain: str, names: Sequence[str]) -> str:
@@ -67,11 +67,11 @@ def class_table(results: Results, domain: str, names: Sequence[str]) -> str:
     """
     methods = [method for method, scores in results.items() if domain in scores]
     rows = [
-        [name, *(_percent(_number(results[method][domain]["iou"][index])) for method in methods)]
+        [name, *(percent(_number(results[method][domain]["iou"][index])) for method in methods)]
         for index, name in enumerate(names)
     ]
-    rows.append(["mean", *(_percent(_mean_iou(results[method], domain)) for method in methods)])
-    return _markdown(["class", *methods], rows)
+    rows.append(["mean", *(percent(_mean_iou(results[method], domain)) for method in methods)])
+    return markdown_table(["class", *methods], rows)
 
 
 def save_panels(path: str | os.PathLike, rows: Sequence[PanelRow], labels: LabelSpace) -> None:
@@ -102,7 +102,7 @@ def save_panels(path: str | os.PathLike, rows: Sequence[PanelRow], labels: Label
         axes[1].imshow(labels.colorize(truth), interpolation="nearest")
         for axis, method in zip(axes[2:], columns[2:], strict=True):
             axis.imshow(labels.colorize(predictions[method]), interpolation="nearest")
-            axis.set_xlabel(f"mean IoU {_percent(_image_iou(predictions[method], truth, labels))} %", fontsize=10)
+            axis.set_xlabel(f"mean IoU {percent(_image_iou(predictions[method], truth, labels))} %", fontsize=10)
         for axis in axes:
             axis.set(xticks=[], yticks=[])
 
@@ -113,7 +113,7 @@ def save_panels(path: str | os.PathLike, rows: Sequence[PanelRow], labels: Label
         fontsize=10,
         frameon=False,
     )
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def save_domain_bars(path: str | os.PathLike, results: Results, source: Sequence[str], unseen: Sequence[str]) -> None:
@@ -135,7 +135,7 @@ def save_domain_bars(path: str | os.PathLike, results: Results, source: Sequence
         if len(unseen) > 1:
             heights.append(100 * unseen_mean(scores, unseen))
         places = np.arange(len(groups)) + (index - (len(results) - 1) / 2) * bar_width
-        color = _METHOD_COLORS[index % len(_METHOD_COLORS)]
+        color = METHOD_COLORS[index % len(METHOD_COLORS)]
         bars = axes.bar(places, np.nan_to_num(heights), bar_width * 0.92, label=method, color=color)
         axes.bar_label(bars, ["-" if math.isnan(h) else f"{h:.1f}" for h in heights], padding=2, fontsize=9)
 
@@ -148,7 +148,7 @@ def save_domain_bars(path: str | os.PathLike, results: Results, source: Sequence
     _name_span(axes, "unseen", len(source), len(domains))
     _name_span(axes, "all unseen", len(domains), len(groups))
     figure.legend(loc="outside lower center", ncols=min(len(results), 6), frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def save_json(path: str | os.PathLike, obj: Any) -> None:
@@ -167,22 +167,30 @@ def save_json(path: str | os.PathLike, obj: Any) -> None:
         part.unlink(missing_ok=True)
 
 
+def save_figure(figure: Figure, path: str | os.PathLike) -> None:
+    """Writes a PNG; its folder is made."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150, format="png")
+
+
+def percent(score: float) -> str:
+    """A score in [0, 1] as per cent with one decimal, NaN as a dash."""
+    return "-" if math.isnan(score) else f"{100 * score:.1f}"
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table: the first column to the left, the others, numbers, to the right."""
+    ruler = ["---", *["---:"] * (len(header) - 1)]
+    lines = (" | ".join(cell.replace("|", "\\|") for cell in cells) for cells in (header, ruler, *rows))
+    return "\n".join(f"| {line} |" for line in lines)
+
+
 def _number(score: float | None) -> float:
     return math.nan if score is None else float(score)
 
 
 def _mean_iou(scores: Mapping[str, Mapping[str, Any]], domain: str) -> float:
     return _number(scores[domain]["mean_iou"]) if domain in scores else math.nan
-
-
-def _percent(score: float) -> str:
-    return "-" if math.isnan(score) else f"{100 * score:.1f}"
-
-
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    ruler = ["---", *["---:"] * (len(header) - 1)]
-    lines = (" | ".join(cell.replace("|", "\\|") for cell in cells) for cells in (header, ruler, *rows))
-    return "\n".join(f"| {line} |" for line in lines)
 
 
 def _image_iou(prediction: np.ndarray, truth: np.ndarray, labels: LabelSpace) -> float:
@@ -206,11 +214,6 @@ def _name_span(axes: Axes, name: str, start: int, end: int) -> None:
         axes.axvline(start - 0.5, color="0.6", linewidth=1, linestyle=(0, (4, 3)))
     middle = (start + end - 1) / 2
     axes.text(middle, 1.0, name, transform=axes.get_xaxis_transform(), ha="center", va="top", color="0.35")
-
-
-def _save(figure: Figure, path: str | os.PathLike) -> None:
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150, format="png")
 
 
 def _plain(obj: Any) -> Any:

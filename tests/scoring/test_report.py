@@ -89,8 +89,8 @@ def test_tables_escape_what_markdown_would_split():
 def figures(monkeypatch):
     """The figures that are saved, kept for a look at what is written on them."""
     kept = []
-    save = report._save
-    monkeypatch.setattr(report, "_save", lambda figure, path: (kept.append(figure), save(figure, path)))
+    save = report.save_figure
+    monkeypatch.setattr(report, "save_figure", lambda figure, path: (kept.append(figure), save(figure, path)))
     return kept
 
 

@@ -1,0 +1,87 @@
+"""Runs in processes of their own, several at once, so that one that diverges or runs out of memory sinks no other."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Iterable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import torch
+from tqdm.auto import tqdm
+
+from deft_hf.comparison.plan import Run
+from deft_hf.comparison.worker import work
+
+_PAUSE = 0.2  # seconds between two looks at the processes
+
+
+def execute(runs: Iterable[Run], jobs: int) -> dict[Path, str]:
+    """Train what is not done yet; returns, by folder, why the runs that came to nothing did.
+
+    A run that was killed from outside is started once more, and tried again by the next call. One that failed by
+    itself would fail again and is left alone.
+
+    Args:
+        runs: the runs; equal ones are run once.
+        jobs: how many processes at once. They share the processor's cores among them, and take turns on the GPUs.
+    """
+    runs = list({run.folder: run for run in runs}.values())
+    failures = {run.folder: run.failure for run in runs if run.failure}
+    waiting = [run for run in runs if not run.done and run.folder not in failures]
+    second_chance = list(waiting)
+    active: dict[int, tuple[Run, BaseProcess]] = {}
+    bar = tqdm(total=len(runs), initial=len(runs) - len(waiting), desc="runs", unit="run", smoothing=0)
+    try:
+        while waiting or active:
+            while waiting and len(active) < jobs:
+                slot = min(set(range(jobs)) - set(active))
+                active[slot] = waiting[0], _start(waiting.pop(0), slot, jobs)
+            time.sleep(_PAUSE)
+            for slot, (run, process) in list(active.items()):
+                if process.is_alive():
+                    continue
+                del active[slot]
+                reason = _reason(run, process.exitcode)
+                if reason and process.exitcode < 0 and run in second_chance:
+                    second_chance.remove(run)
+                    waiting.append(run)
+                    continue
+                if reason:
+                    failures[run.folder] = reason
+                    tqdm.write(f"{run.folder.name}: {reason}", file=sys.stderr)
+                bar.update()
+    finally:
+        for _, process in active.values():
+            process.terminate()
+            process.join()
+        bar.close()
+    return failures
+
+
+def _start(run: Run, slot: int, jobs: int) -> BaseProcess:
+    run.prepare()
+    settings = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // jobs, 1)))}
+    if torch.cuda.device_count() > 1:
+        settings["CUDA_VISIBLE_DEVICES"] = str(slot % torch.cuda.device_count())
+    # A server that has imported everything once forks the runs: importing takes longer than a short run's evaluation.
+    kinds = multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if "forkserver" in kinds else "spawn")
+    if "forkserver" in kinds:
+        context.set_forkserver_preload(["deft_hf.comparison.worker"])
+    process = context.Process(target=work, args=(run.folder, settings))
+    process.start()
+    return process
+
+
+def _reason(run: Run, status: int) -> str | None:
+    if run.done:
+        return None
+    if run.failure:
+        return run.failure
+    if status < 0:
+        return f"killed by signal {-status}" + (" (out of memory?)" if status == -9 else "")
+    return f"ended with status {status}; see {run.folder / 'log.txt'}"

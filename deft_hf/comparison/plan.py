@@ -1,0 +1,144 @@
+"""The runs behind a comparison: which recipe each has, and which folder it belongs to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from deft_hf.comparison.variants import Settings, Variant
+from deft_hf.errors import UserError
+from deft_hf.recipe import Recipe
+from deft_hf.results import METRICS, RECIPE
+from deft_hf.runs import check_arguments
+
+# What a run looks like from outside, and how often it looks at itself, makes no other run of it.
+_NO_MATTER = {
+    "method": ("baselines",),
+    "data": ("check", "images_while_training"),
+    "training": (
+        "output_dir",
+        "eval_strategy",
+        "eval_steps",
+        "logging_steps",
+        "logging_strategy",
+        "save_steps",
+        "save_strategy",
+        "save_total_limit",
+        "dataloader_num_workers",
+        "dataloader_persistent_workers",
+        "per_device_eval_batch_size",
+    ),
+}
+FAILURE = "failure.json"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The common ground of all runs.
+
+    Args:
+        recipe: path of the recipe.
+        overrides: `key=value` of the command line.
+        folder: where the run folders lie.
+        curve_points: how often, and on how many images a domain, the first seed is scored while training.
+    """
+
+    recipe: str
+    overrides: tuple[str, ...]
+    folder: Path
+    curve_points: int = 0
+    curve_images: int = 24
+
+    def run(self, settings: Settings, seed: int, curve: bool = False) -> Run:
+        """The run of some settings at a seed.
+
+        Raises:
+            UserError: what the recipe refuses.
+        """
+        changes: dict[str, Any] = {"method.baselines": [], **settings, "training.seed": seed, "data.check": False}
+        if curve and self.curve_points:
+            steps = self.steps(settings)
+            changes |= {
+                "training.eval_strategy": "steps",
+                "training.eval_steps": max(steps // self.curve_points, 1),
+                "data.images_while_training": self.curve_images,
+            }
+        recipe = self._load(changes)
+        folder = self.folder / f"{recipe.method.name}-s{seed}-{address(recipe)}"
+        recipe.training.output_dir = str(folder)
+        return Run(recipe, seed, folder)
+
+    def check(self, variants: Mapping[str, Variant]) -> None:
+        """Build the arguments of every variant, so that what they refuse comes out before anything is trained.
+
+        Raises:
+            UserError: what the recipe or the arguments refuse, with the variant's name.
+        """
+        for name, variant in variants.items():
+            try:
+                check_arguments(self.run(variant.settings, 0).recipe)
+            except UserError as error:
+                raise UserError(f"{name}: {error}") from error
+
+    def steps(self, settings: Settings) -> int:
+        """`training.max_steps` under these settings."""
+        return self._load(settings).training.max_steps
+
+    def _load(self, changes: Settings) -> Recipe:
+        texts = [f"{key}={yaml.safe_dump(value, default_flow_style=True)}" for key, value in changes.items()]
+        return Recipe.load(self.recipe, [*self.overrides, *texts])
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One training: a resolved recipe and the folder that holds what came of it."""
+
+    recipe: Recipe
+    seed: int
+    folder: Path
+
+    @property
+    def done(self) -> bool:
+        return (self.folder / METRICS).is_file()
+
+    @property
+    def failure(self) -> str | None:
+        """Why it came to nothing, where trying again would give the same."""
+        path = self.folder / FAILURE
+        return json.loads(path.read_text())["reason"] if path.is_file() and not self.done else None
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """What the finished run wrote down."""
+        return json.loads((self.folder / METRICS).read_text())
+
+    def scores(self, reading: str) -> dict[str, dict[str, Any]]:
+        """By domain, the scores of the `exported` or the `usual` component."""
+        return self.facts["scores" if reading == "exported" else "usual_scores"]
+
+    def prepare(self) -> None:
+        """Make the folder with its recipe."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / RECIPE).write_text(self.recipe.to_yaml())
+
+
+def address(recipe: Recipe) -> str:
+    """Twelve hexadecimal digits that are equal for recipes of the same run, wherever it lies.
+
+    Only what differs from the defaults counts, so that a new key with a default leaves the old runs their addresses.
+    """
+    content = recipe.model_dump(exclude_defaults=True, exclude={"publish", "training"})
+    content["training"] = recipe.training.model_dump(exclude_unset=True)
+    for section, keys in _NO_MATTER.items():
+        for key in keys:
+            content.get(section, {}).pop(key, None)
+    content["version"] = version("deft_hf")
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,0 +1,83 @@
+"""The same tuning budget for every method, spent on source validation alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from deft_hf.comparison.jobs import execute
+from deft_hf.comparison.outcomes import Trial
+from deft_hf.comparison.plan import Plan, Run
+from deft_hf.comparison.variants import Settings, Variant
+
+RATE = "training.learning_rate"
+# No reported seed: the choice would fit its noise.
+SEED = 10_000
+
+
+def tune(
+    plan: Plan, variants: Mapping[str, Variant], rates: Sequence[float], values: bool, source: Sequence[str], jobs: int
+) -> tuple[dict[str, Settings], list[Trial]]:
+    """Choose each variant's learning rate and, on request, then its own value (`Variant.tries`) at that rate.
+
+    Every variant is tried at the same rates, and those that have a value of their own at the same number of values
+    (three), one run each at a seed that is not reported.
+
+    Args:
+        plan: of the comparison.
+        variants: by name.
+        rates: learning rates.
+        values: try values too.
+        source: names of the source validation domains.
+        jobs: processes at once.
+
+    Returns:
+        The settings chosen for each variant, and everything that was tried.
+    """
+    trials: list[Trial] = []
+    chosen: dict[str, Settings] = {name: {} for name in variants}
+    by_rate = {name: [{RATE: rate} for rate in rates] for name in variants}
+    chosen |= _best(plan, variants, by_rate, source, jobs, trials)
+    by_value = {}
+    for name, variant in variants.items():
+        if values and variant.tries is not None:
+            key, values = variant.tries(chosen[name][RATE], plan.steps(variant.settings))
+            by_value[name] = [{**chosen[name], key: value} for value in values]
+    chosen |= _best(plan, variants, by_value, source, jobs, trials)
+    return chosen, trials
+
+
+def _best(
+    plan: Plan,
+    variants: Mapping[str, Variant],
+    candidates: Mapping[str, list[dict[str, Any]]],
+    source: Sequence[str],
+    jobs: int,
+    trials: list[Trial],
+) -> dict[str, Settings]:
+    runs = {
+        name: [plan.run({**variants[name].settings, **settings}, SEED) for settings in options]
+        for name, options in candidates.items()
+    }
+    execute([run for group in runs.values() for run in group], jobs)
+    best = {}
+    for name, options in candidates.items():
+        found = [source_mean(run, variants[name].reading, source) for run in runs[name]]
+        # The first of the best; where all came to nothing, the first that was tried.
+        place = max(range(len(found)), key=lambda index: -1.0 if found[index] is None else found[index])
+        best[name] = options[place]
+        trials += [
+            Trial(name, settings, value, chosen=index == place)
+            for index, (settings, value) in enumerate(zip(options, found, strict=True))
+        ]
+    return best
+
+
+def source_mean(run: Run, reading: str, source: Sequence[str]) -> float | None:
+    """Mean IoU over the source validation domains; `None` where the run came to nothing."""
+    if not run.done:
+        return None
+    scores = run.scores(reading)
+    return float(np.mean([scores[domain]["mean_iou"] for domain in source]))

@@ -1,0 +1,86 @@
+"""One run of a comparison, for a process of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+from torch import nn
+from transformers.utils import logging
+
+from deft_hf import runs
+from deft_hf.comparison.plan import FAILURE
+from deft_hf.errors import UserError
+from deft_hf.publish.export import export_generalized
+from deft_hf.recipe import Recipe
+from deft_hf.results import METRICS, RECIPE, Domains
+from deft_hf.scoring.report import save_json
+from deft_hf.trainer import DeFTTrainer
+
+COUNTS = Path("results") / "image_counts.npz"
+HISTORY = Path("results") / "history.json"
+
+
+def work(folder: Path, environment: Mapping[str, str]) -> None:
+    """Train and score what the folder's recipe says, unless that is done; a failure is written down.
+
+    Args:
+        folder: holds the recipe; takes the log and everything that comes of the run.
+        environment: variables to set, `OMP_NUM_THREADS` among them.
+    """
+    os.environ.update(environment)
+    torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
+    with open(folder / "log.txt", "a") as log:
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(log.fileno(), stream.fileno())
+    logging.disable_progress_bar()
+    recipe = Recipe.load(folder / RECIPE)
+    # Should a comparison be started while runs of one that was killed still go on, it waits for them here.
+    with FileLock(folder / ".lock"):
+        if (folder / METRICS).is_file():
+            return
+        try:
+            _run(recipe, folder)
+        except (UserError, ArithmeticError, RuntimeError, MemoryError) as error:
+            save_json(folder / FAILURE, {"reason": f"{type(error).__name__}: {str(error).strip()}"})
+            raise
+
+
+def _run(recipe: Recipe, folder: Path) -> None:
+    domains = runs.load_domains(recipe)
+    trainer = runs.make_trainer(recipe, recipe.method.name, domains)
+    facts = runs.fit(trainer, recipe, domains, keep_images=True)
+    facts["layer_distances"] = {
+        "exported": layer_distances(trainer, recipe, domains, trainer.generalized_model),
+        "usual": layer_distances(trainer, recipe, domains, trainer.pathways.usual),
+    }
+    export_generalized(trainer.generalized_model, folder, trainer.processing_class)
+    (folder / COUNTS).parent.mkdir(exist_ok=True)
+    np.savez_compressed(folder / COUNTS, **{key: counts.numpy() for key, counts in trainer.image_counts.items()})
+    save_json(folder / HISTORY, trainer.state.log_history)
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    save_json(folder / METRICS, facts)  # last: a run that has it is done
+
+
+@torch.no_grad()
+def layer_distances(trainer: DeFTTrainer, recipe: Recipe, domains: Domains, model: nn.Module) -> dict[str, float]:
+    """By layer, ||θ - θ_init|| / ||θ_init|| of its weight: from the pretrained encoder and the decoder that the last
+    stage started with.
+    """
+    start, _ = runs.load_model(recipe, domains.labels)
+    initial = dict(start.named_parameters())
+    initial |= {name: value for name, value in trainer.pathways.initial.items() if name in initial}
+    distances: dict[str, Any] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.ndim > 1 and name in initial and trainer.family.is_trained(name):
+            before = initial[name].to(parameter.device)
+            distances[name.removesuffix(".weight")] = float((parameter - before).norm() / before.norm())
+    return distances
