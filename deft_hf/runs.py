@@ -80,6 +80,8 @@ def claim_folder(recipe: Recipe) -> Path:
 def _differences(old: Any, new: Any, key: str = "") -> list[str]:
     if key in _FREE or old == new:
         return []
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        old, new = dict(enumerate(old)), dict(enumerate(new))
     if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
         return [f"{key} ({old!r} there, {new!r} here)"]
     names = [*old, *(name for name in new if name not in old)]
