@@ -135,7 +135,7 @@ class DeFTTrainingArguments(TrainingArguments):
             (self.component == "interpolated" and self.averages, "component interpolated goes with average: none"),
             (
                 self.lora_rank > 0 and (self.method not in ("joint", "lp_ft") or self.averages),
-                "lora_rank goes with method joint or lp_ft and average: none (factors averaged are no products averaged)",
+                "lora_rank goes with method joint or lp_ft and average: none (averaged factors are no average)",
             ),
             (
                 self.lora_rank > 0 and (self.penalised or self.component == "interpolated"),
