@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import get_args
+from dataclasses import dataclass, field, fields
+from typing import Any, get_args
 
 from transformers import TrainingArguments
 
@@ -14,6 +14,23 @@ from deft_hf.stages import METHODS, Span
 
 AVERAGES = ("none", *get_args(Average))
 COMPONENTS = ("generalized", "usual", "interpolated")
+# What makes a method another one: a baseline beside it has the defaults of these.
+OF_THE_METHOD = (
+    "average",
+    "component",
+    "distance_weight",
+    "decoder_distance_weight",
+    "decoder_norm_weight",
+    "projection_weight",
+    "lora_rank",
+    "lora_alpha",
+)
+
+
+def own_defaults() -> dict[str, Any]:
+    """The defaults of `OF_THE_METHOD`."""
+    defaults = {field.name: field.default for field in fields(DeFTTrainingArguments)}
+    return {name: defaults[name] for name in OF_THE_METHOD}
 
 
 @dataclass
@@ -31,8 +48,9 @@ class DeFTTrainingArguments(TrainingArguments):
         swa_start (`float`, defaults to 0.5): share of the last stage after which `swa` starts.
         component (`str`, defaults to `"generalized"`): what is evaluated, saved and exported: the `generalized`
             component (where nothing is averaged: the trained model), the `usual` one, or the `interpolated` one: the
-            trained weights on the line to the last stage's initialisation, at the point that source validation
-            chooses (WiSE-FT, Wortsman et al., CVPR 2022, arXiv 2109.01903).
+            trained weights on the line to the last stage's initialisation, where `DeFTTrainer.interpolate` puts them,
+            to be called after `train` with the names of source validation (WiSE-FT, Wortsman et al., CVPR 2022, arXiv
+            2109.01903).
         decoder_warmup_steps (`int`, *optional*): length of the warm-up; default: a tenth of the last stage, as the
             authors.
         decoder_warmup_learning_rate (`float`, *optional*): default: the decoder's.
@@ -138,8 +156,13 @@ class DeFTTrainingArguments(TrainingArguments):
                 "lora_rank goes with method joint or lp_ft and average: none (averaged factors are no average)",
             ),
             (
-                self.lora_rank > 0 and (self.penalised or self.component == "interpolated"),
+                self.lora_rank > 0
+                and (any(self.distance_weights()) or self.projection_weight > 0 or self.component == "interpolated"),
                 "lora_rank keeps the encoder's weights: leave distance_weight, projection_weight, interpolation out",
+            ),
+            (
+                self.projection_weight > 0 and self.deepspeed is not None,
+                "projection_weight looks at gradients, which DeepSpeed keeps to itself: leave one of them out",
             ),
             (not 0 <= self.swa_start < 1, f"swa_start is {self.swa_start}: expected a share from 0, below 1"),
             *(
@@ -170,11 +193,6 @@ class DeFTTrainingArguments(TrainingArguments):
         """`average` with its default filled in; `None` where nothing is averaged."""
         average = ("ema" if self.method == "deft" else "none") if self.average is None else self.average
         return None if average == "none" else average
-
-    @property
-    def penalised(self) -> bool:
-        """Whether anything of the loop asks for the initialisation at every step."""
-        return any(self.distance_weights()) or self.projection_weight > 0
 
     def distance_weights(self) -> tuple[float, float]:
         """Weight of the distance regulariser on encoder and decoder."""

@@ -15,6 +15,7 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import rotate_checkpoints
 from transformers.utils import logging
 
+from deft_hf.arguments import OF_THE_METHOD
 from deft_hf.errors import UserError
 from deft_hf.method.adapters import has_adapters
 from deft_hf.method.pathways import DualPathway
@@ -70,7 +71,7 @@ def load_pathways(pathways: DualPathway, folder: str | Path) -> dict[str, Any]:
             load_model(component, folder / name)
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(f"{folder} holds another model or is damaged: {error}") from error
-    device = pathways.updates.device if pathways.keeps_initial_at_hand else "cpu"
+    device = pathways.updates.device if pathways.initial_at_hand else "cpu"
     initial = load_file(folder / INITIAL, device=str(device))
     # In the model's order, which the file does not keep: sums over all tensors then round alike.
     pathways.initial = {name: initial[name] for name, _ in pathways.usual.named_parameters() if name in initial}
@@ -160,10 +161,11 @@ class CheckpointMixin:
         args = self.args
         return {
             "method": args.method,
-            "average": args.averages,
-            "component": args.component,
             "stages": stages,
-            "decays": args.run_decays(stages[-1]["steps"]),
+            **{name: getattr(args, name) for name in OF_THE_METHOD},
+            "average": args.averages,
+            "decays": args.run_decays(stages[-1]["steps"]) if args.averages in ("ema", "debiased_ema") else None,
+            "swa_start": args.swa_start if args.averages == "swa" else None,
         }
 
     def check_resumed(self) -> None:

@@ -57,7 +57,9 @@ class EvaluationMixin:
         for label, model in models.items():
             images = None if self.image_counts is None else []
             key = f"{metric_key_prefix}_{label}".removesuffix("_")
-            scores = self.scores[key] = self._score(model, dataloader, images)
+            # A loader draws its base seed: a run that looks at itself is to stay the run that does not.
+            with own_randomness(self.args.seed):
+                scores = self.scores[key] = self._score(model, dataloader, images)
             if images is not None:
                 self.image_counts[key] = torch.stack(images)
             for name in METRICS:

@@ -53,15 +53,15 @@ def stage_schedule(
             do.
 
     Raises:
-        UserError: such a type with more than one stage.
+        UserError: such a type with more than one stage, or with `average: swa`.
     """
     shapes = [schedule_shape(args, max(span.steps, spans[-1].steps)) for span in spans]
     if any(type(shape) is not LambdaLR for shape in shapes):
-        if len(spans) == 1:
+        if len(spans) == 1 and args.averages != "swa":
             return None
         raise UserError(
-            f"lr_scheduler_type {args.lr_scheduler_type} cannot restart at the second stage: choose one that is a "
-            "function of the step, such as polynomial, cosine, linear or constant."
+            f"lr_scheduler_type {args.lr_scheduler_type} can neither restart at the second stage nor stand still for "
+            "swa: choose one that is a function of the step, such as polynomial, cosine, linear or constant."
         )
     rates = args.learning_rates()
 

@@ -23,7 +23,7 @@ from transformers import (
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
-from deft_hf.arguments import DeFTTrainingArguments
+from deft_hf.arguments import DeFTTrainingArguments, own_defaults
 from deft_hf.data.corruptions import corrupted
 from deft_hf.data.domains import Domain
 from deft_hf.data.labels import LabelSpace
@@ -103,8 +103,10 @@ def check_arguments(recipe: Recipe) -> None:
 
 
 def method_arguments(recipe: Recipe, method: str) -> DeFTTrainingArguments:
-    """The Trainer's arguments for one of the recipe's methods; a baseline has its own default for `average`."""
-    changes = {} if method == recipe.method.name else {"method": method, "average": None, "component": "generalized"}
+    """The Trainer's arguments for one of the recipe's methods; of what makes the recipe's own method another one, such
+    as its average or a regulariser, a baseline has the defaults.
+    """
+    changes = {} if method == recipe.method.name else {"method": method, **own_defaults()}
     return recipe.training_arguments(output_dir=str(method_folder(recipe, method)), **changes)
 
 

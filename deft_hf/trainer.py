@@ -102,8 +102,8 @@ class DeFTTrainer(EvaluationMixin, CheckpointMixin, Trainer):
             distance_weights=args.distance_weights(),
             decoder_norm_weight=args.decoder_norm_weight,
             exported="generalized" if args.component == "generalized" else "usual",
+            initial_at_hand=args.projection_weight > 0,
         )
-        pathways.keeps_initial_at_hand |= args.projection_weight > 0
         super().__init__(model=pathways, args=args, **kwargs)
         self.add_callback(StageCallback(self))
         if self.processing_class is None:

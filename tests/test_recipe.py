@@ -4,6 +4,7 @@ import dataclasses
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from transformers import TrainingArguments
@@ -13,6 +14,7 @@ from deft_hf.data.streets import STREETS
 from deft_hf.errors import UserError
 from deft_hf.recipe import MethodSection, Recipe, TrainingSection
 from deft_hf.recipe.data import FolderEntry, HubEntry, StreetsEntry
+from deft_hf.runs import load_domains
 
 RECIPE = """
 model: {checkpoint: embedded}
@@ -453,3 +455,74 @@ def test_a_checkpoint_is_chosen_on_validation_alone(path: Path):
 def test_all_sources_weighted_or_none(path: Path):
     source = "data.source=[{folder: town, split: train, weight: 2}, {folder: new coast, name: bay, weight: 1e-1}]"
     assert [entry.weight for entry in Recipe.load(path, [source]).data.source] == [2.0, 0.1]
+
+
+# ---- corrupted copies
+
+
+def test_corrupted_copies_of_validation_are_unseen_domains(path: Path):
+    recipe = Recipe.load(
+        path,
+        [
+            "data.unseen=[{folder: town, split: val, corruption: fog, severity: '3'}, "
+            "{folder: town, split: val, corruption: fog}, {streets: night, count: 5, corruption: jpeg, severity: 5}, "
+            "{hub: user/hills, split: test, corruption: snow, name: blizzard}, {folder: coast}]"
+        ],
+    )
+    unseen = recipe.data.unseen
+    assert [entry.name for entry in unseen] == ["town_fog_3", "town_fog", "night_jpeg_5", "blizzard", "coast"]
+    assert [(entry.corruption, entry.severity) for entry in unseen] == [
+        ("fog", 3),
+        ("fog", None),
+        ("jpeg", 5),
+        ("snow", None),
+        (None, None),
+    ]
+    path.write_text(recipe.to_yaml())
+    assert Recipe.load(path).data == recipe.data
+
+
+@pytest.mark.parametrize(
+    ("override", "text"),
+    [
+        ("data.unseen.0.corruption=frog", "expected one of gaussian_noise, shot_noise"),
+        ("data.unseen.0.corruption=frog", "; did you mean fog?"),
+        (
+            "data.unseen.0.severity=6",
+            "data.unseen.0.severity: found 6, expected a whole number from 1 to 5, or null for all five",
+        ),
+        ("data.unseen.0={folder: coast, corruption: fog, severity: all}", 'found "all", expected a whole number from'),
+        ("data.unseen.0.severity=3", "data.unseen.0.severity: found 3 without a corruption; name one, or take it out"),
+        (
+            "data.validation.0.corruption=fog",
+            "data.validation.0.corruption: found fog, but only unseen domains are corrupted",
+        ),
+        (
+            "data.source.0={folder: town, split: train, corruption: fog, severity: 1}",
+            "data.source.0.corruption: found",
+        ),
+        (
+            "data.unseen.0={folder: town, split: train, corruption: fog}",
+            "data.unseen.0: found images that town of source",
+        ),
+        ("data.unseen.0={folder: town, corruption: fog}", "data.unseen.0: found images that town of source"),
+        ("data.unseen.0={folder: town, split: val, name: copy}", "data.unseen.0: found images that town of source"),
+    ],
+)
+def test_wrong_corruptions(path: Path, override: str, text: str):
+    message = refusal(path, override)
+    assert text in message and message.count("\n") == 0
+
+
+def test_a_corrupted_entry_becomes_a_corrupted_domain(path: Path):
+    streets = [
+        f"data.{section}=[{{streets: clear, count: 2, seed: {seed}, size: [24, 32]}}]"
+        for section, seed in (("source", 0), ("validation", 1))
+    ]
+    unseen = "data.unseen=[{streets: clear, count: 2, seed: 1, size: [24, 32], corruption: contrast, severity: 4}]"
+    domains = load_domains(Recipe.load(path, [*streets, unseen, "data.check=false"]))
+    (validation,), (found,) = domains.validation, domains.unseen
+    assert (found.name, found.ids) == ("clear_contrast_4", ["000000_4", "000001_4"])
+    (clean, mask), (image, same_mask) = validation.load(1), found.load(1)
+    assert (mask == same_mask).all()
+    assert np.std(image) == pytest.approx(0.1 * np.std(clean), rel=0.2)

@@ -17,7 +17,7 @@ def squared_distance(parameters: Iterable[Tensor], initial: Iterable[Tensor]) ->
 
     `weight / 2` times this is the distance regulariser of the usual component. The paper names a "simple distance
     regularization" without giving its form in public; this one (L2-SP: Li et al., ICML 2018, arXiv 1802.01483, eq. 2)
-    is our reading. With a scalar 0 for each initial tensor it is the squared norm.
+    is our reading.
     """
     total: Tensor | None = None
     for parameter, start in zip(parameters, initial, strict=True):

@@ -43,6 +43,7 @@ class DualPathway(nn.Module):
         decoder_norm_weight: weight β of β/2 ||θ||² on the usual decoder, the second half of L2-SP's penalty (Li et
             al., ICML 2018, arXiv 1802.01483, eq. 3).
         exported: the component that evaluation, checkpoints and the export are of.
+        initial_at_hand: keep the initialisation on the device of the parameters even where no regulariser asks for it.
     """
 
     # Trainer then counts the items of the whole optimizer step and hands them over.
@@ -56,6 +57,7 @@ class DualPathway(nn.Module):
         distance_weights: tuple[float, float] = (0.0, 0.0),
         decoder_norm_weight: float = 0.0,
         exported: Literal["generalized", "usual"] = "generalized",
+        initial_at_hand: bool = False,
     ) -> None:
         super().__init__()
         self.family = family
@@ -71,8 +73,8 @@ class DualPathway(nn.Module):
             parameter.requires_grad_(family.is_trained(name))
         self.generalized = copy.deepcopy(self.usual).requires_grad_(False) if average else self.usual
         self.exports_usual = exported == "usual" or average is None
-        # Needed at every step by regularisers and projections alone; else it need not take the accelerator's memory.
-        self.keeps_initial_at_hand = any(distance_weights)
+        # What is not needed at every step need not take the accelerator's memory.
+        self.initial_at_hand = initial_at_hand or any(distance_weights)
         self.stage: Stage = "joint"
         self.decays: dict[Part, float] = {"encoder": 0.0, "decoder": 0.0}
         self.swa_start = 0
@@ -179,14 +181,20 @@ class DualPathway(nn.Module):
     def snapshot(self) -> None:
         """Make the usual component's parameters the initialisation: distances and the average start from there.
 
-        BatchNorm statistics stay each component's own: the generalized encoder has those of the warm-up.
+        BatchNorm statistics stay each component's own in the decoupled stage: the generalized encoder has those of the
+        warm-up. In the joint stage the usual encoder goes on with them, as without an average.
         """
+        if self.stage == "joint":
+            warmed_up = dict(self.generalized.named_buffers())
+            for name, buffer in self.usual.named_buffers():
+                if self.family.part_of(name) == "encoder":
+                    buffer.copy_(warmed_up[name])
         self.updates.zero_()
         usual, generalized = self._trained(self.usual), self._trained(self.generalized)
         for name, parameter in usual.items():
             generalized[name].copy_(parameter)
         self.initial = {
-            name: parameter.detach().clone() if self.keeps_initial_at_hand else parameter.detach().cpu().clone()
+            name: parameter.detach().clone() if self.initial_at_hand else parameter.detach().cpu().clone()
             for name, parameter in usual.items()
         }
 
@@ -241,8 +249,8 @@ class DualPathway(nn.Module):
             if weight:
                 terms.append(weight / 2 * squared_distance(self._averaged[part][1], [self.initial[n] for n in names]))
         if self.decoder_norm_weight:
-            decoder = self._averaged["decoder"][1]
-            terms.append(self.decoder_norm_weight / 2 * squared_distance(decoder, [torch.zeros(())] * len(decoder)))
+            norms = [parameter.float().pow(2).sum() for parameter in self._averaged["decoder"][1]]
+            terms.append(self.decoder_norm_weight / 2 * torch.stack(norms).sum())
         return torch.stack(terms).sum()
 
     def _trained(self, model: nn.Module) -> dict[str, nn.Parameter]:

@@ -142,7 +142,7 @@ def test_share_and_distances():
 
 
 def test_distance_regulariser_pulls_the_usual_component_back():
-    plain, pulled, batch = dual(), dual(distance_weight=0.3), models.batch()
+    plain, pulled, batch = dual(), dual(distance_weights=(0.3, 0.3)), models.batch()
     for pathways in (plain, pulled):
         with torch.no_grad():
             for parameter in pathways.usual.parameters():
@@ -154,6 +154,72 @@ def test_distance_regulariser_pulls_the_usual_component_back():
         torch.testing.assert_close(parameter.grad, gradients[name].grad + 0.3 * 0.01, rtol=1e-4, atol=1e-5)
 
 
+def gradients(pathways, batch, **kwargs):
+    """What one backward pass leaves, with all weights moved off the initialisation beforehand."""
+    with torch.no_grad():
+        for parameter in pathways.usual.parameters():
+            parameter.mul_(1.1).add_(0.01)
+    torch.manual_seed(0)
+    pathways(**batch, **kwargs)["loss"].backward()
+    return {n: p.grad for n, p in pathways.usual.named_parameters()}
+
+
+@pytest.mark.parametrize("passes", [1, 4])
+def test_l2_sp_pulls_the_encoder_to_its_start_and_the_decoder_to_zero(passes):
+    batch, penalised = models.batch(), dual(distance_weights=(0.3, 0.0), decoder_norm_weight=0.2)
+    plain, pulled = gradients(dual(), batch), gradients(penalised, batch, passes=passes)
+    assert {penalised.family.part_of(name) for name in pulled} == {"encoder", "decoder"}
+    for name, parameter in penalised.usual.named_parameters():
+        if penalised.family.part_of(name) == "encoder":
+            pull = 0.3 * (parameter - penalised.initial[name])
+        else:
+            pull = 0.2 * parameter
+        torch.testing.assert_close(pulled[name], plain[name] + pull / passes, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_the_warmup_knows_no_penalty():
+    batch, plain = models.batch(), dual()
+    penalised = dual(distance_weights=(0.3, 0.3), decoder_norm_weight=0.2)
+    for pathways in (plain, penalised):
+        pathways.enter("warmup")
+    pulled = gradients(penalised, batch)
+    for name, gradient in gradients(plain, batch).items():
+        assert (gradient is None and pulled[name] is None) or torch.equal(gradient, pulled[name]), name
+
+
+@pytest.mark.parametrize("average", [None, "ema"])
+def test_the_usual_component_can_be_the_exported_one(average):
+    pathways, images = dual(average=average, exported="usual").eval(), models.batch()["pixel_values"]
+    with torch.no_grad():
+        for parameter in pathways.usual.parameters():
+            parameter.mul_(1.1)
+    assert pathways.exported is pathways.usual
+    assert torch.equal(pathways(images).logits, pathways.usual(images).logits)
+    if average:
+        assert not torch.equal(pathways(images).logits, pathways.generalized(images).logits)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"average": "debiased_ema"}, {"average": "swa"}, {"average": None}, {"exported": "usual"}],
+    ids=["debiased_ema", "swa", "none", "usual"],
+)
+def test_only_the_plain_average_keeps_a_share_of_the_initialisation(settings):
+    pathways = dual(**settings)
+    assert pathways.share_left() == {"encoder": 1.0, "decoder": 1.0}
+    pathways.update_generalized()
+    assert pathways.share_left() == {"encoder": 0.0, "decoder": 0.0}
+
+
+def test_the_encoder_is_handed_out_beside_its_own_initialisation():
+    pathways = dual("mobilenet_v2")
+    names = [name for name in pathways.initial if pathways.family.part_of(name) == "encoder"]
+    assert len(names) > 50
+    found, initial = pathways.encoder_and_initial()
+    assert [id(parameter) for parameter in found] == [id(pathways.usual.get_parameter(name)) for name in names]
+    assert all(torch.equal(start, pathways.initial[name]) for start, name in zip(initial, names, strict=True))
+
+
 def test_eval_mode_is_the_generalized_model_and_no_average_means_one_model():
     pathways, batch = dual().eval(), models.batch()
     with torch.no_grad():
@@ -161,7 +227,7 @@ def test_eval_mode_is_the_generalized_model_and_no_average_means_one_model():
             parameter.zero_()
     images = batch["pixel_values"]
     torch.testing.assert_close(pathways(images).logits, pathways.generalized(images).logits)
-    single = DualPathway(models.build("segformer"), resolve_family(models.build("segformer")), average=False)
+    single = DualPathway(models.build("segformer"), resolve_family(models.build("segformer")), average=None)
     assert single.generalized is single.usual and not single.averages
     assert len(list(single.parameters())) == len(list(single.usual.parameters()))
 

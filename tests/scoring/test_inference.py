@@ -176,6 +176,36 @@ def test_scores_of_a_stream_equal_image_by_image_counting(sizes, label_sizes, wi
     assert counts.sum() == 3 * sum((height - 1) * width for height, width in label_sizes)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "label_sizes"),
+    [
+        pytest.param([(24, 40)] * 3, [(24, 40)] * 3, id="one size"),
+        pytest.param([(24, 40)] * 3, [(48, 80), (20, 20), (7, 9)], id="labels of several sizes"),
+        pytest.param([(24, 40), (16, 16), (40, 24)], [(24, 40), (16, 16), (40, 24)], id="images of several sizes"),
+    ],
+)
+@pytest.mark.parametrize("window", [None, (16, 16)])
+def test_counts_of_single_images_come_in_order_and_sum_to_the_stream(sizes, label_sizes, window):
+    model, images = Coarse(), []
+    stream = dict(num_labels=CLASSES, device="cpu", window=window, stride=window)
+    matrix = score_batches(model, FAMILY, drawn_batches(2, sizes, label_sizes), images=images, **stream)
+    assert [(counts.dtype, counts.shape) for counts in images] == [(torch.int64, (CLASSES, CLASSES))] * 6
+    assert torch.equal(torch.stack(images).sum(0), matrix.counts)
+
+    single = []
+    for batch in drawn_batches(2, sizes, label_sizes):
+        for image, label in zip(batch["pixel_values"], batch["labels"], strict=True):
+            alone = [{"pixel_values": image[None], "labels": label[None]}]
+            single.append(score_batches(model, FAMILY, alone, **stream).counts)
+    assert all(torch.equal(found, expected) for found, expected in zip(images, single, strict=True))
+    assert len({tuple(counts.flatten().tolist()) for counts in images}) == 6
+
+    before = [counts.clone() for counts in images]
+    again = score_batches(model, FAMILY, drawn_batches(2, sizes, label_sizes), **stream)
+    assert torch.equal(again.counts, matrix.counts)  # keeping the images' counts changes nothing else
+    assert all(torch.equal(found, expected) for found, expected in zip(images, before, strict=True))
+
+
 class Modes(Pixelwise):
     """Notes the mode of its parts, and fails at will."""
 
