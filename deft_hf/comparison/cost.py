@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -19,32 +21,40 @@ from transformers.utils import logging
 from deft_hf import runs
 from deft_hf.comparison.outcomes import Cost
 from deft_hf.comparison.plan import Plan, Run
-from deft_hf.comparison.variants import VARIANTS, Variant
+from deft_hf.comparison.variants import VARIANTS, Settings, Variant
 from deft_hf.data.collate import collate
-from deft_hf.method.cost import step_flops
+from deft_hf.method.cost import equal_compute_steps, method_flops, step_flops
+from deft_hf.method.families import resolve_family
 from deft_hf.recipe import Recipe
-from deft_hf.results import RECIPE
+from deft_hf.results import RECIPE, hardware
+from deft_hf.scoring.report import save_json
+from deft_hf.stages import Span
 from deft_hf.trainer import DeFTTrainer
 
 _STEPS = 7
 _WARM = 2  # first steps, which allocate
 
 
-def measure(plan: Plan, variants: Mapping[str, Variant], folder: Path) -> dict[str, Cost]:
+def measure(plan: Plan, settings: Mapping[str, Settings], folder: Path) -> dict[str, Cost]:
     """Time, memory and operations of a step of each variant's last stage, as ratios to `joint`.
 
     Each variant has a process of its own: its peak memory comes first; then its steps take turns with those of
-    `joint`, so that both see the same load of the machine. What was measured before is read from `folder`.
+    `joint`, so that both see the same load of the machine. What was measured before is read from `folder`. One that
+    cannot be measured, for lack of memory for two models, say, is left out.
 
     Args:
         plan: of the comparison.
-        variants: by name.
-        folder: keeps one JSON file a variant.
+        settings: by method, what it is trained with where it is trained for its own row alone.
+        folder: keeps one JSON file a method and a kind of hardware.
     """
     joint = _measured(plan.run(VARIANTS["joint"].alone, 0), plan, folder)
+    if joint is None:
+        return {}
     costs = {}
-    for name, variant in tqdm(variants.items(), desc="measuring steps", unit="method"):
-        found = _measured(plan.run(variant.alone, 0), plan, folder)
+    for name, own in tqdm(settings.items(), desc="measuring steps", unit="method"):
+        found = _measured(plan.run(own, 0), plan, folder)
+        if found is None:
+            continue
         costs[name] = Cost(
             time=found["seconds"] / found["joint_seconds"],
             memory=found["memory"] / joint["memory"],
@@ -53,8 +63,8 @@ def measure(plan: Plan, variants: Mapping[str, Variant], folder: Path) -> dict[s
     return costs
 
 
-def _measured(run: Run, plan: Plan, folder: Path) -> dict[str, float]:
-    path = folder / f"{run.folder.name}.json"
+def _measured(run: Run, plan: Plan, folder: Path) -> dict[str, float] | None:
+    path = folder / f"{run.folder.name}-{re.sub(r'[^0-9A-Za-z]+', '-', hardware()).strip('-')}.json"
     if not path.is_file():
         recipes = []
         for role, each in (("own", run), ("joint", plan.run(VARIANTS["joint"].alone, 0))):
@@ -63,35 +73,73 @@ def _measured(run: Run, plan: Plan, folder: Path) -> dict[str, float]:
             (place / RECIPE).write_text(each.recipe.to_yaml())
             recipes.append(str(place / RECIPE))
         command = [sys.executable, "-m", "deft_hf.comparison.cost", *recipes]
-        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        path.write_text(output.splitlines()[-1] + "\n")
+        result = subprocess.run(command, capture_output=True, text=True)
+        if result.returncode:
+            reason = (result.stderr.splitlines() or [f"status {result.returncode}"])[-1]
+            tqdm.write(f"{run.folder.name}: a step was not measured ({reason})", file=sys.stderr)
+            return None
+        save_json(path, json.loads(result.stdout.splitlines()[-1]))
     return json.loads(path.read_text())
 
 
-def flops_of_a_step(recipe: Recipe) -> int:
-    """Operations of one step of the last stage of the recipe's method on one image."""
-    trainer, batch = _prepare(recipe)
-    return step_flops(trainer.pathways, {name: values[:2] for name, values in batch.items()})
+def with_equal_compute(plan: Plan, variants: Mapping[str, Variant]) -> dict[str, Variant]:
+    """The variants, those of equal compute with a last stage as long as the compute of the other one's run buys.
+
+    Operations are counted on the CPU for two images: warm-up and decoupled stage of `deft` pay for the variant's own
+    warm-up, which stays as long as it was, and for as many joint steps as that leaves.
+    """
+    if all(variant.compute_of is None for variant in variants.values()):
+        return dict(variants)
+    recipe = plan.run({}, 0).recipe
+    model, _ = runs.load_model(recipe, recipe.data.label_space())
+    family = resolve_family(model, recipe.model.encoder)
+    batch = {
+        "pixel_values": torch.zeros(2, 3, *recipe.data.crop_size),
+        "labels": torch.zeros(2, *recipe.data.crop_size, dtype=torch.int64),
+    }
+
+    def spans(settings: Settings) -> list[Span]:
+        own = plan.run(settings, 0).recipe
+        return runs.method_arguments(own, own.method.name).spans(plan.steps(settings))
+
+    result = {}
+    for name, variant in variants.items():
+        result[name] = variant
+        if variant.compute_of is not None:
+            wanted = spans(VARIANTS[variant.compute_of].settings)
+            earlier = spans(variant.settings)[:-1]
+            left = method_flops(model, family, wanted, batch) - method_flops(model, family, earlier, batch)
+            own = {
+                "training.max_steps": equal_compute_steps(left, model, family, batch),
+                "method.decoder_warmup_steps": sum(span.steps for span in earlier),
+            }
+            result[name] = replace(variant, settings={**variant.settings, **own})
+    return result
 
 
-def _prepare(recipe: Recipe) -> tuple[DeFTTrainer, dict[str, Tensor]]:
-    """A trainer in its last stage, and one of its batches."""
+def _prepare(recipe: Recipe) -> tuple[DeFTTrainer, dict[str, Tensor], dict[str, Tensor]]:
+    """A trainer in its last stage, one of its batches, and what two images make of one."""
     recipe.data.check = False
+    recipe.data.validation = recipe.data.unseen = []  # nothing is scored
     trainer = runs.make_trainer(recipe, recipe.method.name, runs.load_domains(recipe))
     trainer.create_optimizer()
     trainer.spans = trainer.args.spans(100)
     trainer.enter_stage(sum(span.steps for span in trainer.spans), new=True)
-    size = trainer.args.train_batch_size
-    batch = collate([trainer.train_dataset[index % len(trainer.train_dataset)] for index in range(size)])
-    trainer.pathways.to(trainer.args.device).train()
-    return trainer, {name: values.to(trainer.args.device) for name, values in batch.items()}
+    device = trainer.args.device
+    trainer.pathways.to(device).train()
+
+    def batch(size: int) -> dict[str, Tensor]:
+        items = collate([trainer.train_dataset[index % len(trainer.train_dataset)] for index in range(size)])
+        return {name: values.to(device) for name, values in items.items()}
+
+    return trainer, batch(trainer.args.train_batch_size), batch(2)
 
 
 def _step(trainer: DeFTTrainer, batch: Mapping[str, Tensor]) -> float:
     """Seconds of one optimizer step."""
     _wait(trainer)
     start = time.perf_counter()
-    with trainer.compute_loss_context_manager():
+    with trainer.accelerator.autocast():
         loss = trainer.pathways(**batch)["loss"]
     loss.backward()
     trainer.before_step()
@@ -119,12 +167,12 @@ def main(own: str, joint: str) -> None:
     """Measure the recipe `own` beside `joint` and print the figures as one line of JSON."""
     logging.disable_progress_bar()
     before = 0 if torch.cuda.is_available() else _peak_memory()
-    trainer, batch = _prepare(Recipe.load(own))
+    trainer, batch, two = _prepare(Recipe.load(own))
     for _ in range(_WARM):
         _step(trainer, batch)
     memory = _peak_memory() - before
-    flops = step_flops(trainer.pathways, {name: values[:2] for name, values in batch.items()})
-    other, other_batch = _prepare(Recipe.load(joint))
+    flops = step_flops(trainer.pathways, two)
+    other, other_batch, _ = _prepare(Recipe.load(joint))
     for _ in range(_WARM):
         _step(other, other_batch)
     pairs = [(_step(trainer, batch), _step(other, other_batch)) for _ in range(_STEPS)]

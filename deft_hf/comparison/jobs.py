@@ -22,8 +22,8 @@ _PAUSE = 0.2  # seconds between two looks at the processes
 def execute(runs: Iterable[Run], jobs: int) -> dict[Path, str]:
     """Train what is not done yet; returns, by folder, why the runs that came to nothing did.
 
-    A run that was killed from outside is started once more, and tried again by the next call. One that failed by
-    itself would fail again and is left alone.
+    A run that was killed from outside is started once more. One that diverged would diverge again and is left alone;
+    all others that came to nothing are tried again by the next call.
 
     Args:
         runs: the runs; equal ones are run once.
@@ -65,8 +65,9 @@ def execute(runs: Iterable[Run], jobs: int) -> dict[Path, str]:
 def _start(run: Run, slot: int, jobs: int) -> BaseProcess:
     run.prepare()
     settings = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // jobs, 1)))}
-    if torch.cuda.device_count() > 1:
-        settings["CUDA_VISIBLE_DEVICES"] = str(slot % torch.cuda.device_count())
+    if (count := torch.cuda.device_count()) > 1:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
+        settings["CUDA_VISIBLE_DEVICES"] = visible.split(",")[slot % count]
     # A server that has imported everything once forks the runs: importing takes longer than a short run's evaluation.
     kinds = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in kinds else "spawn")
@@ -84,4 +85,6 @@ def _reason(run: Run, status: int) -> str | None:
         return run.failure
     if status < 0:
         return f"killed by signal {-status}" + (" (out of memory?)" if status == -9 else "")
-    return f"ended with status {status}; see {run.folder / 'log.txt'}"
+    log = run.folder / "log.txt"
+    lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
+    return f"ended with status {status}" + (f"; {log} ends with: {lines[-1]}" if lines else "")

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from deft_hf.arguments import own_defaults
 from deft_hf.comparison.variants import Settings, Variant
 from deft_hf.errors import UserError
 from deft_hf.recipe import Recipe
@@ -63,7 +64,7 @@ class Plan:
         Raises:
             UserError: what the recipe refuses.
         """
-        changes: dict[str, Any] = {"method.baselines": [], **settings, "training.seed": seed, "data.check": False}
+        changes: dict[str, Any] = {**settings, "training.seed": seed, "data.check": False}
         if curve and self.curve_points:
             steps = self.steps(settings)
             changes |= {
@@ -76,23 +77,50 @@ class Plan:
         recipe.training.output_dir = str(folder)
         return Run(recipe, seed, folder)
 
-    def check(self, variants: Mapping[str, Variant]) -> None:
+    def check(self, variants: Mapping[str, Variant], values: bool = False) -> None:
         """Build the arguments of every variant, so that what they refuse comes out before anything is trained.
 
+        Args:
+            variants: by name.
+            values: whether values will be tuned that go by the number of steps.
+
         Raises:
-            UserError: what the recipe or the arguments refuse, with the variant's name.
+            UserError: what the recipe or the arguments refuse, with the variant's name; or a recipe that chooses a
+                checkpoint, by one component where two rows may be read from one run.
         """
         for name, variant in variants.items():
             try:
-                check_arguments(self.run(variant.settings, 0).recipe)
+                recipe = self.run(variant.settings, 0, curve=True).recipe
+                check_arguments(recipe)
+                if values or variant.compute_of is not None:
+                    self.steps(variant.settings)  # refuses epochs
+                if recipe.training.load_best_model_at_end:
+                    raise UserError(
+                        "training.load_best_model_at_end: found true, but all methods are compared after their last "
+                        "step; take it out"
+                    )
             except UserError as error:
                 raise UserError(f"{name}: {error}") from error
 
     def steps(self, settings: Settings) -> int:
-        """`training.max_steps` under these settings."""
-        return self._load(settings).training.max_steps
+        """`training.max_steps` under these settings.
+
+        Raises:
+            UserError: the recipe counts epochs.
+        """
+        steps = self._load(settings).training.max_steps
+        if steps < 1:
+            raise UserError(
+                f"training.max_steps: found {steps}, expected the length in optimizer steps, by which curves, equal "
+                "compute and tuned values go"
+            )
+        return steps
 
     def _load(self, changes: Settings) -> Recipe:
+        # What the recipe asks of DeFT, a regulariser for one, is none of a rival's business.
+        deft = changes.get("method.name", "deft") == "deft"
+        neutral = {} if deft else {f"method.{name}": value for name, value in own_defaults().items()}
+        changes = {"method.baselines": [], **neutral, **changes}
         texts = [f"{key}={yaml.safe_dump(value, default_flow_style=True)}" for key, value in changes.items()]
         return Recipe.load(self.recipe, [*self.overrides, *texts])
 
@@ -121,8 +149,8 @@ class Run:
         return json.loads((self.folder / METRICS).read_text())
 
     def scores(self, reading: str) -> dict[str, dict[str, Any]]:
-        """By domain, the scores of the `exported` or the `usual` component."""
-        return self.facts["scores" if reading == "exported" else "usual_scores"]
+        """By domain, the scores of the `exported` or the `usual` component, which may be the one that is exported."""
+        return self.facts["usual_scores" if reading == "usual" and "usual_scores" in self.facts else "scores"]
 
     def prepare(self) -> None:
         """Make the folder with its recipe."""

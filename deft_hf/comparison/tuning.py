@@ -10,7 +10,7 @@ import numpy as np
 from deft_hf.comparison.jobs import execute
 from deft_hf.comparison.outcomes import Trial
 from deft_hf.comparison.plan import Plan, Run
-from deft_hf.comparison.variants import Settings, Variant
+from deft_hf.comparison.variants import VARIANTS, Settings, Variant
 
 RATE = "training.learning_rate"
 # No reported seed: the choice would fit its noise.
@@ -23,7 +23,8 @@ def tune(
     """Choose each variant's learning rate and, on request, then its own value (`Variant.tries`) at that rate.
 
     Every variant is tried at the same rates, and those that have a value of their own at the same number of values
-    (three), one run each at a seed that is not reported.
+    (three), one run each at a seed that is not reported. A variant that is `like` another takes what was chosen for
+    that one, asked for or not, but for what it sets itself.
 
     Args:
         plan: of the comparison.
@@ -37,16 +38,23 @@ def tune(
         The settings chosen for each variant, and everything that was tried.
     """
     trials: list[Trial] = []
-    chosen: dict[str, Settings] = {name: {} for name in variants}
-    by_rate = {name: [{RATE: rate} for rate in rates] for name in variants}
-    chosen |= _best(plan, variants, by_rate, source, jobs, trials)
+    tuned = {name: variant for name, variant in variants.items() if variant.like is None}
+    for variant in variants.values():
+        if variant.like is not None:
+            tuned.setdefault(variant.like, VARIANTS[variant.like])
+    by_rate = {name: [{RATE: rate} for rate in rates] for name in tuned}
+    chosen = _best(plan, tuned, by_rate, source, jobs, trials)
     by_value = {}
-    for name, variant in variants.items():
+    for name, variant in tuned.items():
         if values and variant.tries is not None:
-            key, values = variant.tries(chosen[name][RATE], plan.steps(variant.settings))
-            by_value[name] = [{**chosen[name], key: value} for value in values]
-    chosen |= _best(plan, variants, by_value, source, jobs, trials)
-    return chosen, trials
+            key, own = variant.tries(chosen[name][RATE], plan.steps(variant.settings))
+            by_value[name] = [{**chosen[name], key: value} for value in own]
+    chosen |= _best(plan, tuned, by_value, source, jobs, trials)
+    settings = {
+        name: {key: value for key, value in chosen[variant.like or name].items() if key not in variant.settings}
+        for name, variant in variants.items()
+    }
+    return settings, trials
 
 
 def _best(

@@ -17,7 +17,7 @@ from transformers.utils import logging
 
 from deft_hf import runs
 from deft_hf.comparison.plan import FAILURE
-from deft_hf.errors import UserError
+from deft_hf.errors import TrainingDiverged
 from deft_hf.publish.export import export_generalized
 from deft_hf.recipe import Recipe
 from deft_hf.results import METRICS, RECIPE, Domains
@@ -29,7 +29,7 @@ HISTORY = Path("results") / "history.json"
 
 
 def work(folder: Path, environment: Mapping[str, str]) -> None:
-    """Train and score what the folder's recipe says, unless that is done; a failure is written down.
+    """Train and score what the folder's recipe says, unless that is done; a divergence is written down.
 
     Args:
         folder: holds the recipe; takes the log and everything that comes of the run.
@@ -44,11 +44,12 @@ def work(folder: Path, environment: Mapping[str, str]) -> None:
     recipe = Recipe.load(folder / RECIPE)
     # Should a comparison be started while runs of one that was killed still go on, it waits for them here.
     with FileLock(folder / ".lock"):
-        if (folder / METRICS).is_file():
+        if (folder / METRICS).is_file() or (folder / FAILURE).is_file():
             return
         try:
             _run(recipe, folder)
-        except (UserError, ArithmeticError, RuntimeError, MemoryError) as error:
+        # It would come again; what other errors speak of, memory, files, packages, may be mended by the next call.
+        except (TrainingDiverged, ArithmeticError) as error:
             save_json(folder / FAILURE, {"reason": f"{type(error).__name__}: {str(error).strip()}"})
             raise
 
@@ -65,9 +66,10 @@ def _run(recipe: Recipe, folder: Path) -> None:
     (folder / COUNTS).parent.mkdir(exist_ok=True)
     np.savez_compressed(folder / COUNTS, **{key: counts.numpy() for key, counts in trainer.image_counts.items()})
     save_json(folder / HISTORY, trainer.state.log_history)
+    save_json(folder / METRICS, facts)  # a run that has it is done
+    # Only now: half a checkpoint would be gone on from.
     for checkpoint in folder.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
-    save_json(folder / METRICS, facts)  # last: a run that has it is done
 
 
 @torch.no_grad()

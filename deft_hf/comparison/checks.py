@@ -1,0 +1,66 @@
+"""What can be wrong with a request before anything is trained."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from deft_hf.comparison import tuning
+from deft_hf.errors import UserError
+from deft_hf.recipe import Recipe
+from deft_hf.results import RECIPE
+
+
+def check_request(
+    recipe: Recipe,
+    seeds: int | Sequence[int],
+    jobs: int,
+    rates: Sequence[float],
+    values: bool,
+    curve_points: int,
+) -> None:
+    """Refuse numbers that mean nothing, and tuning that would find nothing.
+
+    Raises:
+        UserError: with the option, what was found, and what was expected.
+    """
+    numbers = range(seeds) if isinstance(seeds, int) else seeds
+    if not numbers or len(set(numbers)) < len(numbers) or min(numbers) < 0:
+        raise UserError(f"--seeds: found {seeds}, expected how many, 1 or more")
+    if jobs < 1:
+        raise UserError(f"--jobs: found {jobs}, expected how many runs at once, 1 or more")
+    if curve_points < 0:
+        raise UserError(f"--curve-points: found {curve_points}, expected how many, 0 or more")
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise UserError("found several processes of a launcher, expected one: python -m deft_hf.compare with --jobs N")
+    if values and not rates:
+        raise UserError("--tune-values: found without --tune, expected learning rates too, such as --tune 3e-4,1e-3")
+    if not rates:
+        return
+    if not all(0 < rate < math.inf for rate in rates):
+        raise UserError(f"--tune: found {', '.join(map(str, rates))}, expected learning rates above 0")
+    if tuning.SEED in numbers:
+        raise UserError(f"--seeds: found {tuning.SEED}, which is the seed that --tune tries settings at; leave it out")
+    if not recipe.data.validation:
+        raise UserError("data.validation: missing, expected source data, on which --tune chooses")
+    if None not in (recipe.method.encoder_learning_rate, recipe.method.decoder_learning_rate):
+        raise UserError(
+            "--tune: tries values of training.learning_rate, but method.encoder_learning_rate and "
+            "method.decoder_learning_rate are both set; take one of them out of the recipe"
+        )
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse to write a report among files of something else.
+
+    Raises:
+        UserError: the folder holds other files than a comparison's.
+    """
+    ours = (folder / "comparison.json").is_file() or any((folder / "runs").glob(f"*/{RECIPE}"))
+    if not ours and (folder.is_file() or any(path.is_file() for path in folder.rglob("*"))):
+        raise UserError(
+            f"training.output_dir: {folder} exists and is no comparison of deft_hf; nothing was touched. "
+            "Choose another with training.output_dir=FOLDER."
+        )

@@ -1,0 +1,118 @@
+"""A comparison from request to report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from deft_hf import runs
+from deft_hf.comparison import collect, cost, tuning
+from deft_hf.comparison.checks import check_folder, check_request
+from deft_hf.comparison.jobs import execute
+from deft_hf.comparison.outcomes import Comparison, Failure
+from deft_hf.comparison.plan import Plan
+from deft_hf.comparison.report import write_report
+from deft_hf.comparison.variants import parse_variants
+from deft_hf.errors import UserError
+from deft_hf.recipe import Recipe
+from deft_hf.results import hardware, versions
+
+
+def compare(
+    recipe: str,
+    methods: str = "joint,lp_ft,deft",
+    seeds: int | Sequence[int] = 3,
+    overrides: Sequence[str] = (),
+    *,
+    baselines: Sequence[str] = ("joint",),
+    jobs: int = 1,
+    rates: Sequence[float] = (),
+    values: bool = False,
+    curve_points: int = 0,
+    costs: bool = True,
+    command: str = "",
+) -> Comparison:
+    """Train what is missing of methods x seeds, and report.
+
+    Runs lie in `OUTPUT/runs`, each in a folder named after what it is made of; one that is there is not repeated, one
+    that was broken off goes on. The report is `OUTPUT/README.md` with its tables, figures and JSON; for each further
+    baseline there is one in `OUTPUT/against_BASELINE`. A script must call this under `if __name__ == "__main__":`,
+    since runs have processes of their own.
+
+    Args:
+        recipe: path of the recipe; OUTPUT is its `training.output_dir`.
+        methods: names of `VARIANTS` with commas between them, each with settings of its own after colons.
+        seeds: how many, from 0; or which.
+        overrides: `key.sub=value`, as for `deft_hf.train`.
+        baselines: the methods that the others are compared with, a report each.
+        jobs: processes at once. They share the cores, unless OMP_NUM_THREADS says how many threads a process has;
+            another number of threads rounds differently.
+        rates: learning rates to tune each method over, on source validation; none: as the recipe says.
+        values: tune each method's own value too, at the rate chosen.
+        curve_points: how often the first seed is scored while training; runs that are done stay as they are.
+        costs: measure time and memory of a step.
+        command: what to quote as the command behind the report.
+
+    Returns:
+        What is in the first report.
+
+    Raises:
+        UserError: a mistake in recipe or arguments, or OUTPUT holds something else, before anything is trained.
+    """
+    variants = parse_variants(methods)
+    for name in baselines:
+        if name not in variants:
+            raise UserError(f"--baseline: found {name}, expected among the methods, {', '.join(variants)}")
+    base = Recipe.load(recipe, overrides)
+    check_request(base, seeds, jobs, rates, values, curve_points)
+    seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    folder = Path(base.training.output_dir)
+    plan = Plan(recipe, tuple(overrides), folder / "runs", curve_points)
+    plan.check(variants, values)
+    check_folder(folder)
+    domains = runs.load_domains(base)  # every image is read once, here and not in every run
+    source = [domain.name for domain in domains.validation]
+
+    variants = cost.with_equal_compute(plan, variants)
+    tuned, trials = tuning.tune(plan, variants, rates, values, source, jobs) if rates else ({}, [])
+    table = {
+        name: {
+            seed: plan.run({**variant.settings, **tuned.get(name, {})}, seed, curve=seed == seeds[0]) for seed in seeds
+        }
+        for name, variant in variants.items()
+    }
+    reasons = execute([run for row in table.values() for run in row.values()], jobs)
+
+    alone = {name: {**variant.alone, **tuned.get(name, {})} for name, variant in variants.items()}
+    comparison = Comparison(
+        title=Path(recipe).stem,
+        command=command,
+        recipe=base.to_yaml(),
+        baseline=baselines[0],
+        seeds=seeds,
+        source=source,
+        unseen=[domain.name for domain in domains.unseen],
+        labels=list(domains.labels.names),
+        notes={name: variant.note for name, variant in variants.items()},
+        settings=alone,
+        outcomes={
+            name: {seed: collect.outcome(run, variants[name].reading) for seed, run in row.items() if run.done}
+            for name, row in table.items()
+        },
+        failures=[
+            Failure(name, seed, reasons[run.folder])
+            for name, row in table.items()
+            for seed, run in row.items()
+            if run.folder in reasons
+        ],
+        costs=cost.measure(plan, alone, folder / "costs") if costs else {},
+        trials=trials,
+        versions={**versions(), "hardware": hardware()},
+    )
+    print(f"\n{write_report(comparison, folder)}\n\nThe report: {folder / 'README.md'}")
+    for name in baselines[1:]:
+        place = folder / f"against_{name.replace(':', '_')}"
+        write_report(replace(comparison, baseline=name), place)
+        print(f"Against {name}: {place / 'README.md'}")
+    return comparison

@@ -1,0 +1,450 @@
+"""`python -m deft_hf.compare`, from Python and from the command line, killed and restarted."""
+
+import contextlib
+import json
+import multiprocessing
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import psutil
+import pytest
+from filelock import FileLock
+
+from deft_hf import compare as module
+from deft_hf import runs, train
+from deft_hf.comparison import collect, cost, jobs, tuning
+from deft_hf.comparison.jobs import execute
+from deft_hf.comparison.outcomes import Comparison, Trial
+from deft_hf.comparison.plan import Plan
+from deft_hf.comparison.variants import VARIANTS
+from deft_hf.errors import UserError
+from deft_hf.recipe import Recipe
+from tests.comparison.test_plan import write_recipe
+
+ROOT = Path(module.__file__).parents[1]
+DIVERGES = "deft:training.optim=sgd:training.learning_rate=1e30"
+METHODS = ["joint", "joint_ema", "deft", DIVERGES]
+OPTIONS = ["recipe.yaml", "--curve-points", "2", "--no-costs"]
+WHOLE = [*OPTIONS, "--methods", ",".join(METHODS), "--seeds", "2", "--jobs", "2"]
+SMALL = [*OPTIONS, "--methods", "joint,deft", "--seeds", "1"]
+EPOCHS = ["training.max_steps=-1", "training.num_train_epochs=1"]
+REPORT = ("README.md", "table.md", "comparison.json")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Here and in every run, whatever the machine has: sums of floats then round alike."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(one_thread, tmp_path_factory):
+    """A comparison that came to its end, what it wrote, and what it wrote and gave when it was asked for again."""
+    place = tmp_path_factory.mktemp("finished")
+    write_recipe(place)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        module.main(WHOLE)
+        first, trained = report(place), touched(place)
+        command = f"python -m deft_hf.compare {shlex.join(WHOLE)}"
+        found = module.compare(
+            "recipe.yaml", ",".join(METHODS), seeds=(0, 1), curve_points=2, costs=False, command=command
+        )
+        second = report(place)
+        assert touched(place) == trained
+        module.main(SMALL)  # of which every run is there
+        assert touched(place) == trained
+    return SimpleNamespace(place=place, first=first, second=second, comparison=found, small=report(place))
+
+
+def report(place):
+    return {name: (place / "out" / name).read_bytes() for name in REPORT}
+
+
+def touched(place):
+    """When which file of a run was last written."""
+    return {path: path.stat().st_mtime_ns for path in sorted((place / "out" / "runs").rglob("*")) if path.is_file()}
+
+
+def folder_of(place, start):
+    (found,) = (place / "out" / "runs").glob(f"{start}-*")
+    return found
+
+
+def alone(place, folder, seed):
+    """Scores of plain joint, trained by what `deft_hf.train` calls."""
+    overrides = ["method.name=joint", f"training.seed={seed}", f"training.output_dir={folder}"]
+    recipe = Recipe.load(place / "recipe.yaml", overrides)
+    runs.train_method(recipe, "joint", runs.load_domains(recipe))
+    return json.loads((folder / "results" / "metrics.json").read_text())["scores"]
+
+
+def mean_iou(counts):
+    """Of a confusion matrix: the mean over classes that are there or predicted."""
+    true, union = np.diag(counts), counts.sum(0) + counts.sum(1) - np.diag(counts)
+    return float(np.mean(true[union > 0] / union[union > 0]))
+
+
+# ---- what comes of it
+
+
+def test_a_comparison_has_every_method_at_every_seed(finished):
+    found = finished.comparison
+    assert isinstance(found, Comparison)
+    assert (found.seeds, found.source, found.unseen, found.baseline) == ([0, 1], ["clear"], ["night"], "joint")
+    assert list(found.outcomes) == list(found.settings) == list(found.notes) == METHODS
+    assert {name: sorted(by_seed) for name, by_seed in found.outcomes.items()} == {
+        "joint": [0, 1], "joint_ema": [0, 1], "deft": [0, 1], DIVERGES: [],
+    }  # fmt: skip
+    assert found.settings[DIVERGES]["training.optim"] == "sgd"
+    names = sorted(path.name.rsplit("-", 1)[0] for path in (finished.place / "out" / "runs").iterdir())
+    assert names == ["deft-s0", "deft-s0", "deft-s1", "deft-s1", "joint-s0", "joint-s1"]  # and none of joint_ema
+    different = [found.outcomes[name][seed].scores for name in ("joint", "joint_ema", "deft") for seed in (0, 1)]
+    assert all(a != b for place, a in enumerate(different) for b in different[:place])
+
+
+# At seed 0 the comparison looks at the run while it trains, which must not change it.
+@pytest.mark.parametrize("seed", [0, 1])
+def test_joint_read_from_its_averaged_run_is_joint(finished, tmp_path, monkeypatch, seed):
+    monkeypatch.setattr(runs, "verify_export", lambda *args: None)  # takes a process of its own; tested elsewhere
+    assert finished.comparison.outcomes["joint"][seed].scores == alone(finished.place, tmp_path / "alone", seed)
+
+
+def test_counts_by_image_sum_to_the_scores(finished):
+    for name in ("joint", "joint_ema", "deft"):
+        for outcome in finished.comparison.outcomes[name].values():
+            assert [len(outcome.counts[domain]) for domain in ("clear", "night")] == [2, 4]
+            for domain, counts in outcome.counts.items():
+                found = outcome.scores[domain]["mean_iou"]
+                assert found == pytest.approx(mean_iou(counts.sum(0)), abs=1e-12) and 0 < found < 1
+
+
+def test_only_the_first_seed_has_a_curve(finished):
+    outcomes = finished.comparison.outcomes
+    assert {name: {seed: sorted(found.curve) for seed, found in outcomes[name].items()} for name in outcomes} == {
+        "joint": {0: [2, 4], 1: []}, "joint_ema": {0: [2, 4], 1: []}, "deft": {0: [2, 4, 5], 1: []}, DIVERGES: {},
+    }  # fmt: skip
+    assert outcomes["joint"][0].curve != outcomes["joint_ema"][0].curve
+
+
+def test_a_curve_is_of_thinned_domains_and_the_scores_are_not(finished, tmp_path):
+    plan = Plan(str(finished.place / "recipe.yaml"), (), tmp_path / "runs", curve_points=2, curve_images=2)
+    run = plan.run(VARIANTS["joint"].settings, 1, curve=True)
+    assert execute([run], jobs=1) == {}
+    for reading in ("exported", "usual"):
+        found = collect.outcome(run, reading)
+        # The last point is of the finished model, on every other of four images, and on both of two.
+        thinned = {"clear": found.counts["clear"].sum(0), "night": found.counts["night"][::2].sum(0)}
+        assert found.curve[4] == pytest.approx({domain: mean_iou(counts) for domain, counts in thinned.items()})
+        assert found.curve[4]["night"] != pytest.approx(found.scores["night"]["mean_iou"])
+        assert len(found.counts["night"]) == 4
+    assert run.folder.name == folder_of(finished.place, "joint-s1").name
+
+
+def test_layers_have_moved_and_the_average_less(finished):
+    usual, average = (finished.comparison.outcomes[name][0].distances for name in ("joint", "joint_ema"))
+    assert usual.keys() == average.keys() and len(usual) > 20
+    assert all(0 < average[layer] < usual[layer] for layer in usual)
+
+
+def test_a_run_that_diverges_is_reported_and_the_others_come_through(finished):
+    failures = finished.comparison.failures
+    assert [(failure.method, failure.seed) for failure in failures] == [(DIVERGES, 0), (DIVERGES, 1)]
+    for failure in failures:
+        assert failure.reason.startswith("TrainingDiverged: ") and " became nan between steps" in failure.reason
+    page = finished.first["README.md"].decode()
+    assert f"Without a result: `{DIVERGES}`, seeds 0, 1: TrainingDiverged: " in page
+    assert "| joint |" in page and "| deft |" in page and "0 of 2" in page
+
+
+def test_the_same_again_trains_nothing_and_writes_the_same_bytes(finished):
+    assert finished.second == finished.first  # the fixture has seen that no file of a run was touched
+    assert finished.small["README.md"] != finished.first["README.md"]
+
+
+def test_a_finished_run_leaves_no_checkpoint(finished):
+    assert not list((finished.place / "out").rglob("checkpoint-*"))
+    assert {path.name for path in folder_of(finished.place, "joint-s0").iterdir()} == {
+        ".lock", "config.json", "log.txt", "model.safetensors", "preprocessor_config.json", "recipe.yaml", "results",
+    }  # fmt: skip
+
+
+def test_costs_stand_in_the_report(finished, monkeypatch):
+    figures = {
+        "joint": {"seconds": 1.0, "memory": 10, "flops": 100},
+        "deft": {"seconds": 1.5, "memory": 12, "flops": 163},
+    }
+
+    def measured(run, plan, folder):
+        assert folder == Path("out/costs")
+        return {**figures[run.recipe.method.name], "joint_seconds": 1.0}
+
+    monkeypatch.chdir(finished.place)
+    monkeypatch.setattr(cost, "_measured", measured)
+    found = module.compare("recipe.yaml", "joint,deft", seeds=1)
+    assert {name: (c.time, c.memory, c.flops) for name, c in found.costs.items()} == {
+        "joint": (1.0, 1.0, 1.0), "deft": (1.5, 1.2, 1.63),
+    }  # fmt: skip
+    assert "| 1.50 | 1.20 |" in Path("out/table.md").read_text()
+
+
+# ---- which runs
+
+
+@pytest.fixture
+def asked(tmp_path, monkeypatch):
+    """The runs that a comparison would train; it trains none."""
+    found = []
+
+    def execute(runs, jobs):
+        found.extend(runs)
+        return {}
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(module, "execute", execute)
+    write_recipe(tmp_path)
+    return found
+
+
+def test_equal_compute_is_as_many_steps_as_the_operations_of_deft_buy(asked):
+    module.compare("recipe.yaml", "joint,joint_equal,lp_ft_equal,deft", seeds=1, costs=False)
+    plan = Plan("recipe.yaml", (), Path("runs"))
+    flops = {name: cost.flops_of_a_step(plan.run(VARIANTS[name].alone, 0).recipe) for name in ("joint", "deft")}
+    steps = round(4 * flops["deft"] / flops["joint"])
+    assert steps > 5
+    assert [run.recipe.training.max_steps for run in asked] == [4, steps, steps, 4]
+
+
+def test_equal_compute_rounds_and_goes_by_the_variants_own_length(asked, monkeypatch):
+    flops = {"joint": 100, "deft": 165}
+    monkeypatch.setattr(cost, "flops_of_a_step", lambda recipe: flops[recipe.method.name])
+    module.compare(
+        "recipe.yaml", "joint,joint_equal,joint_equal:training.max_steps=9", overrides=["training.max_steps=3"],
+        seeds=1, costs=False,
+    )  # fmt: skip
+    assert [run.recipe.training.max_steps for run in asked] == [3, 5, 15]  # 3, 4.95, 14.85
+
+
+def test_what_tuning_chose_is_run_at_every_seed(asked, monkeypatch):
+    trials = [Trial("deft", {tuning.RATE: 3e-3}, 0.5, True)]
+
+    def tune(plan, variants, rates, values, source, jobs):
+        assert (rates, values, source, jobs) == ([1e-3, 3e-3], True, ["clear"], 2)
+        return {"joint": {tuning.RATE: 1e-3}, "deft": {tuning.RATE: 3e-3, "method.ema_decay_steps": 20_000}}, trials
+
+    monkeypatch.setattr(tuning, "tune", tune)
+    argv = ["recipe.yaml", "--methods", "joint,deft", "--seeds", "2", "--tune", "1e-3,3e-3", "--tune-values"]
+    module.main([*argv, "--jobs", "2", "--no-costs"])
+    assert [run.recipe.training.learning_rate for run in asked] == [1e-3, 1e-3, 3e-3, 3e-3]
+    assert [run.seed for run in asked] == [0, 1, 0, 1]
+    assert {run.recipe.method.ema_decay_steps for run in asked[2:]} == {20_000}
+    found = json.loads(Path("out/comparison.json").read_text())
+    assert found["methods"]["deft"]["settings"]["training.learning_rate"] == 3e-3
+    assert [trial["method"] for trial in found["trials"]] == ["deft"]
+    assert found["command"] == f"python -m deft_hf.compare {shlex.join(argv)} --jobs 2 --no-costs"
+
+
+def test_seeds_may_be_named(asked):
+    found = module.compare("recipe.yaml", "joint", seeds=[7, 3], costs=False)
+    assert [run.seed for run in asked] == [7, 3] == found.seeds
+
+
+# ---- mistakes
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--methods", "joint,dfet"], "--methods: found 'dfet'; did you mean deft?"),
+        (["--methods", "deft,lp_ft"], "--baseline: found joint, expected one of the methods, deft, lp_ft"),
+        (["--methods", "joint,joint:method.average"], "--methods: found 'method.average', expected key=value"),
+        (["--methods", "joint,deft:method.average=none"], "deft:method.average=none: recipe.yaml: "),
+        (["training.max_step=3"], "training.max_step: unknown key; did you mean max_steps?"),
+        (["--seeds", "0"], "--seeds: found 0, expected how many, 1 or more"),
+        (["--jobs", "0"], "--jobs: found 0, expected how many runs at once, 1 or more"),
+        (["--curve-points", "-1"], "--curve-points: found -1, expected how many, 0 or more"),
+        (["--tune", "1e-3,fast"], "--tune: found '1e-3,fast', expected learning rates, such as"),
+        (["--tune", "1e-3,0"], "--tune: found 0.001, 0.0, expected learning rates above 0"),
+        (["--tune", "nan"], "--tune: found nan, expected learning rates above 0"),
+        (["--tune-values"], "--tune-values: found without --tune"),
+        (["--tune", "1e-3", "data.validation=[]"], "data.validation: missing, expected source data, on which --tune"),
+        (["--tune", "1e-3", "--tune-values", *EPOCHS], "training.max_steps: found -1, expected the length"),
+        (["--methods", "joint,joint_equal", *EPOCHS], "training.max_steps: found -1, expected the length"),
+        (["--curve-points", "2", *EPOCHS], "training.max_steps: found -1, expected the length"),
+        (["training.output_dir=recipe.yaml"], "recipe.yaml exists and is no comparison of deft_hf; nothing"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_line_and_status_2_and_nothing_is_trained(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(module, "execute", None)
+    monkeypatch.setattr(tuning, "execute", None)
+    write_recipe(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["compare", "recipe.yaml", *arguments])
+    with pytest.raises(SystemExit) as exit:
+        module.run()
+    assert exit.value.code == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("error: ") and message in line
+    assert [path.name for path in tmp_path.iterdir() if path.name != "out"] == ["recipe.yaml"]
+    assert not [path for path in tmp_path.glob("out/**/*") if path.is_file()]
+
+
+@pytest.mark.parametrize("seeds", [[], [1, 1], [-1], [tuning.SEED]])
+def test_seeds_are_told_apart_from_each_other_and_from_the_one_that_tunes(tmp_path, seeds):
+    with pytest.raises(UserError, match="^--seeds: found"):
+        module.compare(write_recipe(tmp_path), "joint", seeds=seeds, rates=[1e-3])
+
+
+def test_a_launcher_is_not_for_comparisons(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="found several processes of a launcher"):
+        module.compare(write_recipe(tmp_path), "joint")
+
+
+def test_the_help_names_every_method(capsys):
+    with pytest.raises(SystemExit) as exit:
+        module.main(["--help"])
+    assert exit.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert all(f"  {name:18} {variant.note}" in lines for name, variant in VARIANTS.items())
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ["recipe.yaml", "README.md", "model.safetensors", "results/metrics.json", "figures/domains.png"],  # a training
+        ["recipe.yaml", "checkpoint-3/model.safetensors", "runs/today/events.out.tfevents"],  # another, with its logs
+        ["README.md"],
+        ["notes/thesis.tex"],
+    ],
+)
+def test_a_folder_of_something_else_is_not_touched(tmp_path, files):
+    path = write_recipe(tmp_path)
+    for name in files:
+        (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "out" / name).write_text(name)
+    with pytest.raises(UserError, match="out exists and is no comparison of deft_hf; nothing was touched"):
+        module.compare(path, "joint", overrides=[f"training.output_dir={tmp_path / 'out'}"])
+    left = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert sorted(str(path.relative_to(tmp_path / "out")) for path in left) == sorted(files)
+    assert all(path.read_text() == str(path.relative_to(tmp_path / "out")) for path in left)
+
+
+@pytest.mark.parametrize(
+    "files", [[], ["runs/joint-s0-0123/recipe.yaml", "README.md"], ["comparison.json", "README.md"]]
+)
+def test_a_comparisons_own_folder_is_gone_on_with(asked, files):
+    for name in files:
+        Path("out", name).parent.mkdir(parents=True, exist_ok=True)
+        Path("out", name).write_text("{}")
+    Path("out/runs/deft-s0-4567").mkdir(parents=True)  # as counting operations leaves it
+    module.compare("recipe.yaml", "joint", seeds=1, costs=False)
+    assert len(asked) == 1 and Path("out/README.md").read_text().startswith("# recipe")
+
+
+def test_a_training_does_not_go_into_a_comparison(finished, monkeypatch):
+    monkeypatch.chdir(finished.place)
+    before = report(finished.place)
+    with pytest.raises(UserError, match="out exists and is no run of deft_hf; nothing was touched"):
+        train.main(["recipe.yaml"])
+    assert report(finished.place) == before
+
+
+# ---- killed and restarted
+
+
+@pytest.fixture
+def command(finished, tmp_path, monkeypatch):
+    """The small comparison in a process group of its own, in another place; both are killed in the end."""
+    write_recipe(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "deft_hf.compare", *SMALL],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    yield process
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def wait_for(condition, process=None, seconds=300):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process is None or process.poll() is None, "ended before its time"
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.005)
+
+
+def trains(place, start):
+    """Whether a run has come to a checkpoint and not to its end."""
+    return lambda: any((place / "out" / "runs").glob(f"{start}-*/checkpoint-*"))
+
+
+def left(process):
+    """Whether anything of its group still lives; zombies, which wait to be taken note of, do not."""
+    for other in psutil.process_iter():
+        with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
+            if os.getpgid(other.pid) == process.pid and other.status() != psutil.STATUS_ZOMBIE:
+                return True
+    return False
+
+
+def test_killed_with_its_runs_and_restarted_it_ends_as_if_it_had_not_been(finished, command, tmp_path):
+    wait_for(trains(tmp_path, "deft-s0"), command)
+    os.killpg(command.pid, signal.SIGKILL)
+    command.wait()
+    wait_for(lambda: not left(command))
+    broken = folder_of(tmp_path, "deft-s0")
+    assert not (broken / "results" / "metrics.json").exists() and not (tmp_path / "out" / "README.md").exists()
+    assert (folder_of(tmp_path, "joint-s0") / "results" / "metrics.json").exists()
+    module.main(SMALL)
+    assert json.loads((broken / "results" / "metrics.json").read_text())["resumed"]
+    assert report(tmp_path) == finished.small
+    # The same seed in two folders, once broken off and once not, one run at a time and two: the same weights.
+    for run in (tmp_path / "out" / "runs").iterdir():
+        model = finished.place / run.relative_to(tmp_path) / "model.safetensors"
+        assert (run / "model.safetensors").read_bytes() == model.read_bytes()
+
+
+def test_killed_alone_its_run_goes_on_and_is_waited_for(finished, command, tmp_path):
+    wait_for(trains(tmp_path, "joint-s0"), command)
+    command.kill()
+    command.wait()
+    run = folder_of(tmp_path, "joint-s0")
+    assert not (run / "results" / "metrics.json").exists() and left(command)
+    module.main(SMALL)
+    assert (run / "log.txt").read_text().count("train_runtime") == 1  # trained once, by the one that was left
+    assert report(tmp_path) == finished.small
+
+
+def test_an_interrupt_leaves_no_process_and_a_folder_to_go_on_with(finished, tmp_path, monkeypatch, capsys):
+    def sleep(seconds):
+        wait_for(trains(tmp_path, "joint-s0"))
+        signal.raise_signal(signal.SIGINT)
+
+    write_recipe(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["compare", *SMALL])
+    monkeypatch.setattr(jobs, "time", SimpleNamespace(sleep=sleep))
+    with pytest.raises(SystemExit) as exit:
+        module.run()
+    assert exit.value.code == 130
+    assert capsys.readouterr().err.endswith("interrupted; the same command goes on with what is missing\n")
+    assert not multiprocessing.active_children()
+    run = folder_of(tmp_path, "joint-s0")
+    with FileLock(run / ".lock", timeout=0):  # nobody holds it
+        assert not (run / "results" / "metrics.json").exists() and not (run / "failure.json").exists()

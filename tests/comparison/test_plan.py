@@ -1,0 +1,216 @@
+import json
+from dataclasses import replace
+
+import pytest
+import yaml
+
+from deft_hf.comparison import plan as module
+from deft_hf.comparison.plan import Plan, Run
+from deft_hf.comparison.variants import VARIANTS
+from deft_hf.errors import UserError
+from deft_hf.runs import method_arguments
+
+RECIPE = """\
+model: {checkpoint: embedded}
+method: {name: deft, decoder_warmup_steps: 1, batchnorm_batches: 1}
+data:
+  labels: streets
+  source: [{streets: clear, count: 4, seed: 0, size: [64, 96]}]
+  validation: [{streets: clear, count: 2, seed: 1, size: [64, 96]}]
+  unseen: [{streets: night, count: 4, seed: 2, size: [64, 96]}]
+  image_size: [64, 96]
+  crop_size: [64, 64]
+training:
+  output_dir: out
+  max_steps: 4
+  per_device_train_batch_size: 2
+  per_device_eval_batch_size: 8
+  learning_rate: 1e-3
+  logging_steps: 1
+  save_steps: 2
+  use_cpu: true
+"""
+JOINT = VARIANTS["joint"].settings
+
+
+def write_recipe(folder, **changes):
+    """The tiny recipe of these tests, with changes by section; drawn streets, a run of 4 or 5 steps."""
+    sections = yaml.safe_load(RECIPE)
+    for name, values in changes.items():
+        sections[name] |= values
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(sections))
+    return str(path)
+
+
+@pytest.fixture
+def plan(tmp_path):
+    return Plan(write_recipe(tmp_path), (), tmp_path / "out" / "runs")
+
+
+def placed(plan, *overrides, settings=JOINT, seed=0, **kwargs):
+    """The name of a run's folder."""
+    return replace(plan, overrides=overrides).run(settings, seed, **kwargs).folder.name
+
+
+# ---- what is run
+
+
+def test_every_variant_is_a_run_whose_arguments_say_what_it_sets(plan):
+    plan.check(VARIANTS)
+    for name, variant in VARIANTS.items():
+        recipe = plan.run(variant.settings, 7).recipe
+        arguments = method_arguments(recipe, recipe.method.name)
+        assert arguments.seed == 7 and arguments.output_dir == str(plan.run(variant.settings, 7).folder)
+        for key, value in variant.settings.items():
+            section, _, field = key.partition(".")
+            field = "method" if key == "method.name" else field
+            assert getattr(recipe.data if section == "data" else arguments, field) == value, (name, key)
+        assert recipe.method.baselines == []
+
+
+def test_every_value_that_tuning_tries_is_a_run(plan):
+    for name, variant in VARIANTS.items():
+        if variant.tries is not None:
+            key, values = variant.tries(1e-3, plan.steps(variant.settings))
+            tried = {f"{name} {value}": variant.settings | {key: value} for value in values}
+            plan.check({spec: replace(variant, settings=settings) for spec, settings in tried.items()})
+
+
+def test_variants_share_a_run_where_one_is_read_from_the_other_and_nowhere_else(plan):
+    by_folder = {}
+    for name, variant in VARIANTS.items():
+        variant = variant.lengthened(6) if variant.compute_of else variant
+        by_folder.setdefault(plan.run(variant.settings, 0).folder, []).append(name)
+    shared = [names for names in by_folder.values() if len(names) > 1]
+    assert shared == [["joint", "joint_ema"], ["lp_ft", "lp_ft_ema"], ["deft", "deft_usual"]]
+    assert all(len({VARIANTS[name].reading for name in names}) == 2 for names in shared)
+
+
+# ---- the address
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("training.output_dir=elsewhere",),
+        ("training.eval_strategy=steps", "training.eval_steps=2"),
+        ("training.logging_steps=3", "training.logging_strategy=steps"),
+        ("training.save_strategy=no",),
+        ("training.save_steps=1", "training.save_total_limit=1"),
+        ("training.dataloader_num_workers=2", "training.per_device_eval_batch_size=1"),
+        ("method.baselines=[lp_ft]", "data.check=true", "data.images_while_training=3"),
+        ("publish.license=mit",),
+        ("training.seed=9",),  # the plan's seeds are the comparison's
+        ("method.name=frozen",),  # the variant says which
+        ("method.swa_start=0.5", "data.scale=[0.5, 2.0]"),  # defaults, spelt out
+        ("training.learning_rate=0.001", "training.max_steps=4"),
+    ],
+)
+def test_what_makes_no_other_run_leaves_the_address(plan, overrides):
+    assert placed(plan, *overrides) == placed(plan)
+
+
+def test_the_address_does_not_hang_on_order_place_or_spelling(plan, tmp_path):
+    overrides = ("training.weight_decay=0.01", "method.ema_decay=0.99")
+    assert placed(plan, *overrides) == placed(plan, *overrides[::-1])
+    settings = JOINT | {"training.learning_rate": 3e-4}
+    assert placed(plan, settings=settings) == placed(plan, settings=dict(reversed(settings.items())))
+    assert placed(plan, settings=settings) == placed(plan, "training.learning_rate=3e-4")
+    sections = yaml.safe_load(RECIPE)
+    turned = {name: dict(reversed(sections[name].items())) for name in reversed(sections)}
+    other = tmp_path / "turned.yaml"
+    other.write_text(yaml.safe_dump(turned, sort_keys=False))
+    assert placed(replace(plan, recipe=str(other), folder=tmp_path / "there")) == placed(plan)
+
+
+def test_scoring_while_training_is_a_matter_of_looking(plan):
+    often = replace(plan, curve_points=2, curve_images=3)
+    assert placed(often, curve=True) == placed(plan)
+    looked, plain = often.run(JOINT, 0, curve=True).recipe, often.run(JOINT, 0).recipe
+    assert (looked.training.eval_strategy, looked.training.eval_steps) == ("steps", 2)
+    assert looked.data.images_while_training == 3
+    assert plain.training.eval_strategy == "no" and plain.data.images_while_training is None
+    assert placed(replace(plan, curve_points=100), curve=True) == placed(plan)  # more points than steps
+
+
+def test_whatever_else_differs_makes_another_run(plan, monkeypatch):
+    runs = [
+        placed(plan),
+        placed(plan, seed=1),
+        placed(plan, settings=VARIANTS["deft"].settings),
+        placed(plan, settings=JOINT | {"training.max_steps": 5}),
+        placed(plan, settings=JOINT | {"method.ema_decay_steps": 40_000}),
+        placed(plan, settings={"method.name": "joint"}),
+        placed(plan, "training.learning_rate=2e-3"),
+        placed(plan, "data.source.0.count=5"),
+        placed(plan, "data.source.0.seed=5"),
+        placed(plan, "data.unseen.0.streets=fog"),
+        placed(plan, "data.crop_size=[48, 64]"),
+        placed(plan, "model.config={classifier_dropout_prob: 0.0}"),
+    ]
+    monkeypatch.setattr(module, "version", lambda package: "99")
+    runs.append(placed(plan))
+    assert len({name.rpartition("-")[2] for name in runs}) == len(runs)
+    assert runs[1].startswith("joint-s1-") and runs[2].startswith("deft-s0-")
+
+
+# ---- what is refused
+
+
+def test_what_a_variant_makes_wrong_is_said_with_its_name(plan):
+    wrong = replace(VARIANTS["frozen"], settings={"method.name": "frozen", "method.average": "ema"})
+    with pytest.raises(UserError, match="(?s)^frozen: .*has no average"):
+        plan.check({"joint": VARIANTS["joint"], "frozen": wrong})
+    misspelt = replace(VARIANTS["deft"], settings={"method.name": "deft", "method.ema_decai": 1.0})
+    with pytest.raises(UserError, match="^deft: .*ema_decai.*ema_decay"):
+        plan.check({"deft": misspelt})
+
+
+def test_a_checkpoint_chosen_by_one_component_is_refused(plan):
+    chosen = (
+        "training.load_best_model_at_end=true",
+        "training.metric_for_best_model=clear_mean_iou",
+        "training.eval_strategy=steps",
+        "training.eval_steps=2",
+    )
+    with pytest.raises(UserError, match="^joint: training.load_best_model_at_end: found true.*last step"):
+        replace(plan, overrides=chosen).check({"joint": VARIANTS["joint"]})
+
+
+def test_epochs_do_where_nothing_goes_by_steps(plan):
+    epochs = replace(plan, overrides=("training.max_steps=-1", "training.num_train_epochs=2"))
+    epochs.check({"joint": VARIANTS["joint"]})
+    with pytest.raises(UserError, match="training.max_steps: found -1, expected the length in optimizer steps"):
+        replace(epochs, curve_points=2).check({"joint": VARIANTS["joint"]})
+    assert plan.steps(JOINT | {"training.max_steps": 9}) == 9
+
+
+# ---- what lies in a folder
+
+
+def test_a_run_knows_from_its_folder_what_became_of_it(tmp_path):
+    run = Run(None, 0, tmp_path)
+    assert not run.done and run.failure is None
+    (tmp_path / "failure.json").write_text(json.dumps({"reason": "the loss became nan"}))
+    assert run.failure == "the loss became nan"
+    (tmp_path / "results").mkdir()
+    found = {"scores": {"clear": {"mean_iou": 0.5}}, "usual_scores": {"clear": {"mean_iou": 0.4}}}
+    (tmp_path / "results" / "metrics.json").write_text(json.dumps(found))
+    assert run.done and run.failure is None
+    assert run.scores("exported")["clear"]["mean_iou"] == 0.5
+    assert run.scores("usual")["clear"]["mean_iou"] == 0.4
+
+
+def test_the_usual_component_is_the_exported_one_where_nothing_is_averaged(tmp_path):
+    (tmp_path / "results").mkdir()
+    found = {"scores": {"clear": {"mean_iou": 0.5}}}
+    (tmp_path / "results" / "metrics.json").write_text(json.dumps(found))
+    assert Run(None, 0, tmp_path).scores("usual") == found["scores"]
+
+
+def test_the_recipe_in_the_folder_is_the_runs_own(plan):
+    run = plan.run(VARIANTS["joint_recolor"].settings, 5)
+    run.prepare()
+    again = Plan(str(run.folder / "recipe.yaml"), (), plan.folder).run({}, 5)
+    assert again.folder == run.folder and again.recipe.data.recolor

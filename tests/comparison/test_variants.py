@@ -1,0 +1,82 @@
+from difflib import get_close_matches
+
+import pytest
+
+from deft_hf.comparison.variants import VARIANTS, parse_variants
+from deft_hf.errors import UserError
+
+
+def test_names_come_in_the_order_asked_for():
+    found = parse_variants("deft, joint,lp_ft,")
+    assert list(found) == ["deft", "joint", "lp_ft"]
+    assert all(found[name].settings == VARIANTS[name].settings for name in found)
+    assert all(found[name].note == VARIANTS[name].note for name in found)
+
+
+def test_settings_of_ones_own_lie_over_those_of_the_variant():
+    spec = "deft_slow:method.ema_decay_steps=40000:data.recolor=true:training.optim=sgd"
+    found = parse_variants(f"deft_slow,{spec}")
+    assert list(found) == ["deft_slow", spec]
+    own = {"method.ema_decay_steps": 40_000, "data.recolor": True, "training.optim": "sgd"}
+    assert found[spec].settings == {**VARIANTS["deft_slow"].settings, **own}
+    assert found["deft_slow"].settings["method.ema_decay_steps"] == 20_000
+    assert found[spec].note.endswith("method.ema_decay_steps=40000, data.recolor=True, training.optim=sgd")
+    assert found[spec].reading == VARIANTS["deft_slow"].reading
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("joint,lp-ft", "found 'lp-ft'; did you mean lp_ft?"),
+        ("zzz", "found 'zzz'; expected one of joint, joint_ema"),
+        ("joint,deft,joint", "found joint twice"),
+        ("joint:method.swa_start", "found 'method.swa_start', expected key=value"),
+        ("joint:=3", "found '=3', expected key=value"),
+        ("joint:", "found '', expected key=value"),
+        ("joint:model.config={", "found 'model.config={', whose value is no YAML"),
+        (" , ", "found none, expected names"),
+    ],
+)
+def test_what_cannot_be_read_is_one_line(text, message):
+    with pytest.raises(UserError) as error:
+        parse_variants(text)
+    assert str(error.value).startswith("--methods: ") and message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_row_that_another_is_read_from_is_alone_without_the_average():
+    assert VARIANTS["joint"].alone == {"method.name": "joint"}
+    assert VARIANTS["joint_recolor"].alone == {"method.name": "joint", "data.recolor": True}
+    longer = VARIANTS["lp_ft_equal"].lengthened(7)
+    assert longer.alone == {"method.name": "lp_ft", "training.max_steps": 7}
+    # The average of these two is part of what they are.
+    assert VARIANTS["joint_ema"].alone == VARIANTS["joint_ema"].settings
+    assert VARIANTS["deft_usual"].alone == VARIANTS["deft"].settings
+
+
+def test_a_longer_variant_differs_in_nothing_else():
+    longer = VARIANTS["joint_equal"].lengthened(7)
+    assert longer.settings == {**VARIANTS["joint_equal"].settings, "training.max_steps": 7}
+    assert (longer.note, longer.reading, longer.compute_of) == (VARIANTS["joint_equal"].note, "usual", "deft")
+    assert "training.max_steps" not in VARIANTS["joint_equal"].settings
+
+
+def test_every_method_is_tried_at_three_values_and_one_of_them_is_its_default_or_the_middle():
+    methods = {name for name, variant in VARIANTS.items() if variant.tries}
+    # All but the ablations, which are DeFT with one thing changed, and the controls of equal compute.
+    assert methods == {name for name in VARIANTS if not name.startswith("deft_")} - {
+        "joint_recolor", "joint_equal", "lp_ft_equal",
+    }  # fmt: skip
+    for name in methods:
+        key, values = VARIANTS[name].tries(1e-3, 400)
+        assert len(set(values)) == 3 and values == sorted(values), name
+        default = VARIANTS[name].settings.get(key)
+        assert default is None or default in values, name
+    assert VARIANTS["joint"].tries(1e-3, 400) == ("method.encoder_learning_rate", [1e-4, 3e-4, 1e-3])
+    assert VARIANTS["lp_ft"].tries(1e-3, 400) == ("method.decoder_warmup_steps", [20, 40, 80])
+
+
+def test_names_can_be_told_apart():
+    assert all(get_close_matches(name, VARIANTS, n=1) == [name] for name in VARIANTS)
+    assert not [name for name in VARIANTS if set(name) & set(",:= ")]
+    assert len({variant.note for variant in VARIANTS.values()}) == len(VARIANTS)
