@@ -38,12 +38,18 @@ seed. Pairing takes out what a seed does to both, so read the differences and no
   by. With one seed there is none, and with two or three it is wide, as it should be.
 * **Over seeds and images**: a hierarchical bootstrap ({resamples} resamples; percentiles) that draws seeds and, within
   each domain, images anew, the same ones for both methods. Would other images of these domains say the same too?
-  With few seeds its percentiles are too narrow; with frames of video too, since neighbouring frames are alike.
+  With few seeds its percentiles are too narrow; with frames of video, or several corrupted copies of one image, too,
+  since they are alike.
 
 An interval clear of zero is evidence for these domains, this data and this recipe; neither interval speaks of domains
 that were not scored. Of every twenty methods that are in truth equal to `{baseline}`, one is expected to come out
 clear of zero by chance. An interval that holds zero does not show that two methods are equal. In the pictures, an
 interval that the frame cuts off goes on beyond it.
+"""
+
+_STEPS = """\
+`training.max_steps` is the length of a method's last stage; a decoder warm-up comes on top of it, so that methods
+without one see fewer images. The `_equal` rows have as many steps as the operations of DeFT's whole run buy.
 """
 
 
@@ -162,7 +168,7 @@ def _page(comparison: Comparison, summaries: Summaries, table: str, captions: Ma
         "## How to read the intervals",
         _READING.format(baseline=comparison.baseline, resamples=RESAMPLES).strip(),
     ]
-    parts += ["## Methods", "\n".join(_method_line(comparison, method) for method in comparison.notes)]
+    parts += ["## Methods", "\n".join(_method_line(comparison, method) for method in comparison.notes), _STEPS.strip()]
     if comparison.trials:
         parts += ["## What was tuned", _tuning(comparison)]
     parts += [
