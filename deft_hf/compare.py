@@ -11,7 +11,7 @@ from transformers.utils import logging
 
 from deft_hf.comparison.experiment import compare
 from deft_hf.comparison.variants import VARIANTS
-from deft_hf.errors import UserError
+from deft_hf.errors import UserError, run_command
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -65,18 +65,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def run() -> None:
-    """`main` for the command line: a user's mistake is one message and exit status 2."""
-    try:
-        main()
-    except UserError as error:
-        sys.exit(_fail(f"error: {error}", 2))
-    except KeyboardInterrupt:
-        sys.exit(_fail("interrupted; the same command goes on with what is missing", 130))
-
-
-def _fail(message: str, status: int) -> int:
-    print(message, file=sys.stderr)
-    return status
+    """`main` for the command line."""
+    run_command(main, "the same command goes on with what is missing")
 
 
 if __name__ == "__main__":

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 from transformers.utils import logging
 
 from deft_hf import results, runs
-from deft_hf.errors import UserError
+from deft_hf.errors import run_command
 from deft_hf.publish.push import push_folder
 from deft_hf.recipe import Recipe
 
@@ -51,19 +50,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def run() -> None:
-    """`main` for the command line: a user's mistake is one message and exit status 2."""
-    try:
-        main()
-    except UserError as error:
-        # A data-loader worker hands its error on with the traceback in front.
-        sys.exit(_fail(f"error: {str(error).rpartition('UserError: ')[2]}", 2))
-    except KeyboardInterrupt:
-        sys.exit(_fail("interrupted; the same command goes on from the last checkpoint", 130))
-
-
-def _fail(message: str, status: int) -> int:
-    print(message, file=sys.stderr)
-    return status
+    """`main` for the command line."""
+    run_command(main, "the same command goes on from the last checkpoint")
 
 
 if __name__ == "__main__":

@@ -216,13 +216,16 @@ class Domain:
         Raises:
             UserError: An id that the domain does not have.
         """
+        return Domain(self.name, self.labels, self.dataset.select(self._positions(which)))
+
+    def _positions(self, which: Sequence[str] | Sequence[int]) -> list[int]:
         positions = list(which)
-        if positions and isinstance(positions[0], str):
-            known = {key: position for position, key in enumerate(self.ids)}
-            if missing := [key for key in positions if key not in known]:
-                raise UserError(f"{self.name}: has no pair {listed(missing)}; its ids look like {self.ids[0]!r}")
-            positions = [known[key] for key in positions]
-        return Domain(self.name, self.labels, self.dataset.select(positions))
+        if not (positions and isinstance(positions[0], str)):
+            return positions
+        known = {key: position for position, key in enumerate(self.ids)}
+        if missing := [key for key in positions if key not in known]:
+            raise UserError(f"{self.name}: has no pair {listed(missing)}; its ids look like {self.ids[0]!r}")
+        return [known[key] for key in positions]
 
     def check(self, progress: bool = False) -> DomainReport:
         """Decodes every pair once, in threads, and reports all that is wrong rather than the first thing.

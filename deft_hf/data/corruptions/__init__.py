@@ -16,7 +16,7 @@ from PIL import Image
 
 from deft_hf.data.corruptions.kinds import KINDS, corrupt
 from deft_hf.data.domains import Domain
-from deft_hf.data.report import DomainReport, listed
+from deft_hf.data.report import DomainReport
 from deft_hf.errors import UserError
 
 CORRUPTIONS: tuple[str, ...] = tuple(KINDS)
@@ -63,13 +63,7 @@ class CorruptedDomain(Domain):
 
     def select(self, which: Sequence[str] | Sequence[int]) -> CorruptedDomain:
         """The domain of some of the pairs, in the order given; see `Domain.select`."""
-        positions = list(which)
-        if positions and isinstance(positions[0], str):
-            known = {key: position for position, key in enumerate(self.ids)}
-            if missing := [key for key in positions if key not in known]:
-                raise UserError(f"{self.name}: has no pair {listed(missing)}; its ids look like {self.ids[0]!r}")
-            positions = [known[key] for key in positions]
-        copies = [self.copies[position] for position in positions]
+        copies = [self.copies[position] for position in self._positions(which)]
         return CorruptedDomain(self.name, self.clean, self.kind, self.seed, copies)
 
     def check(self, progress: bool = False) -> DomainReport:
