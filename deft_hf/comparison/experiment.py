@@ -82,7 +82,8 @@ def compare(
         }
         for name, variant in variants.items()
     }
-    reasons = execute([run for row in table.values() for run in row.values()], jobs)
+    # Seed by seed, so that one that is broken off has something of every method.
+    reasons = execute([row[seed] for seed in seeds for row in table.values()], jobs)
 
     alone = {name: {**variant.alone, **tuned.get(name, {})} for name, variant in variants.items()}
     comparison = Comparison(
