@@ -216,6 +216,14 @@ def test_a_rate_that_stands_still_has_risen_before(tmp_path):
     assert history(run, "encoder_learning_rate") == pytest.approx([0.0, 5e-3, 1e-2, 1e-2, 1e-2, 1e-2])
 
 
+def test_a_rate_that_cannot_stand_still_is_refused(tmp_path):
+    settings = {"lr_scheduler_type": "reduce_lr_on_plateau", "eval_strategy": "steps", "eval_steps": 3}
+    settings |= {"method": "joint", "metric_for_best_model": "near_mean_iou"}
+    with pytest.raises(UserError, match="can neither .* nor stand still for swa: choose one that is"):
+        trainer(tmp_path, average="swa", **settings).train()
+    assert trainer(tmp_path, average="ema", **settings).train().global_step == 6
+
+
 @pytest.mark.parametrize("method", ["joint", "deft"])
 def test_debiased_ema_equals_the_closed_form(tmp_path, method):
     decays = {"encoder": 0.8, "decoder": 0.6}
@@ -245,6 +253,8 @@ def test_debiased_ema_equals_the_closed_form(tmp_path, method):
         ("segformer", "joint", {}),
         ("segformer", "lp_ft", {}),
         ("mobilenet_v2", "lp_ft", {}),
+        ("mobilenet_v2", "lp_ft", {"batchnorm": "reference"}),
+        ("mobilenet_v2", "joint", {"batchnorm": "reference"}),
         ("mobilenet_v2", "joint", {"evaluate_usual": True, "eval_strategy": "steps", "eval_steps": 2}),
     ],
 )
@@ -266,13 +276,13 @@ def test_nothing_of_an_average_flows_back(tmp_path, model_type, method, settings
     plain, usual = (everything(runs_[kind]) for kind in ("none", average))
     own = [name for name in plain if name.startswith(("usual.", "initial.", "optimizer.")) or name == "rates"]
     statistics = ("running_mean", "running_var", "num_batches_tracked")
-    if "evaluate_usual" not in settings:  # only the exported model's are taken anew
+    if not settings:  # only the exported model's are taken anew
         own = [name for name in own if not name.endswith(statistics)]
     assert len(own) > 200
     assert differing({name: usual[name] for name in own}, {name: plain[name] for name in own}) == []
     moved = differing(parameters(runs_[average].generalized_model), parameters(runs_["none"].generalized_model))
     assert len(moved) > 20
-    if settings:
+    if "eval_strategy" in settings:
         for domain in ("near", "far"):
             scores = history(runs_["none"], f"eval_{domain}_mean_iou")
             assert history(runs_[average], f"eval_{domain}_usual_mean_iou") == scores and len(scores) == 3
@@ -535,6 +545,43 @@ def test_a_checkpoint_of_another_average_or_component_is_refused(tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             trainer(tmp_path / "b", method="joint", **changes).train(resume_from_checkpoint=checkpoint)
+
+
+def resumed(folder, **settings):
+    return trainer(folder / "resumed", **settings).train(resume_from_checkpoint=str(folder / "checkpoint-3"))
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"component": "interpolated"}, "component generalized, this run has interpolated"),
+        ({"distance_weight": 0.1}, "distance_weight 0.0, this run has 0.1"),
+        ({"decoder_distance_weight": 0.2}, "decoder_distance_weight None, this run has 0.2"),
+        ({"decoder_norm_weight": 0.3}, "decoder_norm_weight 0.0, this run has 0.3"),
+        ({"projection_weight": 0.4}, "projection_weight 0.0, this run has 0.4"),
+    ],
+)
+def test_a_checkpoint_of_another_rival_is_refused(tmp_path, changes, message):
+    trainer(tmp_path, method="joint", max_steps=4, save_strategy="steps", save_steps=3).train()
+    with pytest.raises(UserError, match=f"^the checkpoint was made with {message}: resume with the same"):
+        resumed(tmp_path, method="joint", max_steps=4, **changes)
+    assert resumed(tmp_path, method="joint", max_steps=4, swa_start=0.25).global_step == 4  # which means nothing here
+
+
+def test_a_checkpoint_of_adapters_of_another_scale_is_refused(tmp_path):
+    pytest.importorskip("peft")
+    settings = {"method": "joint", "max_steps": 4, **LORA}
+    trainer(tmp_path, save_strategy="steps", save_steps=3, **settings).train()
+    with pytest.raises(UserError, match="made with lora_alpha 12.0, this run has 6.0"):
+        resumed(tmp_path, **settings | {"lora_alpha": 6.0})
+
+
+def test_a_checkpoint_of_an_average_that_started_elsewhere_is_refused(tmp_path):
+    settings = {"method": "joint", "average": "swa", "max_steps": 4}
+    trainer(tmp_path, save_strategy="steps", save_steps=3, **settings).train()
+    with pytest.raises(UserError, match="made with swa_start 0.5, this run has 0.25"):
+        resumed(tmp_path, swa_start=0.25, **settings)
+    assert resumed(tmp_path, **settings).global_step == 4
 
 
 # ---- what excludes what

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import resource
 import subprocess
@@ -23,6 +24,7 @@ from deft_hf.comparison.outcomes import Cost
 from deft_hf.comparison.plan import Plan, Run
 from deft_hf.comparison.variants import VARIANTS, Settings, Variant
 from deft_hf.data.collate import collate
+from deft_hf.errors import UserError
 from deft_hf.method.cost import equal_compute_steps, method_flops, step_flops
 from deft_hf.method.families import resolve_family
 from deft_hf.recipe import Recipe
@@ -57,7 +59,8 @@ def measure(plan: Plan, settings: Mapping[str, Settings], folder: Path) -> dict[
             continue
         costs[name] = Cost(
             time=found["seconds"] / found["joint_seconds"],
-            memory=found["memory"] / joint["memory"],
+            # Where a step takes no more than importing did, nothing is known of it.
+            memory=found["memory"] / joint["memory"] if joint["memory"] else math.nan,
             flops=found["flops"] / joint["flops"],
         )
     return costs
@@ -87,6 +90,9 @@ def with_equal_compute(plan: Plan, variants: Mapping[str, Variant]) -> dict[str,
 
     Operations are counted on the CPU for two images: warm-up and decoupled stage of `deft` pay for the variant's own
     warm-up, which stays as long as it was, and for as many joint steps as that leaves.
+
+    Raises:
+        UserError: the warm-up leaves none.
     """
     if all(variant.compute_of is None for variant in variants.values()):
         return dict(variants)
@@ -109,10 +115,13 @@ def with_equal_compute(plan: Plan, variants: Mapping[str, Variant]) -> dict[str,
             wanted = spans(VARIANTS[variant.compute_of].settings)
             earlier = spans(variant.settings)[:-1]
             left = method_flops(model, family, wanted, batch) - method_flops(model, family, earlier, batch)
-            own = {
-                "training.max_steps": equal_compute_steps(left, model, family, batch),
-                "method.decoder_warmup_steps": sum(span.steps for span in earlier),
-            }
+            steps, warmup = equal_compute_steps(left, model, family, batch), sum(span.steps for span in earlier)
+            if steps < 1:
+                raise UserError(
+                    f"{name}: its decoder warm-up of {warmup} steps takes all the compute of {variant.compute_of}; "
+                    "shorten it with method.decoder_warmup_steps"
+                )
+            own = {"training.max_steps": steps, "method.decoder_warmup_steps": warmup}
             result[name] = replace(variant, settings={**variant.settings, **own})
     return result
 
@@ -159,6 +168,10 @@ def _peak_memory() -> int:
     """Bytes on the accelerator, or of the whole process where there is none."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status")
+    # Linux lets a new process start from its parent's `ru_maxrss`.
+    if status.is_file() and (own := re.search(r"VmHWM:\s*(\d+) kB", status.read_text())):
+        return int(own[1]) * 1024
     scale = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
 

@@ -212,7 +212,8 @@ def _method_line(comparison: Comparison, method: str) -> str:
 def _tuning(comparison: Comparison) -> str:
     """What was tried, method by method; the chosen row of each is bold."""
     rows = []
-    for method in comparison.notes:
+    # What a row is like is tuned too, though it may have no row of its own.
+    for method in dict.fromkeys([*comparison.notes, *(trial.method for trial in comparison.trials)]):
         for trial in (trial for trial in comparison.trials if trial.method == method):
             score = percent(math.nan if trial.source_mean_iou is None else trial.source_mean_iou)
             name = f"`{method}` {_in_words(trial.settings)}".strip()

@@ -24,7 +24,7 @@ def tune(
 
     Every variant is tried at the same rates, and those that have a value of their own at the same number of values
     (three), one run each at a seed that is not reported. A variant that is `like` another takes what was chosen for
-    that one, asked for or not, but for what it sets itself.
+    that one, asked for or not. What a variant sets of its own is left at that.
 
     Args:
         plan: of the comparison.
@@ -50,11 +50,17 @@ def tune(
             key, own = variant.tries(chosen[name][RATE], plan.steps(variant.settings))
             by_value[name] = [{**chosen[name], key: value} for value in own]
     chosen |= _best(plan, tuned, by_value, source, jobs, trials)
-    settings = {
-        name: {key: value for key, value in chosen[variant.like or name].items() if key not in variant.settings}
-        for name, variant in variants.items()
-    }
+    settings = {}
+    for name, variant in variants.items():
+        own = _own_settings(name, variant)
+        settings[name] = {key: value for key, value in chosen[variant.like or name].items() if key not in own}
     return settings, trials
+
+
+def _own_settings(name: str, variant: Variant) -> set[str]:
+    """Keys that a variant sets otherwise than the one that it is tuned as: by what it is about, or by its name."""
+    common = VARIANTS[variant.like or name.partition(":")[0]].settings
+    return {key for key, value in variant.settings.items() if common.get(key) != value}
 
 
 def _best(

@@ -19,11 +19,12 @@ from filelock import FileLock
 
 from deft_hf import compare as module
 from deft_hf import runs, train
-from deft_hf.comparison import collect, cost, jobs, tuning
+from deft_hf.comparison import collect, cost, experiment, jobs, tuning
+from deft_hf.comparison.checks import check_request
 from deft_hf.comparison.jobs import execute
 from deft_hf.comparison.outcomes import Comparison, Trial
 from deft_hf.comparison.plan import Plan
-from deft_hf.comparison.variants import VARIANTS
+from deft_hf.comparison.variants import VARIANTS, parse_variants
 from deft_hf.errors import UserError
 from deft_hf.recipe import Recipe
 from tests.comparison.test_plan import write_recipe
@@ -32,10 +33,14 @@ ROOT = Path(module.__file__).parents[1]
 DIVERGES = "deft:training.optim=sgd:training.learning_rate=1e30"
 METHODS = ["joint", "joint_ema", "deft", DIVERGES]
 OPTIONS = ["recipe.yaml", "--curve-points", "2", "--no-costs"]
-WHOLE = [*OPTIONS, "--methods", ",".join(METHODS), "--seeds", "2", "--jobs", "2"]
+WHOLE = [*OPTIONS, "--methods", ",".join(METHODS), "--seeds", "2", "--jobs", "2", "--baseline", "joint,deft"]
 SMALL = [*OPTIONS, "--methods", "joint,deft", "--seeds", "1"]
+RATES = ["method.encoder_learning_rate=1e-4", "method.decoder_learning_rate=1e-3"]
 EPOCHS = ["training.max_steps=-1", "training.num_train_epochs=1"]
-REPORT = ("README.md", "table.md", "comparison.json")
+REPORT = ["README.md", "table.md", "comparison.json"]
+AGAINST = [f"against_deft/{name}" for name in REPORT]
+# What `deft_hf.train` would train beside DeFT, and a regulariser that a comparison is to keep from its rivals.
+METHOD = {"baselines": ["lp_ft"], "distance_weight": 0.5}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -50,24 +55,29 @@ def one_thread():
 def finished(one_thread, tmp_path_factory):
     """A comparison that came to its end, what it wrote, and what it wrote and gave when it was asked for again."""
     place = tmp_path_factory.mktemp("finished")
-    write_recipe(place)
+    write_recipe(place, method=METHOD)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         module.main(WHOLE)
-        first, trained = report(place), touched(place)
-        command = f"python -m deft_hf.compare {shlex.join(WHOLE)}"
+        first, trained = report(place, REPORT + AGAINST), touched(place)
         found = module.compare(
-            "recipe.yaml", ",".join(METHODS), seeds=(0, 1), curve_points=2, costs=False, command=command
+            "recipe.yaml",
+            ",".join(METHODS),
+            seeds=(0, 1),
+            baselines=("joint", "deft"),
+            curve_points=2,
+            costs=False,
+            command=f"python -m deft_hf.compare {shlex.join(WHOLE)}",
         )
-        second = report(place)
+        second = report(place, REPORT + AGAINST)
         assert touched(place) == trained
         module.main(SMALL)  # of which every run is there
         assert touched(place) == trained
     return SimpleNamespace(place=place, first=first, second=second, comparison=found, small=report(place))
 
 
-def report(place):
-    return {name: (place / "out" / name).read_bytes() for name in REPORT}
+def report(place, names=REPORT):
+    return {name: (place / "out" / name).read_bytes() for name in names}
 
 
 def touched(place):
@@ -82,8 +92,8 @@ def folder_of(place, start):
 
 def alone(place, folder, seed):
     """Scores of plain joint, trained by what `deft_hf.train` calls."""
-    overrides = ["method.name=joint", f"training.seed={seed}", f"training.output_dir={folder}"]
-    recipe = Recipe.load(place / "recipe.yaml", overrides)
+    overrides = [f"training.seed={seed}", f"training.output_dir={folder}"]
+    recipe = Recipe.load(place / "recipe.yaml", [*overrides, "method.name=joint", "method.distance_weight=0"])
     runs.train_method(recipe, "joint", runs.load_domains(recipe))
     return json.loads((folder / "results" / "metrics.json").read_text())["scores"]
 
@@ -106,6 +116,7 @@ def test_a_comparison_has_every_method_at_every_seed(finished):
         "joint": [0, 1], "joint_ema": [0, 1], "deft": [0, 1], DIVERGES: [],
     }  # fmt: skip
     assert found.settings[DIVERGES]["training.optim"] == "sgd"
+    assert found.settings["joint"] == {"method.name": "joint"}  # another row is read from its run, which is no matter
     names = sorted(path.name.rsplit("-", 1)[0] for path in (finished.place / "out" / "runs").iterdir())
     assert names == ["deft-s0", "deft-s0", "deft-s1", "deft-s1", "joint-s0", "joint-s1"]  # and none of joint_ema
     different = [found.outcomes[name][seed].scores for name in ("joint", "joint_ema", "deft") for seed in (0, 1)]
@@ -117,6 +128,13 @@ def test_a_comparison_has_every_method_at_every_seed(finished):
 def test_joint_read_from_its_averaged_run_is_joint(finished, tmp_path, monkeypatch, seed):
     monkeypatch.setattr(runs, "verify_export", lambda *args: None)  # takes a process of its own; tested elsewhere
     assert finished.comparison.outcomes["joint"][seed].scores == alone(finished.place, tmp_path / "alone", seed)
+
+
+def test_deft_has_what_the_recipe_asks_for_and_joint_does_not(finished):
+    recipes = [Recipe.load(folder_of(finished.place, start) / "recipe.yaml") for start in ("joint-s0", "joint-s1")]
+    recipes += [Recipe.load(path) for path in (finished.place / "out" / "runs").glob("deft-*/recipe.yaml")]
+    assert [recipe.method.distance_weight for recipe in recipes] == [0.0] * 2 + [0.5] * 4
+    assert not any(recipe.method.baselines for recipe in recipes)
 
 
 def test_counts_by_image_sum_to_the_scores(finished):
@@ -166,6 +184,30 @@ def test_a_run_that_diverges_is_reported_and_the_others_come_through(finished):
     assert "| joint |" in page and "| deft |" in page and "0 of 2" in page
 
 
+def test_the_page_tells_each_method_by_what_it_differs_in(finished):
+    lines = finished.first["README.md"].decode().splitlines()
+    assert f'* `joint`: {VARIANTS["joint"].note}. `method.name="joint"`' in lines
+    (averaged,) = [line for line in lines if line.startswith("* `joint_ema`: ")]
+    assert averaged.endswith('`method.name="joint"`, `method.average="ema"`, `method.evaluate_usual=true`')
+
+
+def test_each_baseline_has_a_page(finished):
+    pages = [json.loads(finished.first[f"{place}comparison.json"]) for place in ("", "against_deft/")]
+    assert [page["baseline"] for page in pages] == ["joint", "deft"] and finished.comparison.baseline == "joint"
+    (joint, deft), key = pages, "unseen mean"
+    there, back = joint["methods"]["deft"]["differences"][key], deft["methods"]["joint"]["differences"][key]
+    assert there["by_seed"] == {seed: -value for seed, value in back["by_seed"].items()} and any(there["by_seed"])
+    assert joint["methods"]["joint"]["differences"] == deft["methods"]["deft"]["differences"] == {}
+    ways = ("baseline", "methods")
+    assert {k: v for k, v in joint.items() if k not in ways} == {k: v for k, v in deft.items() if k not in ways}
+    assert "| difference to deft, over seeds |" in finished.first["against_deft/table.md"].decode()
+    assert "| difference to joint, over seeds |" in finished.first["table.md"].decode()
+    figures = [
+        sorted(path.name for path in (finished.place / "out" / p / "figures").iterdir()) for p in (".", "against_deft")
+    ]
+    assert figures[0] == figures[1] and "differences.png" in figures[0]
+
+
 def test_the_same_again_trains_nothing_and_writes_the_same_bytes(finished):
     assert finished.second == finished.first  # the fixture has seen that no file of a run was touched
     assert finished.small["README.md"] != finished.first["README.md"]
@@ -185,7 +227,7 @@ def test_costs_stand_in_the_report(finished, monkeypatch):
     }
 
     def measured(run, plan, folder):
-        assert folder == Path("out/costs")
+        assert folder == Path("out/costs") and run.recipe.method.average is None
         return {**figures[run.recipe.method.name], "joint_seconds": 1.0}
 
     monkeypatch.chdir(finished.place)
@@ -210,28 +252,30 @@ def asked(tmp_path, monkeypatch):
         return {}
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(module, "execute", execute)
+    monkeypatch.setattr(experiment, "execute", execute)
     write_recipe(tmp_path)
     return found
 
 
-def test_equal_compute_is_as_many_steps_as_the_operations_of_deft_buy(asked):
-    module.compare("recipe.yaml", "joint,joint_equal,lp_ft_equal,deft", seeds=1, costs=False)
-    plan = Plan("recipe.yaml", (), Path("runs"))
-    flops = {name: cost.flops_of_a_step(plan.run(VARIANTS[name].alone, 0).recipe) for name in ("joint", "deft")}
-    steps = round(4 * flops["deft"] / flops["joint"])
-    assert steps > 5
-    assert [run.recipe.training.max_steps for run in asked] == [4, steps, steps, 4]
+def test_equal_compute_is_run_at_its_length(asked):
+    names = "joint,joint_equal,lp_ft_equal,deft"
+    found = module.compare("recipe.yaml", names, seeds=1, costs=False)
+    plan = Plan("recipe.yaml", (), Path("out/runs"))
+    variants = cost.with_equal_compute(plan, parse_variants(names))
+    assert [run.folder for run in asked] == [plan.run(variant.settings, 0).folder for variant in variants.values()]
+    steps = {run.folder.name.split("-")[0]: run.recipe.training.max_steps for run in asked[1:]}
+    assert 4 == steps["deft"] < steps["lp_ft"] < steps["joint"] == found.settings["joint_equal"]["training.max_steps"]
 
 
-def test_equal_compute_rounds_and_goes_by_the_variants_own_length(asked, monkeypatch):
-    flops = {"joint": 100, "deft": 165}
-    monkeypatch.setattr(cost, "flops_of_a_step", lambda recipe: flops[recipe.method.name])
-    module.compare(
-        "recipe.yaml", "joint,joint_equal,joint_equal:training.max_steps=9", overrides=["training.max_steps=3"],
-        seeds=1, costs=False,
-    )  # fmt: skip
-    assert [run.recipe.training.max_steps for run in asked] == [3, 5, 15]  # 3, 4.95, 14.85
+def test_a_page_against_a_method_with_settings_of_its_own(asked, capsys):
+    slow = "deft:method.ema_decay_steps=40000"
+    found = module.compare("recipe.yaml", f"joint,{slow}", seeds=1, baselines=[slow, "joint"], costs=False)
+    assert found.baseline == slow
+    assert json.loads(Path("out/against_joint/comparison.json").read_text())["baseline"] == "joint"
+    assert f"Against joint: {Path('out/against_joint/README.md')}" in capsys.readouterr().out
+    module.compare("recipe.yaml", f"joint,{slow}", seeds=1, baselines=["joint", slow], costs=False)
+    place = Path("out/against_deft_method.ema_decay_steps=40000")
+    assert json.loads((place / "comparison.json").read_text())["baseline"] == slow
 
 
 def test_what_tuning_chose_is_run_at_every_seed(asked, monkeypatch):
@@ -253,6 +297,15 @@ def test_what_tuning_chose_is_run_at_every_seed(asked, monkeypatch):
     assert found["command"] == f"python -m deft_hf.compare {shlex.join(argv)} --jobs 2 --no-costs"
 
 
+def test_the_page_shows_what_a_row_was_tuned_as(asked, monkeypatch):
+    trials = [Trial("deft", {tuning.RATE: rate}, score, score == 0.5) for rate, score in ((1e-3, 0.4), (3e-3, 0.5))]
+    monkeypatch.setattr(tuning, "tune", lambda plan, variants, *args: (dict.fromkeys(variants, {}), trials))
+    module.compare("recipe.yaml", "joint,deft_slow", seeds=1, rates=[1e-3, 3e-3], costs=False)
+    lines = Path("out/README.md").read_text().splitlines()
+    rows = ["| `deft` `training.learning_rate=0.001` | 40.0 |", "| `deft` `training.learning_rate=0.003` | **50.0** |"]
+    assert [line for line in lines if line.startswith("| `deft` ")] == rows
+
+
 def test_seeds_may_be_named(asked):
     found = module.compare("recipe.yaml", "joint", seeds=[7, 3], costs=False)
     assert [run.seed for run in asked] == [7, 3] == found.seeds
@@ -265,7 +318,8 @@ def test_seeds_may_be_named(asked):
     "arguments, message",
     [
         (["--methods", "joint,dfet"], "--methods: found 'dfet'; did you mean deft?"),
-        (["--methods", "deft,lp_ft"], "--baseline: found joint, expected one of the methods, deft, lp_ft"),
+        (["--methods", "deft,lp_ft"], "--baseline: found joint, expected among the methods, deft, lp_ft"),
+        (["--baseline", "deft,frozen"], "--baseline: found frozen, expected among the methods, joint, lp_ft, deft"),
         (["--methods", "joint,joint:method.average"], "--methods: found 'method.average', expected key=value"),
         (["--methods", "joint,deft:method.average=none"], "deft:method.average=none: recipe.yaml: "),
         (["training.max_step=3"], "training.max_step: unknown key; did you mean max_steps?"),
@@ -277,6 +331,7 @@ def test_seeds_may_be_named(asked):
         (["--tune", "nan"], "--tune: found nan, expected learning rates above 0"),
         (["--tune-values"], "--tune-values: found without --tune"),
         (["--tune", "1e-3", "data.validation=[]"], "data.validation: missing, expected source data, on which --tune"),
+        (["--tune", "1e-3", *RATES], "--tune: tries values of training.learning_rate, but method.encoder"),
         (["--tune", "1e-3", "--tune-values", *EPOCHS], "training.max_steps: found -1, expected the length"),
         (["--methods", "joint,joint_equal", *EPOCHS], "training.max_steps: found -1, expected the length"),
         (["--curve-points", "2", *EPOCHS], "training.max_steps: found -1, expected the length"),
@@ -285,7 +340,7 @@ def test_seeds_may_be_named(asked):
 )  # fmt: skip
 def test_a_mistake_is_one_line_and_status_2_and_nothing_is_trained(tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(module, "execute", None)
+    monkeypatch.setattr(experiment, "execute", None)
     monkeypatch.setattr(tuning, "execute", None)
     write_recipe(tmp_path)
     monkeypatch.setattr(sys, "argv", ["compare", "recipe.yaml", *arguments])
@@ -302,6 +357,16 @@ def test_a_mistake_is_one_line_and_status_2_and_nothing_is_trained(tmp_path, mon
 def test_seeds_are_told_apart_from_each_other_and_from_the_one_that_tunes(tmp_path, seeds):
     with pytest.raises(UserError, match="^--seeds: found"):
         module.compare(write_recipe(tmp_path), "joint", seeds=seeds, rates=[1e-3])
+
+
+@pytest.mark.parametrize("part", RATES)
+def test_rates_are_tuned_where_one_part_has_its_own(tmp_path, part):
+    base = Recipe.load(write_recipe(tmp_path), [part])
+    check_request(base, seeds=1, jobs=1, rates=[1e-3], values=False, curve_points=0)
+    both = Recipe.load(write_recipe(tmp_path), RATES)
+    check_request(both, seeds=1, jobs=1, rates=[], values=False, curve_points=0)  # nothing is tuned
+    with pytest.raises(UserError, match="^--tune: tries values of training.learning_rate"):
+        check_request(both, seeds=1, jobs=1, rates=[1e-3], values=False, curve_points=0)
 
 
 def test_a_launcher_is_not_for_comparisons(tmp_path, monkeypatch):
@@ -346,7 +411,7 @@ def test_a_comparisons_own_folder_is_gone_on_with(asked, files):
     for name in files:
         Path("out", name).parent.mkdir(parents=True, exist_ok=True)
         Path("out", name).write_text("{}")
-    Path("out/runs/deft-s0-4567").mkdir(parents=True)  # as counting operations leaves it
+    Path("out/runs/deft-s0-4567").mkdir(parents=True)  # as measuring a step leaves it
     module.compare("recipe.yaml", "joint", seeds=1, costs=False)
     assert len(asked) == 1 and Path("out/README.md").read_text().startswith("# recipe")
 
@@ -365,7 +430,7 @@ def test_a_training_does_not_go_into_a_comparison(finished, monkeypatch):
 @pytest.fixture
 def command(finished, tmp_path, monkeypatch):
     """The small comparison in a process group of its own, in another place; both are killed in the end."""
-    write_recipe(tmp_path)
+    write_recipe(tmp_path, method=METHOD)
     monkeypatch.chdir(tmp_path)
     process = subprocess.Popen(
         [sys.executable, "-m", "deft_hf.compare", *SMALL],

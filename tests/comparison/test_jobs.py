@@ -217,8 +217,9 @@ def test_checkpoints_go_once_the_run_is_done(training, monkeypatch):
     assert removed == [("checkpoint-2", True)]  # killed in between, it would have gone on from half of one
 
 
-@pytest.mark.parametrize("kept, threads", [(None, "4"), ("3", "3")])
-def test_runs_share_the_cores_and_take_turns_on_the_gpus(tmp_path, monkeypatch, kept, threads):
+@pytest.fixture
+def environments(tmp_path, monkeypatch):
+    """A function that starts a run in each of several slots, for a number of GPUs, and returns what each would see."""
     made = []
 
     def process(target, args):
@@ -227,17 +228,41 @@ def test_runs_share_the_cores_and_take_turns_on_the_gpus(tmp_path, monkeypatch, 
 
     context = SimpleNamespace(Process=process, set_forkserver_preload=lambda modules: None)
     monkeypatch.setattr(jobs.multiprocessing, "get_context", lambda kind: context)
-    monkeypatch.setattr(jobs.torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(jobs.os, "cpu_count", lambda: 13)
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for name in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    run = Plan(write_recipe(tmp_path), (), tmp_path / "runs").run(JOINT, 0)
+
+    def start(count, slots):
+        monkeypatch.setattr(jobs.torch.cuda, "device_count", lambda: count)
+        for slot in range(slots):
+            jobs._start(run, slot, jobs=slots)
+        assert {target for target, _ in made} == {worker.work}
+        assert [args[0] for _, args in made] == [run.folder] * slots
+        assert Path(run.folder / "recipe.yaml").is_file()
+        return [args[1] for _, args in made]
+
+    return start
+
+
+@pytest.mark.parametrize("kept, threads", [(None, "4"), ("3", "3")])
+def test_runs_share_the_cores(environments, monkeypatch, kept, threads):
     if kept:
         monkeypatch.setenv("OMP_NUM_THREADS", kept)
-    run = Plan(write_recipe(tmp_path), (), tmp_path / "runs").run(JOINT, 0)
-    for slot in range(3):
-        jobs._start(run, slot, jobs=3)
-    assert {target for target, _ in made} == {worker.work}
-    assert [args[0] for _, args in made] == [run.folder] * 3
-    environments = [args[1] for _, args in made]
-    assert [each["CUDA_VISIBLE_DEVICES"] for each in environments] == ["0", "1", "0"]
-    assert {each["OMP_NUM_THREADS"] for each in environments} == {threads}
-    assert Path(run.folder / "recipe.yaml").is_file()
+    assert environments(count=0, slots=3) == [{"OMP_NUM_THREADS": threads}] * 3
+
+
+@pytest.mark.parametrize(
+    "preset, count, devices",
+    [
+        (None, 2, ["0", "1", "0"]),
+        ("", 2, ["0", "1", "0"]),
+        ("3,5", 2, ["3", "5", "3"]),
+        ("GPU-1f,GPU-2e,GPU-3d,GPU-4c", 4, ["GPU-1f", "GPU-2e", "GPU-3d"]),
+        ("5", 1, [None, None, None]),  # which the run inherits
+    ],
+)
+def test_runs_take_turns_on_the_gpus_that_may_be_seen(environments, monkeypatch, preset, count, devices):
+    if preset is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", preset)
+    assert [found.get("CUDA_VISIBLE_DEVICES") for found in environments(count, slots=3)] == devices

@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 import yaml
 
+from deft_hf.arguments import OF_THE_METHOD
 from deft_hf.comparison import plan as module
 from deft_hf.comparison.plan import Plan, Run
 from deft_hf.comparison.variants import VARIANTS
@@ -77,14 +78,65 @@ def test_every_value_that_tuning_tries_is_a_run(plan):
             plan.check({spec: replace(variant, settings=settings) for spec, settings in tried.items()})
 
 
-def test_variants_share_a_run_where_one_is_read_from_the_other_and_nowhere_else(plan):
+@pytest.mark.parametrize("recolor, shared", [(False, "deft_no_recolor"), (True, "deft_recolor")])
+def test_variants_share_a_run_where_one_is_read_from_the_other_and_nowhere_else(plan, recolor, shared):
+    plan = replace(plan, overrides=(f"data.recolor={recolor}",))
     by_folder = {}
     for name, variant in VARIANTS.items():
-        variant = variant.lengthened(6) if variant.compute_of else variant
-        by_folder.setdefault(plan.run(variant.settings, 0).folder, []).append(name)
-    shared = [names for names in by_folder.values() if len(names) > 1]
-    assert shared == [["joint", "joint_ema"], ["lp_ft", "lp_ft_ema"], ["deft", "deft_usual"]]
-    assert all(len({VARIANTS[name].reading for name in names}) == 2 for names in shared)
+        longer = {"training.max_steps": 6} if variant.compute_of else {}
+        by_folder.setdefault(plan.run({**variant.settings, **longer}, 0).folder, []).append(name)
+    # What the recipe does anyway makes no row of its own.
+    same = {name: [name, f"{name}_recolor"] if recolor else [name] for name in ("joint", "lp_ft")}
+    assert {frozenset(names) for names in by_folder.values() if len(names) > 1} == {
+        frozenset({*same["joint"], "joint_ema"}),
+        frozenset({*same["lp_ft"], "lp_ft_ema"}),
+        frozenset({"deft", "deft_usual", shared}),
+    }
+    assert VARIANTS["joint"].reading == VARIANTS["lp_ft"].reading == VARIANTS["deft_usual"].reading == "usual"
+    assert {VARIANTS[name].reading for name in ("joint_ema", "lp_ft_ema", "deft", shared)} == {"exported"}
+
+
+LEAKS = (
+    "method.average=debiased_ema",
+    "method.component=usual",
+    "method.distance_weight=0.5",
+    "method.decoder_distance_weight=0.25",
+    "method.decoder_norm_weight=0.125",
+    "method.projection_weight=0.75",
+    "method.lora_alpha=3.0",
+)
+
+
+def test_what_the_recipe_asks_of_deft_reaches_no_rival(plan):
+    rivals = {name: variant for name, variant in VARIANTS.items() if variant.settings["method.name"] != "deft"}
+    assert len(rivals) > 10
+    assert {*OF_THE_METHOD} == {leak.partition("=")[0].removeprefix("method.") for leak in LEAKS} | {"lora_rank"}
+    for name, rival in rivals.items():
+        for settings in (rival.settings, rival.alone):
+            found = placed(plan, *LEAKS, "method.lora_rank=4", settings=settings)
+            assert found == placed(plan, settings=settings), name
+    asking = replace(plan, overrides=LEAKS)
+    joint = method_arguments(asking.run(VARIANTS["joint"].alone, 0).recipe, "joint")
+    assert (joint.averages, joint.component, joint.distance_weights()) == (None, "generalized", (0.0, 0.0))
+    assert (joint.decoder_norm_weight, joint.projection_weight) == (0.0, 0.0)
+    deft = method_arguments(asking.run(VARIANTS["deft"].settings, 0).recipe, "deft")
+    assert (deft.averages, deft.component, deft.distance_weights()) == ("debiased_ema", "usual", (0.5, 0.25))
+    assert len({placed(plan, leak, settings=VARIANTS["deft"].settings) for leak in LEAKS}) == len(LEAKS)
+
+
+def test_a_rival_has_the_regulariser_that_is_asked_of_itself(plan):
+    asked = JOINT | {"method.distance_weight": 0.3}
+    run = replace(plan, overrides=("method.distance_weight=0.5",)).run(asked, 0)
+    assert method_arguments(run.recipe, "joint").distance_weights() == (0.3, 0.3)
+
+
+def test_a_recipe_with_baselines_has_runs_of_one_method_each(plan):
+    several = replace(plan, overrides=("method.baselines=[joint, frozen, lp_ft]",), curve_points=2)
+    several.check(VARIANTS, values=True)
+    assert several.steps(JOINT) == 4 and several.run({}, 0).recipe.method.baselines == []
+    for name, variant in VARIANTS.items():
+        run = several.run(variant.settings, 0, curve=True)
+        assert run.recipe.method.baselines == [] and run.folder == plan.run(variant.settings, 0).folder, name
 
 
 # ---- the address
@@ -183,6 +235,10 @@ def test_epochs_do_where_nothing_goes_by_steps(plan):
     epochs.check({"joint": VARIANTS["joint"]})
     with pytest.raises(UserError, match="training.max_steps: found -1, expected the length in optimizer steps"):
         replace(epochs, curve_points=2).check({"joint": VARIANTS["joint"]})
+    with pytest.raises(UserError, match="^deft: training.max_steps: found -1.*tuned values go"):
+        epochs.check({"deft": VARIANTS["deft"]}, values=True)
+    with pytest.raises(UserError, match="^joint_equal: training.max_steps: found -1.*equal compute"):
+        epochs.check({"joint_equal": VARIANTS["joint_equal"]})
     assert plan.steps(JOINT | {"training.max_steps": 9}) == 9
 
 

@@ -1,13 +1,14 @@
 """What tuning chooses, with trainings whose scores are written down by a formula."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from deft_hf.comparison import tuning
 from deft_hf.comparison.outcomes import Trial
 from deft_hf.comparison.plan import Plan
-from deft_hf.comparison.variants import VARIANTS
+from deft_hf.comparison.variants import VARIANTS, parse_variants
 from deft_hf.results import METRICS
 from tests.comparison.test_plan import write_recipe
 
@@ -103,10 +104,65 @@ def test_the_value_is_chosen_at_the_rate_that_was(plan, trained):
         return {"clear": value}, {"clear": 0.0}
 
     trained(score)
-    chosen, trials = tuning.tune(plan, variants("deft", "deft_debiased"), RATES, True, ["clear"], 1)
-    assert chosen["deft"] == {RATE: 1e-3, "method.ema_decay_steps": 320_000}
-    assert chosen["deft_debiased"] == {RATE: 1e-3}  # an ablation has no value of its own
-    assert len(trials) == 3 + 3 + 3
+    chosen, trials = tuning.tune(plan, variants("deft"), RATES, True, ["clear"], 1)
+    assert chosen == {"deft": {RATE: 1e-3, "method.ema_decay_steps": 320_000}}
+    assert len(trials) == 3 + 3
+
+
+def like_deft(recipe):
+    """Best at the highest rate and the shortest horizon for DeFT itself; every other method is best at the lowest."""
+    rate, horizon = recipe.training.learning_rate, recipe.method.ema_decay_steps
+    value = 1e2 * rate + 1e4 / horizon if recipe.method.name == "deft" else 1e-2 - rate
+    return {"clear": value}, {"clear": value}
+
+
+@pytest.mark.parametrize("asked", [("deft",), ()])
+def test_a_row_like_another_takes_what_was_chosen_for_that_one(plan, trained, asked):
+    trained(like_deft)
+    rows = ("joint", "deft_usual", "deft_debiased", "deft_slow", "deft_distance", "joint_recolor")
+    chosen, trials = tuning.tune(plan, variants(*asked, *rows), RATES, True, ["clear"], 1)
+    best = {RATE: 3e-3, "method.ema_decay_steps": 20_000}
+    joint = {RATE: 3e-4, "method.encoder_learning_rate": 3e-4 / 10}
+    assert chosen == {name: best for name in asked} | {
+        "joint": joint,
+        "deft_usual": best,
+        "deft_debiased": best,
+        "deft_slow": {RATE: 3e-3},  # whose horizon is what it is about
+        "deft_distance": best,
+        "joint_recolor": joint,
+    }
+    assert {trial.method for trial in trials} == {"joint", "deft"}
+    assert len(trials) == len(trained.runs) == 2 * 6
+    tried = [run.recipe for run in trained.runs if run.recipe.method.name == "deft"]
+    assert {(recipe.method.average, recipe.method.distance_weight) for recipe in tried} == {(None, 0.0)}
+
+
+def test_what_a_name_sets_is_left_at_that(plan, trained):
+    trained(like_deft)
+    own = parse_variants(
+        "deft:method.ema_decay_steps=40000,deft_encoder_only:training.learning_rate=2e-3,l2_sp:method.distance_weight=0.5"
+    )
+    chosen, _ = tuning.tune(plan, own, RATES, True, ["clear"], 1)
+    assert [*chosen.values()] == [{RATE: 3e-3}, {"method.ema_decay_steps": 20_000}, {RATE: 3e-4}]
+    for name, variant in own.items():
+        recipe = plan.run({**variant.settings, **chosen[name]}, 0).recipe
+        key, _, value = name.partition(":")[2].partition("=")
+        section, _, field = key.partition(".")
+        assert getattr(getattr(recipe, section), field) == float(value)
+
+
+def test_equal_compute_is_tuned_as_what_it_is_compared_with_and_keeps_its_length(plan, trained):
+    warmup = "method.decoder_warmup_steps"
+    trained(by_rate(dict(zip(RATES, (0.4, 0.6, 0.5), strict=True))))
+    longer = {
+        name: replace(variant, settings={**variant.settings, "training.max_steps": 7, warmup: 3})
+        for name, variant in variants("joint_equal", "lp_ft_equal").items()
+    }
+    chosen, trials = tuning.tune(plan, longer, RATES, True, ["clear"], 1)
+    assert chosen["joint_equal"] == {RATE: 1e-3, "method.encoder_learning_rate": 1e-4}
+    assert chosen["lp_ft_equal"] == {RATE: 1e-3}
+    assert {trial.method for trial in trials} == {"joint", "lp_ft"}
+    assert {run.recipe.training.max_steps for run in trained.runs} == {4}
 
 
 def test_several_source_domains_weigh_the_same(plan, trained):

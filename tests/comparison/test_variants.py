@@ -1,3 +1,4 @@
+from dataclasses import replace
 from difflib import get_close_matches
 
 import pytest
@@ -47,25 +48,18 @@ def test_what_cannot_be_read_is_one_line(text, message):
 def test_a_row_that_another_is_read_from_is_alone_without_the_average():
     assert VARIANTS["joint"].alone == {"method.name": "joint"}
     assert VARIANTS["joint_recolor"].alone == {"method.name": "joint", "data.recolor": True}
-    longer = VARIANTS["lp_ft_equal"].lengthened(7)
+    longer = replace(VARIANTS["lp_ft_equal"], settings={**VARIANTS["lp_ft"].settings, "training.max_steps": 7})
     assert longer.alone == {"method.name": "lp_ft", "training.max_steps": 7}
     # The average of these two is part of what they are.
     assert VARIANTS["joint_ema"].alone == VARIANTS["joint_ema"].settings
     assert VARIANTS["deft_usual"].alone == VARIANTS["deft"].settings
 
 
-def test_a_longer_variant_differs_in_nothing_else():
-    longer = VARIANTS["joint_equal"].lengthened(7)
-    assert longer.settings == {**VARIANTS["joint_equal"].settings, "training.max_steps": 7}
-    assert (longer.note, longer.reading, longer.compute_of) == (VARIANTS["joint_equal"].note, "usual", "deft")
-    assert "training.max_steps" not in VARIANTS["joint_equal"].settings
-
-
 def test_every_method_is_tried_at_three_values_and_one_of_them_is_its_default_or_the_middle():
     methods = {name for name, variant in VARIANTS.items() if variant.tries}
-    # All but the ablations, which are DeFT with one thing changed, and the controls of equal compute.
+    # All but the ablations, which are another with one thing changed, and the controls of equal compute.
     assert methods == {name for name in VARIANTS if not name.startswith("deft_")} - {
-        "joint_recolor", "joint_equal", "lp_ft_equal",
+        "joint_recolor", "lp_ft_recolor", "joint_equal", "lp_ft_equal",
     }  # fmt: skip
     for name in methods:
         key, values = VARIANTS[name].tries(1e-3, 400)
@@ -74,6 +68,19 @@ def test_every_method_is_tried_at_three_values_and_one_of_them_is_its_default_or
         assert default is None or default in values, name
     assert VARIANTS["joint"].tries(1e-3, 400) == ("method.encoder_learning_rate", [1e-4, 3e-4, 1e-3])
     assert VARIANTS["lp_ft"].tries(1e-3, 400) == ("method.decoder_warmup_steps", [20, 40, 80])
+
+
+def test_whatever_is_no_method_of_its_own_is_like_one_and_changes_something():
+    assert {name for name, variant in VARIANTS.items() if variant.like} == {
+        name for name, variant in VARIANTS.items() if not variant.tries
+    }
+    for name, variant in VARIANTS.items():
+        if variant.like is not None:
+            model = VARIANTS[variant.like]
+            assert name.startswith(f"{variant.like}_") and model.tries and model.like is None
+            assert model.settings.items() <= variant.settings.items(), name
+            other = (variant.settings, variant.reading, variant.compute_of)
+            assert other != (model.settings, model.reading, model.compute_of), name
 
 
 def test_names_can_be_told_apart():
