@@ -49,7 +49,7 @@ interval that the frame cuts off goes on beyond it.
 
 _STEPS = """\
 `training.max_steps` is the length of a method's last stage; a decoder warm-up comes on top of it, so that methods
-without one see fewer images. The `_equal` rows have as many steps as the operations of DeFT's whole run buy.
+without one see fewer images.
 """
 
 
@@ -168,7 +168,11 @@ def _page(comparison: Comparison, summaries: Summaries, table: str, captions: Ma
         "## How to read the intervals",
         _READING.format(baseline=comparison.baseline, resamples=RESAMPLES).strip(),
     ]
-    parts += ["## Methods", "\n".join(_method_line(comparison, method) for method in comparison.notes), _STEPS.strip()]
+    parts += [
+        "## Methods",
+        "\n".join(_method_line(comparison, method) for method in comparison.notes),
+        _steps(comparison),
+    ]
     if comparison.trials:
         parts += ["## What was tuned", _tuning(comparison)]
     parts += [
@@ -179,6 +183,12 @@ def _page(comparison: Comparison, summaries: Summaries, table: str, captions: Ma
         "Every score, per class and per seed, is in `comparison.json`; how long runs took is in `timings.json`.",
     ]
     return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _steps(comparison: Comparison) -> str:
+    equal = [method for method in comparison.notes if method.partition(":")[0].endswith("_equal")]
+    names = " and ".join(f"`{method}`" for method in equal)
+    return _STEPS.strip() + (f" {names}: as many steps as the operations of DeFT's whole run buy." if equal else "")
 
 
 def _missing(comparison: Comparison) -> str:

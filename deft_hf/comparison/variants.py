@@ -55,7 +55,7 @@ def _warmups(rate: float, steps: int) -> tuple[str, list[Any]]:
 
 
 def _encoder_rates(rate: float, steps: int) -> tuple[str, list[Any]]:
-    return "method.encoder_learning_rate", [rate / 10, rate * 0.3, rate]
+    return "method.encoder_learning_rate", [float(f"{rate * share:.3g}") for share in (0.1, 0.3, 1)]
 
 
 def _values(key: str, *values: Any) -> Tries:
