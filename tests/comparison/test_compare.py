@@ -288,9 +288,9 @@ def test_what_tuning_chose_is_run_at_every_seed(asked, monkeypatch):
     monkeypatch.setattr(tuning, "tune", tune)
     argv = ["recipe.yaml", "--methods", "joint,deft", "--seeds", "2", "--tune", "1e-3,3e-3", "--tune-values"]
     module.main([*argv, "--jobs", "2", "--no-costs"])
-    assert [run.recipe.training.learning_rate for run in asked] == [1e-3, 1e-3, 3e-3, 3e-3]
-    assert [run.seed for run in asked] == [0, 1, 0, 1]
-    assert {run.recipe.method.ema_decay_steps for run in asked[2:]} == {20_000}
+    assert [run.recipe.training.learning_rate for run in asked] == [1e-3, 3e-3, 1e-3, 3e-3]
+    assert [run.seed for run in asked] == [0, 0, 1, 1]
+    assert {run.recipe.method.ema_decay_steps for run in asked[1::2]} == {20_000}
     found = json.loads(Path("out/comparison.json").read_text())
     assert found["methods"]["deft"]["settings"]["training.learning_rate"] == 3e-3
     assert [trial["method"] for trial in found["trials"]] == ["deft"]

@@ -122,7 +122,7 @@ def test_a_row_like_another_takes_what_was_chosen_for_that_one(plan, trained, as
     rows = ("joint", "deft_usual", "deft_debiased", "deft_slow", "deft_distance", "joint_recolor")
     chosen, trials = tuning.tune(plan, variants(*asked, *rows), RATES, True, ["clear"], 1)
     best = {RATE: 3e-3, "method.ema_decay_steps": 20_000}
-    joint = {RATE: 3e-4, "method.encoder_learning_rate": 3e-4 / 10}
+    joint = {RATE: 3e-4, "method.encoder_learning_rate": 3e-5}
     assert chosen == {name: best for name in asked} | {
         "joint": joint,
         "deft_usual": best,
