@@ -185,6 +185,10 @@ class DeFTTrainingArguments(TrainingArguments):
                 f"batchnorm is {self.batchnorm!r}: expected reestimate or reference",
             ),
             (self.label_smoothing_factor != 0, "label_smoothing_factor is not supported: leave it at 0"),
+            (
+                self.enable_jit_checkpoint,
+                "enable_jit_checkpoint would save in the middle of a step: leave it out, SIGTERM saves at its end",
+            ),
             (self.batchnorm_batches < 1, f"batchnorm_batches is {self.batchnorm_batches}: expected 1 or more"),
         ]
 

@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import nn
 from transformers.trainer_callback import ExportableState
-from transformers.trainer_utils import rotate_checkpoints
+from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
 from deft_hf.arguments import OF_THE_METHOD
-from deft_hf.errors import UserError
+from deft_hf.errors import UserError, workers_explained
+from deft_hf.integrity import (
+    check_writable,
+    clear_leftovers,
+    damage,
+    last_good_checkpoint,
+    partial_folder,
+    put_in_place,
+    rotate,
+    writing,
+)
 from deft_hf.method.adapters import has_adapters
 from deft_hf.method.pathways import DualPathway
+from deft_hf.stages import Span, stage_at
 
 logger = logging.get_logger(__name__)
 
@@ -90,23 +101,46 @@ def _load_exported(pathways: DualPathway, folder: Path) -> None:
     pathways.exported.load_state_dict(restored.state_dict())
 
 
-def partial_folder(folder: Path) -> Path:
-    """Where `folder` is written before it takes its name, so that a crash leaves no half checkpoint under it."""
-    return folder.with_name(f".{folder.name}.partial")
-
-
-def put_in_place(partial: Path, folder: Path) -> None:
-    """Flush a folder that is complete, and give it its name."""
-    for path in [path for path in partial.rglob("*") if path.is_file()]:
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
-    if folder.exists():
-        shutil.rmtree(folder)
-    os.replace(partial, folder)
-
-
 class CheckpointMixin:
     """The saving and loading methods of `transformers.Trainer`, for the components of a `DualPathway`."""
+
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+        *,
+        resume_anyway: bool = False,
+    ) -> TrainOutput:
+        """Run all stages of the method. SIGTERM ends it after the next step, see `deft_hf.termination`.
+
+        Args:
+            resume_from_checkpoint: a checkpoint, or `True` for the last good one in `args.output_dir`.
+            trial, ignore_keys_for_eval: as `Trainer` has them.
+            resume_anyway: go on from a checkpoint of a run with other settings, with a warning for each, as long as it
+                holds what this method needs; see `check_resumed`.
+
+        Raises:
+            UserError: the folder cannot be written to or its disk is full, there is no good checkpoint, it is of
+                another method, an image cannot be read, or a process that loads images died.
+            SystemExit: with status 143, after SIGTERM.
+        """
+        check_writable(self.args.output_dir)
+        self._resume_anyway = resume_anyway
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = self.last_good_checkpoint()
+            if resume_from_checkpoint is None:
+                raise UserError(f"{self.args.output_dir} holds no checkpoint to go on from: leave it out, or mend it.")
+        with workers_explained(), self.sigterm.listening():
+            return super().train(resume_from_checkpoint or None, trial, ignore_keys_for_eval)
+
+    def last_good_checkpoint(self) -> str | None:
+        """The checkpoint in `args.output_dir` to go on from, on every rank; clears what was left half done."""
+        found: list[str | None] = [None]
+        if self.accelerator.is_main_process:
+            clear_leftovers(Path(self.args.output_dir))
+            found = [last_good_checkpoint(self.args.output_dir)]
+        return broadcast_object_list(found)[0]
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """The exported model as a plain Hub folder, without pickles."""
@@ -128,7 +162,20 @@ class CheckpointMixin:
         folder = run_folder / f"checkpoint-{self.state.global_step}"
         if self.state.best_global_step == self.state.global_step:
             self.state.best_model_checkpoint = str(folder)
+        self.refresh_batchnorm()
         partial = partial_folder(folder)
+        try:
+            with writing(partial, self._what_is_kept):
+                self._write_checkpoint(partial, folder)
+        except UserError:
+            shutil.rmtree(partial, ignore_errors=True)  # it may be what fills the disk
+            raise
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(folder))
+        if self.args.should_save:
+            rotate(folder, self.args.save_total_limit, self.state.best_model_checkpoint)
+
+    def _write_checkpoint(self, partial: Path, folder: Path) -> None:
         if self.args.should_save and partial.exists():
             shutil.rmtree(partial)
         self.accelerator.wait_for_everyone()  # before anyone writes there
@@ -145,15 +192,11 @@ class CheckpointMixin:
         if self.args.should_save:
             put_in_place(partial, folder)
         self.accelerator.wait_for_everyone()
-        if self.args.push_to_hub:
-            self._push_from_checkpoint(str(folder))
-        if self.args.should_save:
-            rotate_checkpoints(
-                output_dir=str(run_folder),
-                save_total_limit=self.args.save_total_limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-                use_mtime=True,
-            )
+
+    def _what_is_kept(self) -> str:
+        checkpoint = last_good_checkpoint(self.args.output_dir)
+        kept = f"The last good checkpoint is {checkpoint}" if checkpoint else "There is no checkpoint yet"
+        return f"{kept}; make room and start again, and training goes on from there."
 
     def _common_facts(self) -> dict[str, Any]:
         """What a run must have in common with the checkpoint that it goes on from."""
@@ -171,16 +214,33 @@ class CheckpointMixin:
     def check_resumed(self) -> None:
         """Compare the checkpoint that was loaded with this run.
 
+        With `resume_anyway` other settings are a warning each. What a checkpoint has no state for, or what its past
+        decides, stays an error: method, average, adapters, and the stages up to the present one.
+
         Raises:
             UserError: method, average, stages or decays differ, which would make another method of the two.
         """
         for key, here in self._common_facts().items():
             there = self._resumed_facts.get(key)
-            if there != here:
+            if there == here:
+                continue
+            found = f"the checkpoint was made with {key} {there}, this run has {here}"
+            if not self._resume_anyway:
                 raise UserError(
-                    f"the checkpoint was made with {key} {there}, this run has {here}: resume with the same "
-                    "arguments, or start from the checkpoint's model in another output_dir."
+                    f"{found}: resume with the same arguments, or start from the checkpoint's model in another "
+                    "output_dir."
                 )
+            if key in ("method", "average", "lora_rank", "lora_alpha") or not self._same_past(key, there, here):
+                raise UserError(f"{found}, with which its state cannot be gone on from: start in another output_dir.")
+            logger.warning(f"Resumed all the same: {found}.")
+
+    def _same_past(self, key: str, there: Any, here: Any) -> bool:
+        """Whether the stages before the present one were as long as they would be in this run."""
+        if key != "stages":
+            return True
+        index = stage_at(self.spans, max(self.state.global_step - 1, 0))[0]
+        before = stage_at([Span(**stage) for stage in there], max(self.state.global_step - 1, 0))[0]
+        return index == before and there[:index] == here[:index] and there[index]["stage"] == here[index]["stage"]
 
     def _export_callback_states(self) -> None:
         for callback in self.callback_handler.callbacks + [self.control]:
@@ -193,10 +253,16 @@ class CheckpointMixin:
                 self.state.stateful_callbacks[name] = state
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        self._resumed_facts = load_pathways(self.pathways, resume_from_checkpoint)
+        self._resumed_facts = load_pathways(self.pathways, _whole(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
         logger.info(f"Loading the best model, {self.state.best_model_checkpoint} ({self.state.best_metric}).")
-        load_pathways(self.pathways, self.state.best_model_checkpoint)
+        load_pathways(self.pathways, _whole(self.state.best_model_checkpoint))
         self.enter_stage(self.state.best_global_step - 1, new=False)
         self.batchnorm_step = self.state.global_step
+
+
+def _whole(checkpoint: str) -> str:
+    if problem := damage(checkpoint):
+        raise UserError(f"{checkpoint} is damaged: {problem}. Remove it, and start again from an earlier one.")
+    return checkpoint

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 
 class UserError(ValueError):
@@ -18,18 +20,48 @@ class TrainingDiverged(UserError):
     """The training loss is no longer finite; the last checkpoint is kept."""
 
 
+class UnreadableFile(UserError):
+    """An image or a mask that cannot be read or decoded."""
+
+
+@contextmanager
+def workers_explained() -> Iterator[None]:
+    """Around what loads data: the failure of a data-loader worker is one message.
+
+    Raises:
+        UserError: what a worker raised, without its traceback; or that a worker died.
+    """
+    try:
+        yield
+    except UserError as error:
+        # A worker hands its error on with the traceback as its text.
+        *before, text = re.split(r"^deft_hf\.errors\.\w+: ", str(error), flags=re.MULTILINE)
+        if not before:
+            raise
+        raise type(error)(text.strip()) from None
+    except RuntimeError as error:
+        if not re.match(r"DataLoader (worker \(pid|timed out)", str(error)):
+            raise
+        raise UserError(
+            f"a process that loads images died or hangs ({str(error).splitlines()[0].rstrip('. ')}). Mostly memory "
+            "ran out, or shared memory (/dev/shm): lower dataloader_num_workers. Started again, training goes on from "
+            "the last checkpoint."
+        ) from error
+
+
 def run_command(main: Callable[[], None], when_interrupted: str) -> None:
-    """Run an entry for the command line: a user's mistake is one message and exit status 2, Ctrl-C is 130.
+    """Run an entry for the command line: a user's mistake is one message and exit status 2, Ctrl-C is 130,
+    SIGTERM while training, after saving, 143.
 
     Args:
         main: the entry.
         when_interrupted: what the user should know after Ctrl-C.
     """
     try:
-        main()
+        with workers_explained():
+            main()
     except UserError as error:
-        # A data-loader worker hands its error on with the traceback in front.
-        print(f"error: {str(error).rpartition('UserError: ')[2]}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print(f"interrupted; {when_interrupted}", file=sys.stderr)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -18,6 +19,7 @@ from deft_hf.errors import UserError
 from deft_hf.method.batchnorm import average_over_ranks, batchnorm_modules, reestimate
 from deft_hf.scoring.confusion import Scores
 from deft_hf.scoring.inference import predict, score_batches
+from deft_hf.termination import out_of_reach
 
 METRICS = ("mean_iou", "mean_accuracy", "pixel_accuracy")
 
@@ -36,7 +38,10 @@ class EvaluationMixin:
 
     def _get_dataloader(self, *args: Any, is_training: bool = False, **kwargs: Any) -> DataLoader:
         if is_training:
-            return super()._get_dataloader(*args, is_training=True, **kwargs)
+            loader = super()._get_dataloader(*args, is_training=True, **kwargs)
+            inner = getattr(loader, "base_dataloader", loader)
+            inner.worker_init_fn = partial(out_of_reach, inner.worker_init_fn)
+            return loader
         # Every image is scored, and a domain's workers need not wait for the next evaluation.
         kept = self.args.dataloader_drop_last, self.args.dataloader_persistent_workers
         self.args.dataloader_drop_last = self.args.dataloader_persistent_workers = False

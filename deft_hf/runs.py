@@ -20,7 +20,6 @@ from transformers import (
     PreTrainedModel,
     set_seed,
 )
-from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
 from deft_hf.arguments import DeFTTrainingArguments, own_defaults
@@ -308,17 +307,19 @@ def _thinned(domain: Domain, images: int | None) -> Domain:
     return domain.select([index * len(domain) // images for index in range(images)])
 
 
-def fit(trainer: DeFTTrainer, recipe: Recipe, domains: Domains, keep_images: bool = False) -> dict[str, Any]:
-    """Train to the end, from the last checkpoint if there is one, and score every domain; returns the facts.
+def fit(
+    trainer: DeFTTrainer, recipe: Recipe, domains: Domains, keep_images: bool = False, resume_anyway: bool = False
+) -> dict[str, Any]:
+    """Train to the end, from the last good checkpoint if there is one, and score every domain; returns the facts.
 
     Args:
         trainer: from `make_trainer`, of the same recipe and domains.
         keep_images: leave each image's confusion matrix in `trainer.image_counts`.
+        resume_anyway: go on from a checkpoint of other settings, see `DeFTTrainer.check_resumed`.
     """
-    folder = Path(trainer.args.output_dir)
     start = time.perf_counter()
-    checkpoint = get_last_checkpoint(str(folder)) if folder.is_dir() else None
-    trainer.train(resume_from_checkpoint=checkpoint)
+    checkpoint = trainer.last_good_checkpoint()
+    trainer.train(resume_from_checkpoint=checkpoint, resume_anyway=resume_anyway)
     seconds = time.perf_counter() - start
     trainer.eval_dataset = _evaluation_sets(recipe, domains, trainer.processing_class, images=None)
     alphas = None

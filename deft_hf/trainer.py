@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 import sys
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import Trainer
-from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
 from deft_hf.arguments import DeFTTrainingArguments
@@ -20,6 +18,7 @@ from deft_hf.data.collate import collate
 from deft_hf.data.sampling import EvaluationSet, TrainingSet
 from deft_hf.errors import TrainingDiverged, UserError
 from deft_hf.evaluation import METRICS, EvaluationMixin, own_randomness
+from deft_hf.integrity import last_good_checkpoint
 from deft_hf.method.adapters import add_adapters, merged
 from deft_hf.method.batchnorm import batchnorm_modules, mend_momentum
 from deft_hf.method.families import IGNORE_INDEX, resolve_family
@@ -28,6 +27,7 @@ from deft_hf.method.projection import Drift, drift, project
 from deft_hf.optimization import parameter_groups, stage_schedule
 from deft_hf.scoring.confusion import Scores
 from deft_hf.stages import Span, StageCallback, stage_at
+from deft_hf.termination import StopOnSigterm
 
 __all__ = ["DeFTTrainer", "DeFTTrainingArguments"]
 
@@ -105,6 +105,8 @@ class DeFTTrainer(EvaluationMixin, CheckpointMixin, Trainer):
             initial_at_hand=args.projection_weight > 0,
         )
         super().__init__(model=pathways, args=args, **kwargs)
+        self.sigterm = StopOnSigterm()
+        self.add_callback(self.sigterm)
         self.add_callback(StageCallback(self))
         if self.processing_class is None:
             logger.warning("Without a `processing_class` the saved folder has no preprocessor_config.json.")
@@ -334,8 +336,7 @@ class DeFTTrainer(EvaluationMixin, CheckpointMixin, Trainer):
         if not bad:
             return
         step = self.state.global_step
-        folder = Path(self.args.output_dir)
-        checkpoint = get_last_checkpoint(folder) if folder.is_dir() else None
+        checkpoint = last_good_checkpoint(self.args.output_dir)
         kept = f"the last good checkpoint is {checkpoint}" if checkpoint else "there is no checkpoint yet"
         name, value = next(iter(bad.items()))
         raise TrainingDiverged(

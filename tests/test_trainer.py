@@ -299,12 +299,11 @@ def test_resumed_equals_unbroken_bit_for_bit(tmp_path, model_type, method, avera
     assert figures(resumed) == figures(unbroken)
 
 
-def test_resume_true_takes_the_last_checkpoint_and_a_broken_folder_is_named(tmp_path):
+def test_resume_true_takes_the_last_checkpoint(tmp_path):
     trainer(tmp_path, save_strategy="steps", save_steps=4).train()
     assert trainer(tmp_path).train(resume_from_checkpoint=True).global_step == 10
-    (tmp_path / "checkpoint-10" / "deft_state.json").unlink()
-    with pytest.raises(UserError, match="checkpoint-10 is no checkpoint of this method of deft_hf: deft_state.json"):
-        trainer(tmp_path).train(resume_from_checkpoint=True)
+    with pytest.raises(UserError, match="holds no checkpoint to go on from"):
+        trainer(tmp_path / "empty").train(resume_from_checkpoint=True)
 
 
 @pytest.mark.parametrize(
@@ -385,9 +384,9 @@ def test_a_crash_while_saving_leaves_the_last_good_checkpoint(tmp_path, monkeypa
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(run, "_save_rng_state", lambda folder: full_disk() if "checkpoint-6" in folder else None)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(UserError, match="No space left on device; .* MiB.*last good checkpoint is .*checkpoint-3;"):
         run.train()
-    assert [p.name for p in tmp_path.glob("checkpoint-*")] == ["checkpoint-3"]
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint-3"]
     monkeypatch.undo()
     assert trainer(tmp_path, save_strategy="steps", save_steps=3).train(resume_from_checkpoint=True).global_step == 10
 

@@ -1,0 +1,78 @@
+"""SIGTERM while training: the step is finished, a checkpoint written, and the process ends with status 143."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from transformers import TrainerCallback
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+STATUS = 128 + signal.SIGTERM
+
+
+class StopOnSigterm(TrainerCallback):
+    """Saves and leaves at the end of the step in which SIGTERM came, on every rank in the same one.
+
+    The status is the shell's for this signal, so that a scheduler takes the run for stopped and not for done. A run
+    that is started again goes on from the checkpoint, and ends as one that was left alone.
+    """
+
+    def __init__(self) -> None:
+        self.asked = self._leaving = False
+        self._group: dist.ProcessGroup | None = None
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Around the training; outside it SIGTERM does what it did before."""
+        if self._group is None and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            # Signals reach the ranks at different moments. They agree on the CPU, where nobody waits for a device.
+            self._group = dist.new_group(backend="gloo")
+        self.asked = self._leaving = False
+        if threading.current_thread() is not threading.main_thread():  # Python takes handlers in no other
+            yield
+            return
+        before = signal.signal(signal.SIGTERM, self._note)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+        if self.asked:
+            os.kill(os.getpid(), signal.SIGTERM)  # came too late to be heard here
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        flag = torch.tensor(int(self.asked))
+        if self._group is not None:
+            dist.all_reduce(flag, dist.ReduceOp.MAX, group=self._group)
+        if flag:
+            self._leaving = control.should_save = control.should_log = control.should_training_stop = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not self._leaving:
+            return
+        logger.warning(f"SIGTERM: saved step {state.global_step} and stopped; started again, training goes on there.")
+        # Trainer's own way out would load the best model and may remove the checkpoint that was just written.
+        raise SystemExit(STATUS)
+
+
+def out_of_reach(start: Callable[[int], None] | None, worker: int) -> None:
+    """Start a data-loader worker in a process group of its own.
+
+    Launchers send SIGTERM to the group of a process, and a worker that dies of it takes the run along.
+    """
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
+    if start is not None:
+        start(worker)
