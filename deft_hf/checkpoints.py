@@ -184,8 +184,9 @@ class CheckpointMixin:
             self._save_optimizer_and_scheduler(str(partial))
             self._save_scaler(str(partial))
             self._save_rng_state(str(partial))
+        figures = {"initial_share": self.pathways.share_left(), "unreadable": self.unreadable_images()}
         if self.args.should_save:
-            save_pathways(self.pathways, partial, self._common_facts() | {"initial_share": self.pathways.share_left()})
+            save_pathways(self.pathways, partial, self._common_facts() | figures)
             self._export_callback_states()
             self.state.save_to_json(str(partial / "trainer_state.json"))
         self.accelerator.wait_for_everyone()  # after everyone has written
@@ -254,6 +255,8 @@ class CheckpointMixin:
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self._resumed_facts = load_pathways(self.pathways, _whole(resume_from_checkpoint))
+        for reader in self._readers():
+            reader.note(self._resumed_facts.get("unreadable", {}))
 
     def _load_best_model(self) -> None:
         logger.info(f"Loading the best model, {self.state.best_model_checkpoint} ({self.state.best_metric}).")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -62,6 +63,12 @@ def run_command(main: Callable[[], None], when_interrupted: str) -> None:
             main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        # Whatever was being written, a log for one: the disk is no defect of ours.
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO):
+            raise
+        print(f"error: {error}; make room, then {when_interrupted}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print(f"interrupted; {when_interrupted}", file=sys.stderr)

@@ -94,6 +94,14 @@ def _sync(path: Path) -> None:
 # ---- folders that come into place whole
 
 
+def replace_text(path: Path, text: str) -> None:
+    """Write a file in one step: whoever reads it sees the old content or the new one, also after a crash."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    _sync(part)
+    os.replace(part, path)
+
+
 def partial_folder(folder: Path) -> Path:
     """Where `folder` is written before it takes its name, so that a crash leaves no half checkpoint under it."""
     return folder.with_name(f".{folder.name}.partial")

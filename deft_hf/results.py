@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import json
-import platform
 from dataclasses import dataclass, fields
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
+import yaml
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, BaseImageProcessor, PreTrainedModel
 
 from deft_hf.arguments import DeFTTrainingArguments
 from deft_hf.data.domains import Domain
 from deft_hf.data.labels import LabelSpace
+from deft_hf.data.unreadable import Reader
 from deft_hf.evaluation import best_point
 from deft_hf.method.families import resolve_family
 from deft_hf.method.pathways import PARTS
+from deft_hf.provenance import data_lists, git_states, hardware, versions
 from deft_hf.publish.card import CardFacts, render_card
 from deft_hf.recipe import Recipe
 from deft_hf.scoring.inference import predict
@@ -52,7 +52,12 @@ def method_folder(recipe: Recipe, method: str) -> Path:
 
 
 def collect_facts(
-    trainer: DeFTTrainer, domains: Domains, seconds: float, resumed: bool, alphas: dict[float, float] | None = None
+    trainer: DeFTTrainer,
+    recipe: Recipe,
+    domains: Domains,
+    seconds: float,
+    resumed: bool,
+    alphas: dict[float, float] | None = None,
 ) -> dict[str, Any]:
     """Everything about a finished method that a table, a card or a later reader may ask for."""
     args, pathways, last = trainer.args, trainer.pathways, trainer.spans[-1]
@@ -82,6 +87,10 @@ def collect_facts(
         "processes": trainer.accelerator.num_processes,
         "hardware": hardware(),
         "versions": versions(),
+        "git": git_states(recipe.path),
+        "recipe": yaml.safe_load(recipe.to_yaml()),
+        "data": data_lists(source=domains.source, validation=domains.validation, unseen=domains.unseen),
+        "unreadable": trainer.unreadable_images(),
         "labels": list(domains.labels.names),
         "scores": scores,
         **({"usual_scores": usual} if usual else {}),
@@ -132,6 +141,7 @@ def write_model_card(recipe: Recipe, domains: Domains, facts: dict[str, dict[str
             seed=own["seed"],
             hardware=own["hardware"],
             seconds=own["train_seconds"],
+            unreadable={name: len(ids) for name, ids in own.get("unreadable", {}).items()},
             figures=["figures/domains.png", "figures/panels.png"],
             license=recipe.publish.license,
             repo_id=recipe.publish.repo_id,
@@ -145,8 +155,9 @@ def _panel_rows(recipe: Recipe, domains: Domains) -> list[tuple]:
     methods = [*recipe.method.baselines, recipe.method.name]
     models = {method: load_export(method_folder(recipe, method)) for method in methods}
     rows = []
-    for domain in domains.evaluated:
-        image, truth = domain.load(len(domain) // 2)
+    reader = Reader(domains.evaluated, recipe.data.unreadable)
+    for index, domain in enumerate(domains.evaluated):
+        image, truth, _ = reader.load(index, len(domain) // 2)
         predictions = {}
         for method, (model, processor) in models.items():
             pixels = processor(images=image, return_tensors="pt")["pixel_values"]
@@ -161,16 +172,3 @@ def load_export(folder: Path) -> tuple[PreTrainedModel, BaseImageProcessor]:
     """An exported model in eval mode, and its processor."""
     model = AutoModelForSemanticSegmentation.from_pretrained(folder, local_files_only=True)
     return model.eval(), AutoImageProcessor.from_pretrained(folder, local_files_only=True)
-
-
-def hardware() -> str:
-    """The device in words."""
-    if torch.cuda.is_available():
-        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
-    return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python, deft_hf and what it stands on."""
-    packages = ("deft_hf", "torch", "transformers", "accelerate", "datasets", "numpy")
-    return {"python": platform.python_version(), **{package: version(package) for package in packages}}

@@ -1,15 +1,13 @@
-"""The steps of a run, each from a recipe: its folder, its data, its models, their training."""
+"""The steps of a run, each from a recipe: its data, its models, their training."""
 
 from __future__ import annotations
 
 import gc
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from accelerate import PartialState
 from transformers import (
     AutoConfig,
@@ -28,67 +26,17 @@ from deft_hf.data.domains import Domain
 from deft_hf.data.labels import LabelSpace
 from deft_hf.data.sampling import EvaluationSet, TrainingSet
 from deft_hf.data.transforms import EvalTransform, TrainTransform
+from deft_hf.data.unreadable import Reader
 from deft_hf.errors import UserError
+from deft_hf.integrity import writing
 from deft_hf.method.families import FAMILIES, resolve_family
 from deft_hf.optimization import schedule_shape
 from deft_hf.publish.export import export_generalized, segmentation_processor, verify_export
 from deft_hf.recipe import Recipe
 from deft_hf.recipe.data import Entry, FolderEntry, HubEntry
-from deft_hf.results import METRICS, RECIPE, Domains, collect_facts, method_folder
+from deft_hf.results import METRICS, Domains, collect_facts, method_folder
 from deft_hf.scoring.report import save_json
 from deft_hf.trainer import DeFTTrainer
-
-# Differences of these sections do not make another run of it.
-_FREE = ("publish", "method.baselines")
-
-
-# ---- the folder
-
-
-def claim_folder(recipe: Recipe) -> Path:
-    """The output folder, which from now on holds this recipe's run; a run that was broken off goes on there, and one
-    that came to nothing makes way.
-
-    Raises:
-        UserError: the folder holds another run, or files of something else. Nothing is touched.
-    """
-    folder = Path(recipe.training.output_dir)
-    saved = folder / RECIPE
-    present = recipe.to_yaml()
-    others = folder.is_dir() and any(path.is_file() and path != saved for path in folder.rglob("*"))
-    if saved.is_file() and others:
-        differences = _differences(yaml.safe_load(saved.read_text()), yaml.safe_load(present))
-        if differences:
-            raise UserError(
-                f"training.output_dir: {folder} holds another run, whose recipe differs in {', '.join(differences)}; "
-                "nothing was touched. Choose another training.output_dir, or remove the folder."
-            )
-    elif others or (folder.exists() and not folder.is_dir()):
-        raise UserError(
-            f"training.output_dir: {folder} exists and is no run of deft_hf; nothing was touched. "
-            "Choose another training.output_dir."
-        )
-    state = PartialState()
-    state.wait_for_everyone()  # every process has looked before one writes
-    if state.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
-        saved.write_text(present)
-    return folder
-
-
-def _differences(old: Any, new: Any, key: str = "") -> list[str]:
-    if key in _FREE or old == new:
-        return []
-    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        old, new = dict(enumerate(old)), dict(enumerate(new))
-    if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
-        return [f"{key} ({old!r} there, {new!r} here)"]
-    names = [*old, *(name for name in new if name not in old)]
-    return [
-        line
-        for name in names
-        for line in _differences(old.get(name), new.get(name), f"{key}.{name}".removeprefix("."))
-    ]
 
 
 def check_arguments(recipe: Recipe) -> None:
@@ -130,7 +78,7 @@ def load_domains(recipe: Recipe) -> Domains:
         for report in reports:
             print(report)
             try:
-                report.raise_if_bad()
+                report.raise_if_bad(skip_unreadable=data.unreadable == "skip")
             except UserError as error:
                 problems.append(str(error))
         if problems:
@@ -237,9 +185,9 @@ def _first_line(error: Exception) -> str:
 # ---- training
 
 
-def train_method(recipe: Recipe, method: str, domains: Domains) -> None:
+def train_method(recipe: Recipe, method: str, domains: Domains, resume_anyway: bool = False) -> None:
     """Train one method, score it on every domain, export it; a method that is done is left alone, a broken one
-    resumed.
+    resumed; with `resume_anyway`, from a checkpoint of other settings too.
     """
     folder = method_folder(recipe, method)
     if (folder / METRICS).is_file():
@@ -247,12 +195,14 @@ def train_method(recipe: Recipe, method: str, domains: Domains) -> None:
         return
     say(f"\n{method}: training in {folder}")
     trainer = make_trainer(recipe, method, domains)
-    facts = fit(trainer, recipe, domains)
+    facts = fit(trainer, recipe, domains, resume_anyway=resume_anyway)
     if trainer.is_world_process_zero():
-        export_generalized(trainer.generalized_model, folder, trainer.processing_class)
-        verify_export(folder, trainer.generalized_model, domains.evaluated[0].load(0)[0])
-        save_json(folder / "results" / "history.json", trainer.state.log_history)
-        save_json(folder / METRICS, facts)
+        with writing(folder, lambda: "The trained model is in the last checkpoint: make room and start again."):
+            export_generalized(trainer.generalized_model, folder, trainer.processing_class)
+            example, *_ = Reader(domains.evaluated, recipe.data.unreadable).load(0, 0)
+            verify_export(folder, trainer.generalized_model, example)
+            save_json(folder / "results" / "history.json", trainer.state.log_history)
+            save_json(folder / METRICS, facts)
     trainer.accelerator.wait_for_everyone()
     # Trainer and callbacks refer to each other: without a collection the next method would share the memory.
     del trainer
@@ -284,7 +234,9 @@ def make_trainer(recipe: Recipe, method: str, domains: Domains) -> DeFTTrainer:
     return DeFTTrainer(
         model=model,
         args=args,
-        train_dataset=TrainingSet(domains.source, transform, weights=weights, seed=args.data_seed),
+        train_dataset=TrainingSet(
+            domains.source, transform, weights=weights, seed=args.data_seed, unreadable=data.unreadable
+        ),
         eval_dataset=_evaluation_sets(recipe, domains, processor, data.images_while_training),
         processing_class=processor,
         encoder=recipe.model.encoder,
@@ -297,7 +249,10 @@ def _evaluation_sets(
     recipe: Recipe, domains: Domains, processor: BaseImageProcessor, images: int | None
 ) -> dict[str, EvaluationSet]:
     prepared = EvalTransform(size=recipe.data.image_size, mean=processor.image_mean, std=processor.image_std)
-    return {domain.name: EvaluationSet(_thinned(domain, images), prepared) for domain in domains.evaluated}
+    return {
+        domain.name: EvaluationSet(_thinned(domain, images), prepared, recipe.data.unreadable)
+        for domain in domains.evaluated
+    }
 
 
 def _thinned(domain: Domain, images: int | None) -> Domain:
@@ -327,7 +282,7 @@ def fit(
         alphas = trainer.interpolate([domain.name for domain in domains.validation])
     trainer.image_counts = {} if keep_images else None
     trainer.evaluate()
-    return collect_facts(trainer, domains, seconds, resumed=checkpoint is not None, alphas=alphas)
+    return collect_facts(trainer, recipe, domains, seconds, resumed=checkpoint is not None, alphas=alphas)
 
 
 # ---- around a run

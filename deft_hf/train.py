@@ -9,6 +9,7 @@ from transformers.utils import logging
 
 from deft_hf import results, runs
 from deft_hf.errors import run_command
+from deft_hf.folder import claim_folder
 from deft_hf.publish.push import push_folder
 from deft_hf.recipe import Recipe
 
@@ -22,11 +23,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     runs.say(recipe.to_yaml())
     if options.dry_run:
         return
-    folder = runs.claim_folder(recipe)
+    folder = claim_folder(recipe, options.resume_anyway)
     domains = runs.load_domains(recipe)
 
     for method in [*recipe.method.baselines, recipe.method.name]:
-        runs.train_method(recipe, method, domains)
+        runs.train_method(recipe, method, domains, options.resume_anyway)
 
     if runs.is_main():
         facts = results.read_results(recipe)
@@ -46,6 +47,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("recipe", help="YAML file; see recipes/README.md")
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="values to use instead of the recipe's")
     parser.add_argument("--dry-run", action="store_true", help="check the recipe, print it resolved, and stop")
+    parser.add_argument(
+        "--resume-anyway",
+        action="store_true",
+        help="go on with a run of another recipe, as long as its state fits; what differs is named",
+    )
     return parser
 
 

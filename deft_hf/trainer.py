@@ -16,6 +16,7 @@ from deft_hf.arguments import DeFTTrainingArguments
 from deft_hf.checkpoints import CheckpointMixin
 from deft_hf.data.collate import collate
 from deft_hf.data.sampling import EvaluationSet, TrainingSet
+from deft_hf.data.unreadable import Reader
 from deft_hf.errors import TrainingDiverged, UserError
 from deft_hf.evaluation import METRICS, EvaluationMixin, own_randomness
 from deft_hf.integrity import last_good_checkpoint
@@ -279,6 +280,24 @@ class DeFTTrainer(EvaluationMixin, CheckpointMixin, Trainer):
             self.train_dataset.set_epoch(epoch)
         super()._run_epoch(epoch=epoch, **kwargs)
 
+    # ---- images that cannot be read
+
+    def _readers(self) -> list[Reader]:
+        named = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"": self.eval_dataset}
+        return [data.reader for data in (self.train_dataset, *named.values()) if hasattr(data, "reader")]
+
+    def unreadable_images(self) -> dict[str, list[str]]:
+        """By domain, the ids of the images that no rank could read so far; to be called on every rank."""
+        readers = [reader for reader in self._readers() if reader.skips]
+        for reader in readers:
+            for missing in reader.missing:
+                missing |= self.accelerator.reduce(missing.int().to(self.args.device), reduction="sum").cpu() > 0
+        found: dict[str, set[str]] = {}
+        for reader in readers:
+            for name, ids in reader.found().items():
+                found.setdefault(name, set()).update(ids)
+        return {name: sorted(ids) for name, ids in found.items()}
+
     # ---- logs
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -297,6 +316,8 @@ class DeFTTrainer(EvaluationMixin, CheckpointMixin, Trainer):
                 figures[f"{part}_learning_rate"] = self.rates[part]
             figures[f"{part}_initial_share"] = shares[part]
             figures[f"{part}_distance"] = distances[part]
+        if any(reader.skips for reader in self._readers()):
+            figures["unreadable_images"] = sum(map(len, self.unreadable_images().values()))
         if pathways.averages:
             figures |= {f"usual_{part}_distance": d for part, d in pathways.distances(pathways.usual).items()}
         return figures

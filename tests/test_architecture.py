@@ -22,8 +22,10 @@ MODULES = {
 LEVELS = (
     ("train", "evaluate", "compare"),
     ("comparison",),
+    ("folder",),
     ("runs",),
     ("results",),
+    ("provenance",),
     ("recipe",),
     ("trainer", "arguments", "checkpoints", "evaluation", "optimization", "stages", "termination"),
     ("integrity",),

@@ -27,8 +27,9 @@ from deft_hf.data.collate import collate
 from deft_hf.errors import UserError
 from deft_hf.method.cost import equal_compute_steps, method_flops, step_flops
 from deft_hf.method.families import resolve_family
+from deft_hf.provenance import hardware
 from deft_hf.recipe import Recipe
-from deft_hf.results import RECIPE, hardware
+from deft_hf.results import RECIPE
 from deft_hf.scoring.report import save_json
 from deft_hf.stages import Span
 from deft_hf.trainer import DeFTTrainer

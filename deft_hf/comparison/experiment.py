@@ -15,8 +15,8 @@ from deft_hf.comparison.plan import Plan
 from deft_hf.comparison.report import write_report
 from deft_hf.comparison.variants import parse_variants
 from deft_hf.errors import UserError
+from deft_hf.provenance import hardware, versions
 from deft_hf.recipe import Recipe
-from deft_hf.results import hardware, versions
 
 
 def compare(

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from deft_hf.comparison.plan import Run
 from deft_hf.comparison.worker import work
+from deft_hf.termination import STATUS
 
 _PAUSE = 0.2  # seconds between two looks at the processes
 
@@ -46,7 +47,7 @@ def execute(runs: Iterable[Run], jobs: int) -> dict[Path, str]:
                     continue
                 del active[slot]
                 reason = _reason(run, process.exitcode)
-                if reason and process.exitcode < 0 and run in second_chance:
+                if reason and _was_killed(process.exitcode) and run in second_chance:
                     second_chance.remove(run)
                     waiting.append(run)
                     continue
@@ -78,13 +79,19 @@ def _start(run: Run, slot: int, jobs: int) -> BaseProcess:
     return process
 
 
+def _was_killed(status: int) -> bool:
+    """Whether a process was ended by a signal, or stopped by itself because of one."""
+    return status < 0 or status == STATUS
+
+
 def _reason(run: Run, status: int) -> str | None:
     if run.done:
         return None
     if run.failure:
         return run.failure
-    if status < 0:
-        return f"killed by signal {-status}" + (" (out of memory?)" if status == -9 else "")
+    if _was_killed(status):
+        number = -status if status < 0 else status - 128
+        return f"killed by signal {number}" + (" (out of memory?)" if number == 9 else "")
     log = run.folder / "log.txt"
     lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
     return f"ended with status {status}" + (f"; {log} ends with: {lines[-1]}" if lines else "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -193,6 +193,11 @@ class Domain:
         """Ids of the pairs, in order."""
         return self.dataset["id"][:]
 
+    def stored_sizes(self) -> Iterator[tuple[str, int, int]]:
+        """Id of each pair with the bytes that its image and its mask have as they are stored; -1 for none."""
+        for row in self.dataset:
+            yield row["id"], _stored_size(row["image"]), _stored_size(row["mask"])
+
     def load(self, index: int) -> tuple[Image.Image, np.ndarray]:
         """Decodes a pair.
 
@@ -274,6 +279,17 @@ def _unequal(image: Image.Image, image_name: str, mask: Image.Image, mask_name: 
         f"{mask_name}: is {mask.width} x {mask.height} (width x height), but its image {image_name} is "
         f"{image.width} x {image.height}; make them one size{turned}, or leave the pair out"
     )
+
+
+def _stored_size(stored: dict[str, Any] | None) -> int:
+    if stored is None:
+        return -1
+    if stored["bytes"] is not None:
+        return len(stored["bytes"])
+    try:
+        return os.path.getsize(stored["path"])
+    except OSError:
+        return -1
 
 
 def _png(pixels: np.ndarray) -> bytes:

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from deft_hf.data.report import listed
-from deft_hf.errors import UserError
+from deft_hf.errors import UnreadableFile, UserError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
 
@@ -81,7 +81,7 @@ def open_mask(stored: dict[str, Any] | None, name: str) -> tuple[Image.Image, st
         The decoded picture, and the name that messages should use.
 
     Raises:
-        UserError: The file is missing, truncated or no picture.
+        UnreadableFile: The file is missing, truncated or no picture.
     """
     return _decode(stored, name, lambda mask: mask)
 
@@ -98,7 +98,7 @@ def _decode(
         picture.load()
         return finish(picture), name
     except Exception as error:  # Pillow's decoders raise whatever a broken file makes them stumble over.
-        raise UserError(f"{name}: cannot be read ({error}); replace the file or leave the pair out") from error
+        raise UnreadableFile(f"{name}: cannot be read ({error}); replace the file or leave the pair out") from error
 
 
 def _upright_rgb(picture: Image.Image) -> Image.Image:

@@ -63,9 +63,15 @@ class DomainReport:
         self.sizes += finding.sizes
         self.pixels += finding.pixels
 
-    def raise_if_bad(self) -> None:
-        """Raises one UserError that counts what is wrong and names the first few of each kind; orphans are fine."""
-        problems = [line for kind, messages in self._problems() for line in _summary(kind, messages)]
+    def raise_if_bad(self, skip_unreadable: bool = False) -> None:
+        """Raises one UserError that counts what is wrong and names the first few of each kind; orphans are fine.
+
+        Args:
+            skip_unreadable: Files that cannot be read are fine too, unless nothing else is left.
+        """
+        skips = skip_unreadable and len(self.unreadable) < self.pairs
+        bad = [(kind, messages) for kind, messages in self._problems() if not (skips and messages is self.unreadable)]
+        problems = [line for kind, messages in bad for line in _summary(kind, messages)]
         if problems:
             first = f"{self.domain}: found files that cannot be used among {self.pairs} pairs"
             last = "mend or remove these files, or leave their ids out of the split"

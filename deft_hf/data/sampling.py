@@ -10,7 +10,9 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from deft_hf.data.domains import Domain
+from deft_hf.data.labels import IGNORE_INDEX
 from deft_hf.data.transforms import EvalTransform
+from deft_hf.data.unreadable import Reader
 from deft_hf.errors import UserError
 
 
@@ -29,6 +31,7 @@ class TrainingSet(Dataset):
             exactly on average over epochs. Default: the domains' sizes.
         seed: Not negative.
         length: Items an epoch. Default: the number of images of all domains.
+        unreadable: `stop` or `skip`, see `Reader`.
 
     Raises:
         UserError: No domain, an empty one, unequal classes, or weights that do not fit.
@@ -41,12 +44,14 @@ class TrainingSet(Dataset):
         weights: Sequence[float] | None = None,
         seed: int = 0,
         length: int | None = None,
+        unreadable: str = "stop",
     ) -> None:
         self.domains = list(domains)
         self.transform = transform
         self.seed = seed
         sizes = [len(domain) for domain in self.domains]
         _check(self.domains, sizes, weights)
+        self.reader = Reader(self.domains, unreadable)
         self.weights = np.asarray(sizes if weights is None else weights, np.float64)
         self.length = sum(sizes) if length is None else length
         # Persistent workers hold a copy of this object from the first epoch on, but share the tensor's memory.
@@ -67,7 +72,7 @@ class TrainingSet(Dataset):
         if self._schedule is None or self._schedule[0] != epoch:
             self._schedule = (epoch, *self._draw_schedule(epoch))
         _, domains, images = self._schedule
-        image, mask = self.domains[domains[index]].load(int(images[index]))
+        image, mask, _ = self.reader.load(int(domains[index]), int(images[index]))
         return self.transform(image, mask, np.random.default_rng((self.seed, epoch, index)))
 
     def _draw_schedule(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
@@ -93,10 +98,12 @@ class EvaluationSet(Dataset):
     Args:
         domain: What is evaluated on; kept as `.domain`.
         transform: From (image, mask) to `pixel_values` and `labels`.
+        unreadable: `stop`, or `skip`: the place of what cannot be read holds another image without a label.
     """
 
-    def __init__(self, domain: Domain, transform: EvalTransform) -> None:
+    def __init__(self, domain: Domain, transform: EvalTransform, unreadable: str = "stop") -> None:
         self.domain = domain
+        self.reader = Reader([domain], unreadable)
         self.transform = transform
 
     def __len__(self) -> int:
@@ -105,7 +112,8 @@ class EvaluationSet(Dataset):
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         if not 0 <= index < len(self):
             raise IndexError(f"item {index} of {len(self)}")
-        return self.transform(*self.domain.load(index))
+        image, mask, is_it = self.reader.load(0, index)
+        return self.transform(image, mask if is_it else np.full_like(mask, IGNORE_INDEX))
 
 
 def _check(domains: Sequence[Domain], sizes: Sequence[int], weights: Sequence[float] | None) -> None:

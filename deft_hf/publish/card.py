@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from importlib.resources import files
 from pathlib import Path
@@ -52,6 +52,7 @@ class CardFacts:
         seed: seed of the run.
         hardware: what it ran on, in words.
         seconds: training time.
+        unreadable: how many images of which domain could not be read while it ran.
         figures: PNG files, relative to the card.
         license: identifier of the model's licence (https://huggingface.co/docs/hub/repositories-licenses).
         repo_id: Hub name that the model is pushed to; the snippet loads it from there.
@@ -75,6 +76,7 @@ class CardFacts:
     seed: int
     hardware: str
     seconds: float
+    unreadable: Mapping[str, int] = field(default_factory=dict)
     figures: Sequence[str] = ()
     license: str | None = None
     repo_id: str | None = None

@@ -151,6 +151,11 @@ class Recipe(Section):
         recipe._path = str(path)
         return recipe
 
+    @property
+    def path(self) -> str:
+        """The file that it was read from."""
+        return self._path
+
     def to_yaml(self) -> str:
         """The recipe with overrides and defaults filled in, to be loaded again; of `training` only what was set."""
         sections = self.model_dump(exclude={"training"})

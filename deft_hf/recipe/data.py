@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, Str
 from deft_hf.data.corruptions import CORRUPTIONS, SEVERITIES, corrupted_name
 from deft_hf.data.labels import LabelSpace
 from deft_hf.data.streets import LOOKS, STREETS
+from deft_hf.data.unreadable import POLICIES
 from deft_hf.recipe.values import Integer, Number, Positive, Section, Size, found, mistake, nearest, rising
 
 _Strength = Annotated[Number, Field(ge=0)]
@@ -177,6 +178,7 @@ class DataSection(Section):
     stride: Size | None = None
     images_while_training: Positive | None = None
     check: StrictBool = True
+    unreadable: Literal[POLICIES] = "stop"
 
     @model_validator(mode="after")
     def _fill_in_crop_size(self) -> DataSection:

@@ -1,0 +1,129 @@
+"""The output folder of a run: whose it is, and who may go on there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pydantic
+import yaml
+from accelerate import PartialState
+
+from deft_hf.errors import UserError
+from deft_hf.integrity import check_writable, replace_text
+from deft_hf.recipe import Recipe
+from deft_hf.results import RECIPE
+from deft_hf.runs import say
+
+# Differences of these do not make another run of it.
+_FREE = (
+    "publish",
+    "method.baselines",
+    "data.check",
+    "data.unreadable",
+    "training.logging_",
+    "training.save_",
+    "training.dataloader_num_workers",
+    "training.dataloader_persistent_workers",
+    "training.dataloader_pin_memory",
+    "training.dataloader_prefetch_factor",
+    "training.disable_tqdm",
+    "training.report_to",
+    "training.run_name",
+    "training.project",
+    "training.log_level",
+    "training.per_device_eval_batch_size",
+)
+
+
+def claim_folder(recipe: Recipe, resume_anyway: bool = False) -> Path:
+    """The output folder, which from now on holds this recipe's run; a run that was broken off goes on there, and one
+    that came to nothing makes way.
+
+    Args:
+        recipe: the recipe.
+        resume_anyway: take the folder of a run whose recipe differs, and name the differences; what has no difference
+            that could change the model is taken in any case. Earlier recipes stay there as `recipe.1.yaml` and so on.
+
+    Raises:
+        UserError: the folder holds another run, or files of something else, or cannot be written to. Nothing is
+            touched.
+    """
+    folder = Path(recipe.training.output_dir)
+    saved = folder / RECIPE
+    present = recipe.to_yaml()
+    others = folder.is_dir() and any(path.is_file() and path != saved for path in folder.rglob("*") if not _ours(path))
+    before = None
+    if saved.is_file() and others:
+        before = saved.read_text(errors="replace")
+        differences = _differences(_resolved(before, saved), yaml.safe_load(present))
+        free, refused = _free(differences, recipe)
+        if refused and not resume_anyway:
+            raise UserError(
+                f"training.output_dir: {folder} holds another run, whose recipe differs in {', '.join(refused)}; "
+                "nothing was touched. Choose another training.output_dir, or remove the folder; --resume-anyway goes "
+                "on with what is there all the same."
+            )
+        if differences:
+            say(f"{folder}: goes on under a recipe that differs in {', '.join([*refused, *free])}")
+        before = before if refused else None
+    elif others or (folder.exists() and not folder.is_dir()):
+        raise UserError(
+            f"training.output_dir: {folder} exists and is no run of deft_hf; nothing was touched. "
+            "Choose another training.output_dir."
+        )
+    state = PartialState()
+    state.wait_for_everyone()  # every process has looked before one writes
+    if state.is_main_process:
+        check_writable(folder)
+        if before is not None:
+            number = 1 + sum(1 for _ in folder.glob("recipe.*.yaml"))
+            replace_text(folder / f"recipe.{number}.yaml", before)
+        replace_text(saved, present)
+    return folder
+
+
+def _ours(path: Path) -> bool:
+    """Whether a run that was killed while it claimed the folder left this behind."""
+    return path.name == f".{RECIPE}.part" or path.name.startswith(".writable-")
+
+
+def _resolved(text: str, path: Path) -> Any:
+    """A recipe that was saved, with today's defaults for the keys that there were not."""
+    try:
+        values = yaml.safe_load(text)
+        if not isinstance(values, Mapping):
+            raise ValueError("no mapping of sections")
+        return yaml.safe_load(Recipe.model_validate(values).to_yaml())
+    except pydantic.ValidationError:
+        return values  # of a key that is no more: it stands among the differences
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(
+            f"{path}: cannot be read ({' '.join(str(error).split())}), so that nobody knows what the run there is; "
+            "nothing was touched. Choose another training.output_dir, or put the recipe back."
+        ) from error
+
+
+def _differences(old: Any, new: Any, key: str = "") -> dict[str, str]:
+    """By key, what differs in words."""
+    if old == new:
+        return {}
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        old, new = dict(enumerate(old)), dict(enumerate(new))
+    if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
+        return {key: f"{key} ({old!r} there, {new!r} here)"}
+    names = [*old, *(name for name in new if name not in old)]
+    found: dict[str, str] = {}
+    for name in names:
+        found |= _differences(old.get(name), new.get(name), f"{key}.{name}".removeprefix("."))
+    return found
+
+
+def _free(differences: Mapping[str, str], recipe: Recipe) -> tuple[list[str], list[str]]:
+    """The differences that leave the model as it is, and the others."""
+    free = [key for key in differences if key.startswith(_FREE)]
+    if recipe.training.metric_for_best_model is not None:
+        # A checkpoint is chosen among those that are saved and scored.
+        free = [key for key in free if not key.startswith("training.save_")]
+    return [differences[key] for key in free], [text for key, text in differences.items() if key not in free]
