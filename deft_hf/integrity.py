@@ -53,7 +53,9 @@ def damage(folder: str | Path) -> str | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return f"its {MANIFEST} cannot be read ({type(error).__name__}: {error})"
     try:
-        present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()} - {MANIFEST}
+        present = {
+            path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()
+        } - {MANIFEST}
         if missing := sorted(expected.keys() - present):
             return f"{missing[0]} is missing"
         # A file that nobody wrote there could be one that loading looks for first.

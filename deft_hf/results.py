@@ -14,6 +14,7 @@ from deft_hf.arguments import DeFTTrainingArguments
 from deft_hf.data.domains import Domain
 from deft_hf.data.labels import LabelSpace
 from deft_hf.data.unreadable import Reader
+from deft_hf.errors import UserError
 from deft_hf.evaluation import best_point
 from deft_hf.method.families import resolve_family
 from deft_hf.method.pathways import PARTS
@@ -98,9 +99,24 @@ def collect_facts(
 
 
 def read_results(recipe: Recipe) -> dict[str, dict[str, Any]]:
-    """The facts of every method of the recipe, baselines first."""
-    methods = [*recipe.method.baselines, recipe.method.name]
-    return {method: json.loads((method_folder(recipe, method) / METRICS).read_text()) for method in methods}
+    """The facts of every method of the recipe, baselines first.
+
+    Raises:
+        UserError: a file of them is damaged.
+    """
+    return {method: _read_facts(recipe, method) for method in [*recipe.method.baselines, recipe.method.name]}
+
+
+def _read_facts(recipe: Recipe, method: str) -> dict[str, Any]:
+    path = method_folder(recipe, method) / METRICS
+    try:
+        facts = json.loads(path.read_text("utf-8"))
+        if facts["method"] == method and isinstance(facts["scores"], dict):
+            return facts
+        found = "it is of something else"
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        found = f"{type(error).__name__}: {error}"
+    raise UserError(f"{path}: cannot be used ({found}); remove it, and {method} is scored from its last checkpoint.")
 
 
 def report(recipe: Recipe, domains: Domains, facts: dict[str, dict[str, Any]]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -132,7 +133,7 @@ def load_model(recipe: Recipe, labels: LabelSpace) -> tuple[PreTrainedModel, Bas
         )
     except UserError:
         raise
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise UserError(
             f"model.checkpoint: {recipe.model.checkpoint} cannot be read ({_first_line(error)}). "
             "Give a Hub name that can be reached, or a folder with config.json and model.safetensors."

@@ -23,7 +23,9 @@ def files_by_id(folder: Path, suffix: str) -> dict[str, str]:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; expected the images or masks of a domain there")
     found: dict[str, str] = {}
-    for parent, _, files in os.walk(folder, followlinks=True):
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        if loop := next((name for name in folders if _leads_back(Path(parent, name))), None):
+            raise UserError(f"{Path(parent, loop)}: links to a folder that it lies in; remove the link")
         for file in files:
             stem, extension = os.path.splitext(file)
             if extension.lower() not in IMAGE_SUFFIXES or not stem.endswith(suffix) or file.startswith("."):
@@ -41,13 +43,17 @@ def files_by_id(folder: Path, suffix: str) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
+def _leads_back(folder: Path) -> bool:
+    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
+
+
 def read_split(path: Path, split: str, pairs: set[str]) -> list[str]:
     """The ids that a split.json lists under `split`, each of which must be one of `pairs`."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; write one that maps {split!r} to a list of ids, or ask for no split")
     try:
         splits = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: is no valid JSON ({error})") from error
     if not isinstance(splits, dict) or split not in splits:
         known = ", ".join(splits) if isinstance(splits, dict) else type(splits).__name__
@@ -94,6 +100,8 @@ def _decode(
     if stored["bytes"] is None:
         name = stored["path"]
     try:
+        if stored["bytes"] is None and os.path.exists(name) and not os.path.isfile(name):
+            raise OSError("no regular file")  # opening a pipe would wait for ever
         picture = Image.open(name if stored["bytes"] is None else io.BytesIO(stored["bytes"]))
         picture.load()
         return finish(picture), name

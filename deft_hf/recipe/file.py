@@ -12,6 +12,8 @@ import yaml
 from deft_hf.errors import UserError
 from deft_hf.recipe.values import found
 
+_LARGEST = 100_000  # values of a recipe
+
 
 def read_recipe(path: str | os.PathLike, overrides: Iterable[str] = ()) -> dict[str, Any]:
     """The recipe as written, overrides included, its keys and values not checked yet.
@@ -53,16 +55,31 @@ def _parse(text: str, where: str) -> Any:
     try:
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
+        if _size(node, {}) > _LARGEST:
+            raise yaml.YAMLError(f"its anchors and aliases make more than {_LARGEST} values of it")
         repeated = list(_repeated_keys(node))
         value = None if node is None else loader.construct_document(node)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise UserError(f"{where}, line {mark.line + 1}: no valid YAML: {error.problem}") from None
+    except RecursionError:
+        raise UserError(f"{where}: no valid YAML: nested too deeply") from None
     except (yaml.YAMLError, ValueError) as error:  # a character that no YAML may have; a date such as 2024-13-45
         raise UserError(f"{where}: no valid YAML: {' '.join(str(error).split())}") from None
     if repeated:
         raise UserError("\n".join(f"{where}: {problem}" for problem in repeated))
     return value
+
+
+def _size(node: yaml.Node | None, known: dict[int, int]) -> int:
+    """How many values a document has once its aliases are written out; looks at each node once."""
+    if id(node) in known:
+        return known[id(node)]
+    known[id(node)] = _LARGEST  # of an alias to what it stands in
+    parts = [] if node is None or isinstance(node, yaml.ScalarNode) else node.value
+    children = [child for part in parts for child in (part if isinstance(part, tuple) else (part,))]
+    known[id(node)] = 1 + sum(_size(child, known) for child in children)
+    return known[id(node)]
 
 
 def _repeated_keys(node: yaml.Node | None, path: str = "") -> Iterator[str]:
