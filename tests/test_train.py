@@ -1,8 +1,10 @@
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import datasets
@@ -14,7 +16,7 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, BertConfig, SegformerModel
 
 from deft_hf import runs
-from deft_hf.errors import UserError
+from deft_hf.errors import UserError, run_command
 from deft_hf.train import main
 from tests import models
 
@@ -125,6 +127,145 @@ def test_a_finished_run_is_left_alone_and_another_recipe_is_refused(recipe, tmp_
     with pytest.raises(UserError, match=r"holds another run, whose recipe differs in training.max_steps \(4 there, 5"):
         main([recipe(), "training.max_steps=5"])
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("model.safetensors")} == before
+
+
+def test_settings_that_leave_the_model_alone_may_change_and_are_named(recipe, tmp_path, capsys):
+    main([recipe(method={"baselines": []})])
+    main([recipe(method={"baselines": []}), "training.save_steps=1", "data.check=false"])
+    said = capsys.readouterr().out
+    assert "goes on under a recipe that differs in data.check (True there, False here), training.save_steps (3" in said
+    assert yaml.safe_load((tmp_path / "out" / "recipe.yaml").read_text())["training"]["save_steps"] == 1
+    choosing = {"load_best_model_at_end": True, "metric_for_best_model": "town_mean_iou", "eval_strategy": "steps"}
+    chosen = recipe(
+        method={"baselines": []},
+        training={"output_dir": str(tmp_path / "chosen"), "save_steps": 2, "eval_steps": 2, **choosing},
+    )
+    main([chosen])
+    with pytest.raises(UserError, match=r"differs in training.save_steps \(2.0 there, 4.0 here\)"):
+        main([chosen, "training.save_steps=4"])
+
+
+def test_a_recipe_that_was_saved_before_a_key_was_there_is_the_same_recipe(recipe, tmp_path, capsys):
+    main([recipe(method={"baselines": []})])
+    path = tmp_path / "out" / "recipe.yaml"
+    old = yaml.safe_load(path.read_text())
+    del old["data"]["unreadable"], old["method"]["projection_weight"]
+    path.write_text(yaml.safe_dump(old))
+    main([recipe(method={"baselines": []})])
+    assert "deft: done before" in capsys.readouterr().out
+
+
+def test_another_recipe_is_gone_on_with_when_told(recipe, tmp_path, capsys, monkeypatch):
+    path = recipe(method={"baselines": []})
+
+    def killed(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs, "export_generalized", killed)
+    with pytest.raises(KeyboardInterrupt):
+        main([path])
+    monkeypatch.undo()
+    changes = ["training.max_steps=6", "training.learning_rate=1e-4"]
+    with pytest.raises(UserError, match=r"learning_rate .*; nothing was touched.*--resume-anyway"):
+        main([path, *changes])
+    main([path, *changes, "--resume-anyway"])
+    said = capsys.readouterr().out
+    assert re.search(r"goes on under a recipe that differs in .*learning_rate \(0.001 there, 0.0001 here\)", said)
+    facts = json.loads((tmp_path / "out" / "results" / "metrics.json").read_text())
+    assert facts["stages"][-1]["steps"] == 6 and facts["resumed"]
+    assert yaml.safe_load((tmp_path / "out" / "recipe.1.yaml").read_text())["training"]["max_steps"] == 4
+
+
+def test_a_run_that_was_killed_while_it_claimed_its_folder_starts(recipe, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".recipe.yaml.part").write_text("model: {che")
+    (tmp_path / "out" / ".writable-x1").touch()
+    main([recipe(method={"baselines": []}), "training.max_steps=1"])
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no folder at hand that nobody can write to")
+def test_an_output_folder_that_cannot_be_made_is_known_at_once(recipe):
+    with pytest.raises(UserError, match="/proc/out: cannot be written to .*nothing was trained"):
+        main([recipe(training={"output_dir": "/proc/out"})])
+
+
+@pytest.fixture
+def breaks_after_the_check(monkeypatch):
+    """Lets an image turn unreadable once the data was checked."""
+
+    def use(*paths):
+        load = runs.load_domains
+
+        def load_then_break(recipe):
+            domains = load(recipe)
+            for path in paths:
+                path.write_bytes(path.read_bytes()[:60])
+            return domains
+
+        monkeypatch.setattr(runs, "load_domains", load_then_break)
+
+    return use
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_turns_unreadable_stops_the_run(recipe, tmp_path, breaks_after_the_check, capsys, workers):
+    breaks_after_the_check(tmp_path / "data" / "town" / "images" / "002.png")
+    path = recipe(method={"baselines": []})
+    with pytest.raises(SystemExit):
+        run_command(lambda: main([path, f"training.dataloader_num_workers={workers}"]), "")
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert re.fullmatch(r"error: \S*town/images/002.png: cannot be read \(.*\); replace the file or leave .*", line)
+
+
+def test_an_image_that_turns_unreadable_is_skipped_and_counted_where_the_recipe_says_so(
+    recipe, tmp_path, breaks_after_the_check
+):
+    images = tmp_path / "data"
+    breaks_after_the_check(images / "town" / "images" / "002.png", images / "coast" / "images" / "000.png")
+    path = recipe(method={"baselines": []}, data={"unreadable": "skip"})
+    main([path, "training.dataloader_num_workers=1"])
+    facts = json.loads((tmp_path / "out" / "results" / "metrics.json").read_text())
+    assert facts["unreadable"] == {"town": ["002"], "coast": ["000"]}
+    assert facts["scores"]["coast"]["pixels"] == 5 * SIZE[0] * SIZE[1], "of the five that are left, none twice"
+    history = json.loads((tmp_path / "out" / "results" / "history.json").read_text())
+    assert [entry["unreadable_images"] for entry in history if "unreadable_images" in entry][-1] == 1
+    assert "could not be read while it ran: 1 of town, 1 of coast" in (tmp_path / "out" / "README.md").read_text()
+    # Once more, in one process, with the check, which finds what is broken and goes on.
+    again = [f"training.output_dir={tmp_path / 'again'}", "training.dataloader_num_workers=0"]
+    main([path, *again])
+    expected, found = weights(tmp_path / "out"), weights(tmp_path / "again")
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_a_run_says_what_it_came_from(recipe, tmp_path):
+    path = recipe(method={"baselines": []})
+    main([path])
+    facts = json.loads((tmp_path / "out" / "results" / "metrics.json").read_text())
+    assert facts["recipe"] == yaml.safe_load((tmp_path / "out" / "recipe.yaml").read_text())
+    assert set(facts["git"]) == {"deft_hf", "recipe"} and facts["versions"]["torch"] == torch.__version__
+    (source,), (coast,) = facts["data"]["source"], facts["data"]["unseen"]
+    assert (source["name"], source["images"]) == ("town", 4) and coast["name"] == "coast"
+    assert len(source["sha256"]) == 64 and source["sha256"] != facts["data"]["validation"][0]["sha256"]
+
+
+def test_sigterm_to_the_command_saves_and_the_same_command_goes_on(recipe, tmp_path):
+    main([recipe(method={"baselines": []}, training={"output_dir": str(tmp_path / "unbroken"), "max_steps": 40})])
+    out = tmp_path / "out"
+    path = recipe(method={"baselines": []}, training={"max_steps": 40, "save_steps": 1, "save_total_limit": 2})
+    command = [sys.executable, "-m", "deft_hf.train", path]
+    started = {"cwd": Path(__file__).parents[1], "env": os.environ | {"OMP_NUM_THREADS": "1"}, "text": True}
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **started)
+    while process.poll() is None and not list(out.glob("checkpoint-*")):
+        time.sleep(0.05)
+    process.terminate()
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 143 and "SIGTERM: saved step" in said and "Traceback" not in said, said
+    steps = max(int(folder.name.rpartition("-")[2]) for folder in out.glob("checkpoint-*"))
+    assert steps < 42, "it was killed too late to show anything"
+    subprocess.run(command, check=True, capture_output=True, **started)
+    expected, found = weights(tmp_path / "unbroken"), weights(out)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
 def test_a_folder_of_something_else_is_not_touched(recipe, tmp_path):
