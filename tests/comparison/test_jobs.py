@@ -91,6 +91,18 @@ def test_one_that_is_killed_has_a_second_chance_in_every_call(runs, started):
     assert jobs.execute(runs, jobs=1) == {}
 
 
+def test_one_that_saved_and_stopped_on_sigterm_has_a_second_chance_too(runs, started):
+    def stopped(folder):
+        if folder.name == "run-1" or (folder.name == "run-2" and not (folder / "seen").exists()):
+            (folder / "seen").touch()
+            raise SystemExit(143)
+        finish(folder)
+
+    started.use(stopped)
+    assert jobs.execute(runs, jobs=1) == {runs[1].folder: "killed by signal 15"}
+    assert sorted(started.names) == ["run-0", "run-1", "run-1", "run-2", "run-2", "run-3"]
+
+
 def test_one_that_is_killed_once_it_has_finished_is_done(runs, started):
     def killed_late(folder):
         finish(folder)
