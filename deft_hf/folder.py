@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pydantic
 import yaml
 from accelerate import PartialState
+from filelock import FileLock, Timeout
 
 from deft_hf.errors import UserError
 from deft_hf.integrity import check_writable, replace_text
 from deft_hf.recipe import Recipe
-from deft_hf.results import RECIPE
+from deft_hf.results import METRICS, RECIPE
 from deft_hf.runs import say
 
+_LOCK = ".lock"
+_PATIENCE = 20  # seconds
 # Differences of these do not make another run of it.
 _FREE = (
     "publish",
@@ -37,9 +41,10 @@ _FREE = (
 )
 
 
-def claim_folder(recipe: Recipe, resume_anyway: bool = False) -> Path:
+@contextmanager
+def claimed_folder(recipe: Recipe, resume_anyway: bool = False) -> Iterator[Path]:
     """The output folder, which from now on holds this recipe's run; a run that was broken off goes on there, and one
-    that came to nothing makes way.
+    that came to nothing makes way. No other process may claim it meanwhile.
 
     Args:
         recipe: the recipe.
@@ -47,8 +52,8 @@ def claim_folder(recipe: Recipe, resume_anyway: bool = False) -> Path:
             that could change the model is taken in any case. Earlier recipes stay there as `recipe.1.yaml` and so on.
 
     Raises:
-        UserError: the folder holds another run, or files of something else, or cannot be written to. Nothing is
-            touched.
+        UserError: the folder holds another run, or files of something else, cannot be written to, or belongs to a
+            process that still runs. Nothing is touched.
     """
     folder = Path(recipe.training.output_dir)
     saved = folder / RECIPE
@@ -65,6 +70,11 @@ def claim_folder(recipe: Recipe, resume_anyway: bool = False) -> Path:
                 "nothing was touched. Choose another training.output_dir, or remove the folder; --resume-anyway goes "
                 "on with what is there all the same."
             )
+        if refused and (done := sorted(folder.rglob(str(METRICS)))):
+            raise UserError(
+                f"training.output_dir: {folder} holds results of the other recipe ({done[0]}), with which others "
+                "would not compare; nothing was touched. Choose another training.output_dir."
+            )
         if differences:
             say(f"{folder}: goes on under a recipe that differs in {', '.join([*refused, *free])}")
         before = before if refused else None
@@ -75,18 +85,40 @@ def claim_folder(recipe: Recipe, resume_anyway: bool = False) -> Path:
         )
     state = PartialState()
     state.wait_for_everyone()  # every process has looked before one writes
-    if state.is_main_process:
-        check_writable(folder)
-        if before is not None:
-            number = 1 + sum(1 for _ in folder.glob("recipe.*.yaml"))
-            replace_text(folder / f"recipe.{number}.yaml", before)
-        replace_text(saved, present)
-    return folder
+    with ExitStack() as stack:
+        if state.is_main_process:
+            check_writable(folder)
+            stack.enter_context(_alone(folder))
+            if before is not None:
+                number = 1 + sum(1 for _ in folder.glob("recipe.*.yaml"))
+                replace_text(folder / f"recipe.{number}.yaml", before)
+            replace_text(saved, present)
+        yield folder
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    # Two runs would clear each other's half-written checkpoints. Data-loader workers of a run that was killed hold its
+    # lock for some seconds more.
+    lock = FileLock(folder / _LOCK)
+    try:
+        lock.acquire(timeout=_PATIENCE)
+    except Timeout:
+        raise UserError(
+            f"training.output_dir: {folder} belongs to a run that still goes on; nothing was touched. Wait for it, or "
+            "stop its process."
+        ) from None
+    except (OSError, NotImplementedError):
+        pass  # a file system without locks
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _ours(path: Path) -> bool:
-    """Whether a run that was killed while it claimed the folder left this behind."""
-    return path.name == f".{RECIPE}.part" or path.name.startswith(".writable-")
+    """Whether claiming a folder leaves this behind."""
+    return path.name in (_LOCK, f".{RECIPE}.part") or path.name.startswith(".writable-")
 
 
 def _resolved(text: str, path: Path) -> Any:
@@ -98,7 +130,7 @@ def _resolved(text: str, path: Path) -> Any:
         return yaml.safe_load(Recipe.model_validate(values).to_yaml())
     except pydantic.ValidationError:
         return values  # of a key that is no more: it stands among the differences
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(
             f"{path}: cannot be read ({' '.join(str(error).split())}), so that nobody knows what the run there is; "
             "nothing was touched. Choose another training.output_dir, or put the recipe back."

@@ -90,6 +90,7 @@ def collect_facts(
         "versions": versions(),
         "git": git_states(recipe.path),
         "recipe": yaml.safe_load(recipe.to_yaml()),
+        "recipes_before": sorted(path.name for path in Path(recipe.training.output_dir).glob("recipe.*.yaml")),
         "data": data_lists(source=domains.source, validation=domains.validation, unseen=domains.unseen),
         "unreadable": trainer.unreadable_images(),
         "labels": list(domains.labels.names),

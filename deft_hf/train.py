@@ -9,7 +9,7 @@ from transformers.utils import logging
 
 from deft_hf import results, runs
 from deft_hf.errors import run_command
-from deft_hf.folder import claim_folder
+from deft_hf.folder import claimed_folder
 from deft_hf.publish.push import push_folder
 from deft_hf.recipe import Recipe
 
@@ -23,19 +23,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     runs.say(recipe.to_yaml())
     if options.dry_run:
         return
-    folder = claim_folder(recipe, options.resume_anyway)
-    domains = runs.load_domains(recipe)
-
-    for method in [*recipe.method.baselines, recipe.method.name]:
-        runs.train_method(recipe, method, domains, options.resume_anyway)
-
-    if runs.is_main():
-        facts = results.read_results(recipe)
-        table = results.report(recipe, domains, facts)
-        results.write_model_card(recipe, domains, facts)
-        print(f"\nmean IoU in per cent\n\n{table}\n\nThe model, a plain Hub folder: {folder}")
-        if recipe.publish.push_to_hub:
-            push_folder(folder, recipe.publish.repo_id, private=recipe.publish.private)
+    with claimed_folder(recipe, options.resume_anyway) as folder:
+        domains = runs.load_domains(recipe)
+        for method in [*recipe.method.baselines, recipe.method.name]:
+            runs.train_method(recipe, method, domains, options.resume_anyway)
+        if runs.is_main():
+            facts = results.read_results(recipe)
+            table = results.report(recipe, domains, facts)
+            results.write_model_card(recipe, domains, facts)
+            print(f"\nmean IoU in per cent\n\n{table}\n\nThe model, a plain Hub folder: {folder}")
+            if recipe.publish.push_to_hub:
+                push_folder(folder, recipe.publish.repo_id, private=recipe.publish.private)
 
 
 def _parser() -> argparse.ArgumentParser:

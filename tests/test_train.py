@@ -15,8 +15,9 @@ import yaml
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, BertConfig, SegformerModel
 
-from deft_hf import runs
+from deft_hf import folder, runs
 from deft_hf.errors import UserError, run_command
+from deft_hf.recipe import Recipe
 from deft_hf.train import main
 from tests import models
 
@@ -98,8 +99,8 @@ def test_a_run_from_recipe_to_model(recipe, tmp_path, capsys):
     out = tmp_path / "out"
     assert "| deft |" in capsys.readouterr().out
     assert {p.name for p in out.iterdir()} == {
-        "README.md", "baselines", "checkpoint-3", "checkpoint-6", "config.json", "figures", "model.safetensors",
-        "preprocessor_config.json", "recipe.yaml", "results",
+        ".lock", "README.md", "baselines", "checkpoint-3", "checkpoint-6", "config.json", "figures",
+        "model.safetensors", "preprocessor_config.json", "recipe.yaml", "results",
     }  # fmt: skip
     assert yaml.safe_load((out / "recipe.yaml").read_text())["training"]["seed"] == 3
     facts = json.loads((out / "results" / "metrics.json").read_text())
@@ -172,8 +173,10 @@ def test_another_recipe_is_gone_on_with_when_told(recipe, tmp_path, capsys, monk
     said = capsys.readouterr().out
     assert re.search(r"goes on under a recipe that differs in .*learning_rate \(0.001 there, 0.0001 here\)", said)
     facts = json.loads((tmp_path / "out" / "results" / "metrics.json").read_text())
-    assert facts["stages"][-1]["steps"] == 6 and facts["resumed"]
+    assert facts["stages"][-1]["steps"] == 6 and facts["resumed"] and facts["recipes_before"] == ["recipe.1.yaml"]
     assert yaml.safe_load((tmp_path / "out" / "recipe.1.yaml").read_text())["training"]["max_steps"] == 4
+    with pytest.raises(UserError, match="holds results of the other recipe .*metrics.json.*nothing was touched"):
+        main([path, "--resume-anyway"])
 
 
 def test_a_run_that_was_killed_while_it_claimed_its_folder_starts(recipe, tmp_path):
@@ -182,6 +185,18 @@ def test_a_run_that_was_killed_while_it_claimed_its_folder_starts(recipe, tmp_pa
     (tmp_path / "out" / ".writable-x1").touch()
     main([recipe(method={"baselines": []}), "training.max_steps=1"])
     assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+def test_a_folder_where_a_run_still_goes_on_is_not_touched(recipe, tmp_path, monkeypatch):
+    path = recipe(method={"baselines": []})
+    monkeypatch.setattr(folder, "_PATIENCE", 0.1)
+    with folder.claimed_folder(Recipe.load(path)) as out:
+        (out / ".checkpoint-1.partial").mkdir()
+        with pytest.raises(UserError, match="belongs to a run that still goes on; nothing was touched"):
+            main([path])
+        assert (out / ".checkpoint-1.partial").is_dir()
+    main([path, "training.max_steps=4"])
+    assert not (out / ".checkpoint-1.partial").exists()
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="no folder at hand that nobody can write to")
