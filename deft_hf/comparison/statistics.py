@@ -104,11 +104,6 @@ def unseen_means(outcomes: Mapping[int, Outcome], unseen: Sequence[str]) -> dict
     return {seed: float(np.mean([_score(outcome, domain) for domain in unseen])) for seed, outcome in outcomes.items()}
 
 
-def source_means(outcomes: Mapping[int, Outcome], source: Sequence[str]) -> dict[int, float]:
-    """By seed, the mean over the source validation domains, as [`unseen_means`]."""
-    return unseen_means(outcomes, source)
-
-
 def t_interval(values: Sequence[float]) -> Interval:
     """Mean and 95 % t interval of independent values; no interval of fewer than two, no mean of none."""
     if len(values) < 2:
