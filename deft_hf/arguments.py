@@ -73,6 +73,9 @@ class DeFTTrainingArguments(TrainingArguments):
         batchnorm (`str`, defaults to `"reestimate"`): BatchNorm statistics of the evaluated and exported model: taken
             anew on source batches (`reestimate`), or as training left them (`reference`, the authors').
         batchnorm_batches (`int`, defaults to 32): how many source batches `reestimate` takes.
+        snapshot_on_cpu (`bool`, defaults to `False`): keep the initialisation on the CPU even where a regulariser
+            reads it at each step: one copy of the model less on the accelerator, and a transfer a step. Without a
+            regulariser it is there anyway.
         evaluate_usual (`bool`, defaults to `False`): evaluate the usual component too.
 
     Raises:
@@ -103,6 +106,7 @@ class DeFTTrainingArguments(TrainingArguments):
         default="reestimate", metadata={"help": "BN policy.", "choices": ["reestimate", "reference"]}
     )
     batchnorm_batches: int = field(default=32, metadata={"help": "Source batches for BN re-estimation."})
+    snapshot_on_cpu: bool = field(default=False, metadata={"help": "Keep the initialisation on the CPU always."})
     evaluate_usual: bool = field(default=False, metadata={"help": "Evaluate the usual component too."})
 
     # Trainer would drop what `DualPathway.forward` does not name, the recoloured copies among it.
@@ -197,6 +201,11 @@ class DeFTTrainingArguments(TrainingArguments):
         """`average` with its default filled in; `None` where nothing is averaged."""
         average = ("ema" if self.method == "deft" else "none") if self.average is None else self.average
         return None if average == "none" else average
+
+    @property
+    def reads_initial_at_each_step(self) -> bool:
+        """Whether a regulariser needs the initialisation at each step, and not only when distances are logged."""
+        return any(self.distance_weights()) or self.projection_weight > 0
 
     def distance_weights(self) -> tuple[float, float]:
         """Weight of the distance regulariser on encoder and decoder."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import broadcast_object_list
-from safetensors.torch import load_file, load_model, save_file, save_model
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import TrainOutput
@@ -29,6 +29,8 @@ from deft_hf.integrity import (
 )
 from deft_hf.method.adapters import has_adapters
 from deft_hf.method.pathways import DualPathway
+from deft_hf.method.shards import fill, whole_state
+from deft_hf.sharding import whole_models
 from deft_hf.stages import Span, stage_at
 
 logger = logging.get_logger(__name__)
@@ -39,18 +41,26 @@ INITIAL = "initial.safetensors"
 STATE = "deft_state.json"
 
 
-def save_pathways(pathways: DualPathway, folder: str | Path, facts: dict[str, Any]) -> None:
+def save_pathways(pathways: DualPathway, folder: str | Path, facts: dict[str, Any], write: bool = True) -> None:
     """Write what resuming needs beside the exported model: the other component, initialisation, counters.
+
+    Every rank calls it, since parameters may be spread over them.
 
     Args:
         folder: a folder that holds the exported model already.
         facts: plain values to keep beside the counters: what a resumed run must have in common, and figures for
             people.
+        write: whether this rank writes.
     """
     folder = Path(folder)
     for name, component in _not_exported(pathways).items():
-        save_model(component, folder / name)
-    save_file({name: tensor.contiguous() for name, tensor in pathways.initial.items()}, folder / INITIAL)
+        state = whole_state(component, keep=write)
+        if write:
+            save_file(state, folder / name)
+    initial = pathways.whole_initial(keep=write)
+    if not write:
+        return
+    save_file(initial, folder / INITIAL)
     state = {**facts, "stage": pathways.stage, "updates": int(pathways.updates)}
     (folder / STATE).write_text(json.dumps(state, indent=2) + "\n")
 
@@ -79,13 +89,10 @@ def load_pathways(pathways: DualPathway, folder: str | Path) -> dict[str, Any]:
         if not has_adapters(pathways.exported):
             _load_exported(pathways, folder)
         for name, component in components.items():
-            load_model(component, folder / name)
+            fill(component, load_file(folder / name))
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(f"{folder} holds another model or is damaged: {error}") from error
-    device = pathways.updates.device if pathways.initial_at_hand else "cpu"
-    initial = load_file(folder / INITIAL, device=str(device))
-    # In the model's order, which the file does not keep: sums over all tensors then round alike.
-    pathways.initial = {name: initial[name] for name, _ in pathways.usual.named_parameters() if name in initial}
+    pathways.set_initial(load_file(folder / INITIAL))
     pathways.updates.fill_(facts["updates"])
     return facts
 
@@ -98,7 +105,7 @@ def _load_exported(pathways: DualPathway, folder: Path) -> None:
     lost = [*keys["missing_keys"], *keys["mismatched_keys"]]
     if lost:
         raise ValueError(f"{len(lost)} tensors are missing, {lost[0]} first")
-    pathways.exported.load_state_dict(restored.state_dict())
+    fill(pathways.exported, restored.state_dict())
 
 
 class CheckpointMixin:
@@ -152,8 +159,12 @@ class CheckpointMixin:
             self.processing_class.save_pretrained(folder)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """The exported model as a plain Hub folder, whatever it was trained under; every rank calls it."""
         self.refresh_batchnorm()
-        super().save_model(output_dir, _internal_call)
+        self.whole(self.pathways.exported)  # with every rank: `_save` runs on one
+        self._save(output_dir)
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         if self.hp_search_backend is None and trial is None:
@@ -185,8 +196,8 @@ class CheckpointMixin:
             self._save_scaler(str(partial))
             self._save_rng_state(str(partial))
         figures = {"initial_share": self.pathways.share_left(), "unreadable": self.unreadable_images()}
+        save_pathways(self.pathways, partial, self._common_facts() | figures, write=self.args.should_save)
         if self.args.should_save:
-            save_pathways(self.pathways, partial, self._common_facts() | figures)
             self._export_callback_states()
             self.state.save_to_json(str(partial / "trainer_state.json"))
         self.accelerator.wait_for_everyone()  # after everyone has written
@@ -254,13 +265,16 @@ class CheckpointMixin:
                 self.state.stateful_callbacks[name] = state
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        self._resumed_facts = load_pathways(self.pathways, _whole(resume_from_checkpoint))
+        with whole_models(self.args):
+            self._resumed_facts = load_pathways(self.pathways, _whole(resume_from_checkpoint))
         for reader in self._readers():
             reader.note(self._resumed_facts.get("unreadable", {}))
 
     def _load_best_model(self) -> None:
         logger.info(f"Loading the best model, {self.state.best_model_checkpoint} ({self.state.best_metric}).")
-        load_pathways(self.pathways, _whole(self.state.best_model_checkpoint))
+        with whole_models(self.args):
+            load_pathways(self.pathways, _whole(self.state.best_model_checkpoint))
+        self.release()
         self.enter_stage(self.state.best_global_step - 1, new=False)
         self.batchnorm_step = self.state.global_step
 

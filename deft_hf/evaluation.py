@@ -55,9 +55,9 @@ class EvaluationMixin:
     ) -> EvalLoopOutput:
         """Scores the exported model, and the usual one on request, keeping a confusion matrix and no logits."""
         self.refresh_batchnorm()
-        models = {"": self.pathways.exported}
+        models = {"": self.whole(self.pathways.exported)}
         if self._scores_usual():
-            models["usual_"] = self.pathways.usual
+            models["usual_"] = self.whole(self.pathways.usual)
         metrics = {}
         for label, model in models.items():
             images = None if self.image_counts is None else []
@@ -167,8 +167,11 @@ class EvaluationMixin:
             models.append(self.pathways.usual)
         for model in models:
             if self.args.batchnorm == "reestimate":
+                whole = self.whole(model)
                 with own_randomness(self.args.seed):
-                    reestimate(model, self._source_batches())
+                    reestimate(whole, self._source_batches())
+                for own, new in zip(model.buffers(), whole.buffers(), strict=True):
+                    own.copy_(new)
             else:
                 average_over_ranks(model)
 

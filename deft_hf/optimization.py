@@ -13,6 +13,7 @@ from transformers import get_scheduler
 from deft_hf.arguments import DeFTTrainingArguments
 from deft_hf.errors import UserError
 from deft_hf.method.pathways import PARTS, DualPathway
+from deft_hf.method.shards import whole_shape
 from deft_hf.stages import METHODS, Span, stage_at
 
 
@@ -28,7 +29,7 @@ def parameter_groups(pathways: DualPathway, args: DeFTTrainingArguments) -> list
         decayed, rest = [], []
         for name, parameter in pathways.usual.named_parameters():
             if pathways.family.part_of(name) == part and pathways.family.is_trained(name):
-                plain = parameter.ndim > 1 and not name.endswith("bias")
+                plain = len(whole_shape(parameter)) > 1 and not name.endswith("bias")
                 (decayed if plain or args.decay_norm_and_bias else rest).append(parameter)
         for parameters, decay in ((decayed, decays[part]), (rest, 0.0)):
             if parameters:

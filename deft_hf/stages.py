@@ -47,6 +47,7 @@ class StageCallback(TrainerCallback):
         self.trainer.begin(state.global_step)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.release()
         # Not at the end of the step before, which is still to be logged, evaluated and saved as what it was.
         if state.global_step and self._index(state.global_step) != self._index(state.global_step - 1):
             self.trainer.enter_stage(state.global_step, new=True)

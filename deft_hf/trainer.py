@@ -25,8 +25,11 @@ from deft_hf.method.batchnorm import batchnorm_modules, mend_momentum
 from deft_hf.method.families import IGNORE_INDEX, resolve_family
 from deft_hf.method.pathways import PARTS, DualPathway
 from deft_hf.method.projection import Drift, drift, project
+from deft_hf.method.shards import empty_copy, is_sharded, piece, sum_over_pieces
 from deft_hf.optimization import parameter_groups, stage_schedule
+from deft_hf.optimizer_state import reset_optimizer_state
 from deft_hf.scoring.confusion import Scores
+from deft_hf.sharding import ShardingMixin, check_launcher, shards_parameters
 from deft_hf.stages import Span, StageCallback, stage_at
 from deft_hf.termination import StopOnSigterm
 
@@ -35,7 +38,7 @@ __all__ = ["DeFTTrainer", "DeFTTrainingArguments"]
 logger = logging.get_logger(__name__)
 
 
-class DeFTTrainer(EvaluationMixin, CheckpointMixin, Trainer):
+class DeFTTrainer(EvaluationMixin, CheckpointMixin, ShardingMixin, Trainer):
     """Fine-tunes a Hub segmentation model by DeFT, or by a baseline on the same loop; in every other way a `Trainer`.
 
     One `train()` runs all stages of `args.method`. Evaluation, checkpoints and `save_model` are of the generalized
@@ -89,6 +92,7 @@ class DeFTTrainer(EvaluationMixin, CheckpointMixin, Trainer):
             logger.warning(f"BatchNorm momentum of {len(mended)} modules was TensorFlow's; turned into PyTorch's.")
         self.window, self.stride = window, stride
         self.scores: dict[str, Scores] = {}
+        self.gathered: dict[str, nn.Module] = {}
         self.spans: list[Span] = []
         self.rates: dict[str, float] = {}
         self.batchnorm_step = 0
@@ -103,9 +107,17 @@ class DeFTTrainer(EvaluationMixin, CheckpointMixin, Trainer):
             distance_weights=args.distance_weights(),
             decoder_norm_weight=args.decoder_norm_weight,
             exported="generalized" if args.component == "generalized" else "usual",
-            initial_at_hand=args.projection_weight > 0,
+            initial_at_hand=not args.snapshot_on_cpu and args.reads_initial_at_each_step,
         )
         super().__init__(model=pathways, args=args, **kwargs)
+        check_launcher(self.accelerator, args)
+        if is_sharded(pathways):
+            raise UserError(
+                "The model came in spread over ranks by DeepSpeed's zero.Init: load it before the arguments are made."
+            )
+        if self.is_deepspeed_enabled and self.accelerator.mixed_precision == "bf16":
+            pathways.autocast = torch.bfloat16
+        self.empty = empty_copy(pathways.usual) if shards_parameters(self.accelerator) else None
         self.sigterm = StopOnSigterm()
         self.add_callback(self.sigterm)
         self.add_callback(StageCallback(self))
@@ -166,9 +178,10 @@ class DeFTTrainer(EvaluationMixin, CheckpointMixin, Trainer):
     def generalized_model(self) -> nn.Module:
         """The model that is evaluated, saved and exported: a plain model of the original class.
 
-        Adapters are merged into it, for which it is a copy.
+        Adapters are merged into it, for which it is a copy. Where parameters are spread over ranks it is a copy too,
+        and every rank has to ask for it.
         """
-        return merged(self.pathways.exported, self.family)
+        return merged(self.whole(self.pathways.exported), self.family)
 
     # ---- stages
 
@@ -207,10 +220,7 @@ class DeFTTrainer(EvaluationMixin, CheckpointMixin, Trainer):
         self.pathways.snapshot()
         if index:
             # A stage is an optimisation of its own: no momentum is carried over.
-            optimizer = self.optimizer
-            while hasattr(optimizer, "optimizer"):
-                optimizer = optimizer.optimizer
-            optimizer.state.clear()
+            reset_optimizer_state(self.optimizer)
 
     def _warn_of_a_model_that_hardly_moves(self) -> None:
         steps = self.spans[-1].steps
@@ -351,8 +361,9 @@ class DeFTTrainer(EvaluationMixin, CheckpointMixin, Trainer):
         """
         figures = self._reduced_sums()
         if parameters:
-            norms = torch._foreach_norm([p.detach() for p in self.pathways.usual.parameters()])
-            figures["the parameters' norm"] = torch.stack(norms).sum()
+            parameters = list(self.pathways.usual.parameters())
+            norms = torch._foreach_norm([piece(parameter) for parameter in parameters])
+            figures["the parameters' norm"] = sum_over_pieces(torch.stack(norms).sum(), parameters[0])
         bad = {name: float(total) for name, total in figures.items() if not torch.isfinite(total)}
         if not bad:
             return

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from deft_hf.method.distance import distance, squared_distance
+from deft_hf.method.distance import squared_distance
 from deft_hf.method.ema import Average, share_left, update_average, weight_of_newest
 from deft_hf.method.families import SegmentationFamily
+from deft_hf.method.shards import cut, join, piece, sum_over_pieces
 
 Stage = Literal["warmup", "decoupled", "joint"]
 Part = Literal["encoder", "decoder"]
@@ -43,7 +45,9 @@ class DualPathway(nn.Module):
         decoder_norm_weight: weight β of β/2 ||θ||² on the usual decoder, the second half of L2-SP's penalty (Li et
             al., ICML 2018, arXiv 1802.01483, eq. 3).
         exported: the component that evaluation, checkpoints and the export are of.
-        initial_at_hand: keep the initialisation on the device of the parameters even where no regulariser asks for it.
+        initial_at_hand: keep the initialisation on the device of the parameters, not on the CPU, which spares a
+            transfer at each step where a regulariser reads it.
+        share_untrained: the components have one and the same tensor where no gradient ever reaches it.
     """
 
     # Trainer then counts the items of the whole optimizer step and hands them over.
@@ -58,6 +62,7 @@ class DualPathway(nn.Module):
         decoder_norm_weight: float = 0.0,
         exported: Literal["generalized", "usual"] = "generalized",
         initial_at_hand: bool = False,
+        share_untrained: bool = True,
     ) -> None:
         super().__init__()
         self.family = family
@@ -71,10 +76,14 @@ class DualPathway(nn.Module):
             tensor.data = tensor.data.clone()
         for name, parameter in self.usual.named_parameters():
             parameter.requires_grad_(family.is_trained(name))
-        self.generalized = copy.deepcopy(self.usual).requires_grad_(False) if average else self.usual
+        untrained = {
+            id(p): p for n, p in self.usual.named_parameters() if share_untrained and not family.is_trained(n)
+        }
+        self.generalized = copy.deepcopy(self.usual, untrained).requires_grad_(False) if average else self.usual
         self.exports_usual = exported == "usual" or average is None
-        # What is not needed at every step need not take the accelerator's memory.
-        self.initial_at_hand = initial_at_hand or any(distance_weights)
+        self.initial_at_hand = initial_at_hand
+        # Where a launcher has no autocast of its own; the parameters stay float32.
+        self.autocast: torch.dtype | None = None
         self.stage: Stage = "joint"
         self.decays: dict[Part, float] = {"encoder": 0.0, "decoder": 0.0}
         self.swa_start = 0
@@ -86,6 +95,11 @@ class DualPathway(nn.Module):
     @property
     def config(self) -> Any:
         return self.usual.config
+
+    @property
+    def _no_split_modules(self) -> Any:
+        """Classes of the blocks that FSDP2 shards one by one, which Accelerate asks the model for."""
+        return getattr(self.usual, "_no_split_modules", None)
 
     @property
     def averages(self) -> bool:
@@ -117,9 +131,11 @@ class DualPathway(nn.Module):
         if not self.training:
             return self.exported(pixel_values=pixel_values)
         batch = {"pixel_values": pixel_values, "labels": labels}
+        with torch.autocast(pixel_values.device.type, self.autocast, enabled=self.autocast is not None):
+            sums = self._losses(batch)
         # A step without any valid pixel has loss 0, not 0 / 0.
         items = (self.family.objective.count(batch) if items is None else items).clamp(min=1)
-        losses = {f"{name}_loss": loss / items for name, loss in self._losses(batch).items()}
+        losses = {f"{name}_loss": loss / items for name, loss in sums.items()}
         total = torch.stack(list(losses.values())).sum()
         if self.stage != "warmup" and (any(self.distance_weights.values()) or self.decoder_norm_weight):
             total = total + self._penalty() / passes
@@ -192,9 +208,9 @@ class DualPathway(nn.Module):
         self.updates.zero_()
         usual, generalized = self._trained(self.usual), self._trained(self.generalized)
         for name, parameter in usual.items():
-            generalized[name].copy_(parameter)
+            piece(generalized[name]).copy_(piece(parameter))
         self.initial = {
-            name: parameter.detach().clone() if self.initial_at_hand else parameter.detach().cpu().clone()
+            name: piece(parameter).clone() if self.initial_at_hand else piece(parameter).to("cpu", copy=True)
             for name, parameter in usual.items()
         }
 
@@ -206,7 +222,7 @@ class DualPathway(nn.Module):
             return
         for part, weight in self._weights().items():
             average, current = self._averaged[part]
-            update_average([p.data for p in average], [p.data for p in current], weight)
+            update_average([piece(p) for p in average], [piece(p) for p in current], weight)
         for target, source in self._followed:
             target.copy_(source)
 
@@ -221,8 +237,25 @@ class DualPathway(nn.Module):
 
     def encoder_and_initial(self) -> tuple[list[nn.Parameter], list[Tensor]]:
         """The usual encoder's trained parameters and their initialisation, tensor by tensor."""
+        parameters, device = self._averaged["encoder"][1], self.updates.device
         names = [name for name in self.initial if self.family.part_of(name) == "encoder"]
-        return self._averaged["encoder"][1], [self.initial[name] for name in names]
+        return parameters, [self.initial[name].to(device) for name in names]
+
+    def whole_initial(self, keep: bool = True) -> dict[str, Tensor]:
+        """The initialisation with whole tensors; collective, as `deft_hf.method.shards.whole_state` is."""
+        parameters = self._trained(self.usual)
+        whole = ((name, join(held, parameters[name])) for name, held in self.initial.items())
+        return {name: tensor.contiguous() for name, tensor in whole if keep}
+
+    def set_initial(self, whole: Mapping[str, Tensor]) -> None:
+        """Take `whole`, by name, as the initialisation; this rank keeps its pieces."""
+        device = self.updates.device if self.initial_at_hand else "cpu"
+        # In the model's order: sums over all tensors then round alike.
+        self.initial = {
+            name: cut(whole[name], parameter).to(device, copy=True)
+            for name, parameter in self._trained(self.usual).items()
+            if name in whole
+        }
 
     def share_left(self) -> dict[Part, float]:
         """Weight of the initialisation in the exported component per part; 1 while it is the initialisation."""
@@ -234,12 +267,14 @@ class DualPathway(nn.Module):
         return {part: share_left(decay, updates) for part, decay in decays.items()}
 
     def distances(self, model: nn.Module) -> dict[Part, float]:
-        """Per part, the L2 distance of `model` (`usual` or `generalized`) to the initialisation."""
+        """Per part, the L2 distance of `model` (`usual` or `generalized`) to the initialisation; collective where
+        parameters are spread over ranks."""
         parameters = self._trained(model)
         result: dict[Part, float] = {}
         for part in PARTS:
             names = [name for name in self.initial if self.family.part_of(name) == part]
-            result[part] = float(distance([parameters[n] for n in names], [self.initial[n] for n in names]))
+            held = squared_distance([piece(parameters[n]) for n in names], [self.initial[n] for n in names])
+            result[part] = float(sum_over_pieces(held, next(iter(parameters.values()))).sqrt())
         return result
 
     def _penalty(self) -> Tensor:

@@ -1,0 +1,103 @@
+"""Trains tiny models under DDP, ZeRO and FSDP2 in turn; rank 0 writes what came out of each, and of resumed runs."""
+
+import itertools
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import deepspeed
+import torch
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import DistributedType
+from safetensors.torch import save_file
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+from deft_hf.method.batchnorm import batchnorm_modules
+from deft_hf.method.shards import is_sharded, whole_state
+from deft_hf.trainer import DeFTTrainer
+from tests import models
+from tests.test_trainer import Drawn, arguments
+
+torch.set_num_threads(1)
+
+LAUNCHERS = ("ddp", "zero1", "zero2", "zero3", "fsdp2")
+STEPS, WARMUP = 10, 4
+
+
+def well_conditioned(model):
+    """Deep random layers of BatchNorm and ReLU6 blow up rounding; in the middle of its range ReLU6 is linear."""
+    for module in batchnorm_modules(model).values():
+        module.bias.data.fill_(3.0)
+    return model
+
+
+def deepspeed_config(stage):
+    sizes = dict.fromkeys(
+        ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"), "auto"
+    )
+    return {"zero_optimization": {"stage": stage}, "zero_force_ds_cpu_optimizer": False, **sizes}
+
+
+def trainer(model_type, launcher, folder, **overrides):
+    """Accelerate has no FSDP on a CPU: it is told that the processes have GPUs of their own."""
+    AcceleratorState._reset_state()
+    unset_hf_deepspeed_config()
+    fsdp = launcher == "fsdp2"
+    os.environ |= {"ACCELERATE_USE_DEEPSPEED": "false", "ACCELERATE_USE_FSDP": str(fsdp).lower()}
+    os.environ |= {"FSDP_VERSION": "2", "FSDP_RESHARD_AFTER_FORWARD": "true"}
+    os.environ |= {"FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP", "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT"}
+    if launcher.startswith("zero"):
+        overrides["deepspeed"] = deepspeed_config(int(launcher[-1]))
+    settings = {"max_steps": STEPS - WARMUP, "decoder_warmup_steps": WARMUP, "per_device_train_batch_size": 2}
+    # Adam would blow up the rounding noise of biases whose gradient is zero.
+    settings |= {"optim": "sgd", "optim_args": "momentum=0.9", "learning_rate": 0.1, "max_grad_norm": 0.05}
+    settings |= {"save_strategy": "steps", "save_steps": 5}
+    model = well_conditioned(models.build(model_type, **models.WITHOUT_DROPOUT[model_type]))
+    args = arguments(folder, **settings, **overrides)
+    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU if fsdp else DistributedType.MULTI_CPU
+    domains = {"near": Drawn(5, seed=1), "far": Drawn(1, seed=2)}
+    return DeFTTrainer(model=model, args=args, train_dataset=Drawn(22), eval_dataset=domains)
+
+
+def write(run, folder):
+    """Both components, the exported folder, its logits and scores; every rank takes part."""
+    metrics = run.evaluate()
+    run.save_model(str(folder / "final"))
+    states = {name: whole_state(getattr(run.pathways, name)) for name in ("usual", "generalized")}
+    initial = run.pathways.whole_initial()
+    with torch.inference_mode():
+        logits = run.generalized_model.eval()(pixel_values=models.batch()["pixel_values"]).logits
+    facts = {
+        "sharded": is_sharded(run.pathways),
+        "scores": {name: value for name, value in metrics.items() if name.endswith("mean_iou")},
+        "counted": {name: scores.pixels for name, scores in run.scores.items()},
+        "losses": [entry["loss"] for entry in run.state.log_history if "grad_norm" in entry],
+        "norms": [entry["grad_norm"] for entry in run.state.log_history if "grad_norm" in entry],
+        "distances": [entry["encoder_distance"] for entry in run.state.log_history if "encoder_distance" in entry],
+    }
+    if run.is_world_process_zero():
+        for name, tensors in {**states, "initial": initial, "logits": {"logits": logits.contiguous()}}.items():
+            save_file(tensors, folder / f"{name}.safetensors")
+        (folder / "facts.json").write_text(json.dumps(facts))
+
+
+def main(folder, *model_types):
+    # DeepSpeed would compile an operator for CPUs; the tests need no compiler.
+    deepspeed.ops.__compatible_ops__ = {}
+    for model_type, launcher in itertools.product(model_types, LAUNCHERS):
+        straight, resumed = folder / model_type / launcher, folder / model_type / f"{launcher}-resumed"
+        run = trainer(model_type, launcher, straight)
+        run.train()
+        write(run, straight)
+        again = trainer(model_type, launcher, resumed)
+        if again.is_world_process_zero():
+            shutil.copytree(straight / "checkpoint-5", resumed / "checkpoint-5")
+        again.accelerator.wait_for_everyone()
+        again.train(resume_from_checkpoint=True)
+        write(again, resumed)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), *sys.argv[2:])

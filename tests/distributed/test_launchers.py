@@ -1,0 +1,106 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForSemanticSegmentation
+
+from deft_hf.integrity import damage
+from tests import models
+
+pytest.importorskip("deepspeed", reason="needs the extra `deepspeed`")
+
+ROOT = Path(__file__).parents[2]
+MODELS = ("segformer", "mobilenet_v2")
+RUNS = [f"{launcher}{way}" for launcher in ("ddp", "zero1", "zero2", "zero3", "fsdp2") for way in ("", "-resumed")]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Two processes; each launcher trains each model straight, and again from the middle."""
+    folder = tmp_path_factory.mktemp("launchers")
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [sys.executable, *launcher, "-m", "tests.distributed.launcher_script", str(folder), *MODELS]
+    environment = os.environ | {"DS_ACCELERATOR": "cpu"}
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=540)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return folder
+
+
+def norm(tensors):
+    return torch.stack([tensor.double().norm() for tensor in tensors]).norm()
+
+
+def facts(folder):
+    return json.loads((folder / "facts.json").read_text())
+
+
+@pytest.mark.parametrize("model_type", MODELS)
+@pytest.mark.parametrize("run", RUNS[1:])
+def test_every_launcher_gives_the_same_model(trained, model_type, run):
+    """Per part and component. What deep layers of BatchNorm blow up of the rounding is small beside how far training
+    went."""
+    expected, found = trained / model_type / "ddp", trained / model_type / run
+    initial = load_file(expected / "initial.safetensors")
+    encoder = {"segformer": "segformer.", "mobilenet_v2": "mobilenet_v2."}[model_type]
+    for component in ("usual", "generalized"):
+        ours, theirs = (load_file(place / f"{component}.safetensors") for place in (found, expected))
+        for inside in (True, False):
+            names = [name for name in initial if name.startswith(encoder) == inside]
+            size = norm([theirs[name] for name in names])
+            went = norm([theirs[name] - initial[name] for name in names])
+            apart = norm([theirs[name] - ours[name] for name in names])
+            assert went > 1e-3
+            assert apart < 1e-5 * size and apart < 2e-4 * went, (component, inside)
+
+
+@pytest.mark.parametrize("model_type", MODELS)
+@pytest.mark.parametrize("run", RUNS[1:])
+def test_every_launcher_logs_and_scores_the_same(trained, model_type, run):
+    expected, found = facts(trained / model_type / "ddp"), facts(trained / model_type / run)
+    assert found["sharded"] == run.startswith(("zero3", "fsdp2"))
+    for key in ("losses", "norms", "distances"):
+        assert found[key] == pytest.approx(expected[key], rel=1e-4, abs=1e-7), key
+    assert found["counted"] == expected["counted"]
+    # A pixel on the border between two classes may fall on the other side.
+    assert found["scores"] == pytest.approx(expected["scores"], abs=1e-3)
+
+
+@pytest.mark.parametrize("model_type", MODELS)
+@pytest.mark.parametrize("run", RUNS)
+def test_every_export_and_checkpoint_is_a_plain_folder(trained, model_type, run):
+    folder = trained / model_type / run
+    assert damage(folder / "checkpoint-10") is None
+    reloaded = AutoModelForSemanticSegmentation.from_pretrained(folder / "final").eval()
+    expected = load_file(folder / "generalized.safetensors")
+    for name, tensor in reloaded.state_dict().items():
+        assert torch.equal(tensor, expected[name]), name
+    # At other addresses in memory the CPU rounds otherwise.
+    reloaded.load_state_dict({name: tensor.clone() for name, tensor in reloaded.state_dict().items()}, assign=True)
+    with torch.inference_mode():
+        logits = reloaded(pixel_values=models.batch()["pixel_values"]).logits
+    torch.testing.assert_close(logits, load_file(folder / "logits.safetensors")["logits"], rtol=0, atol=1e-6)
+    names = {path.name for path in (folder / "checkpoint-10").iterdir()}
+    assert {"model.safetensors", "usual.safetensors", "initial.safetensors", "optimizer.pt", "scheduler.pt"} <= names
+    assert not [name for name in names if name.startswith(("global_step", "pytorch_model"))]
+
+
+def test_a_checkpoint_goes_on_under_another_launcher(trained):
+    """What the optimizer keeps is the same file everywhere."""
+    states = {
+        run: torch.load(trained / "segformer" / run / "checkpoint-10" / "optimizer.pt", weights_only=True)
+        for run in ("ddp", "zero1", "zero3", "fsdp2")
+    }
+    expected = states.pop("ddp")
+    for run, found in states.items():
+        assert [g["params"] for g in found["param_groups"]] == [g["params"] for g in expected["param_groups"]]
+        assert found["state"].keys() == expected["state"].keys(), run
+        moments = [
+            [state["state"][i]["momentum_buffer"] for i in sorted(expected["state"])] for state in (expected, found)
+        ]
+        apart = torch.stack([(a - b).norm() for a, b in zip(*moments, strict=True)]).norm()
+        assert apart < 1e-5 * torch.stack([moment.norm() for moment in moments[0]]).norm(), run
