@@ -16,7 +16,7 @@ from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
 from deft_hf.arguments import OF_THE_METHOD
-from deft_hf.errors import UserError, workers_explained
+from deft_hf.errors import UserError, single_images_explained, workers_explained
 from deft_hf.integrity import (
     check_writable,
     clear_leftovers,
@@ -138,7 +138,7 @@ class CheckpointMixin:
             resume_from_checkpoint = self.last_good_checkpoint()
             if resume_from_checkpoint is None:
                 raise UserError(f"{self.args.output_dir} holds no checkpoint to go on from: leave it out, or mend it.")
-        with workers_explained(), self.sigterm.listening():
+        with workers_explained(), single_images_explained(), self.sigterm.listening():
             return super().train(resume_from_checkpoint or None, trial, ignore_keys_for_eval)
 
     def last_good_checkpoint(self) -> str | None:

@@ -26,6 +26,24 @@ class UnreadableFile(UserError):
 
 
 @contextmanager
+def single_images_explained() -> Iterator[None]:
+    """Around training: a batch that BatchNorm cannot be trained on is one message.
+
+    Raises:
+        UserError: in place of what torch says of a single value per channel.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if not str(error).startswith("Expected more than 1 value per channel"):
+            raise
+        raise UserError(
+            "per_device_train_batch_size: found 1, too few for a BatchNorm behind a pooling to one pixel; set it to 2 "
+            "or more, and save memory by smaller crops or gradient_checkpointing."
+        ) from error
+
+
+@contextmanager
 def workers_explained() -> Iterator[None]:
     """Around what loads data: the failure of a data-loader worker is one message.
 

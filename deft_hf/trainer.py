@@ -90,6 +90,9 @@ class DeFTTrainer(EvaluationMixin, CheckpointMixin, ShardingMixin, Trainer):
         mended = mend_momentum(model)
         if mended:
             logger.warning(f"BatchNorm momentum of {len(mended)} modules was TensorFlow's; turned into PyTorch's.")
+        if args.world_size > 1 and args.device.type == "cuda":
+            # As one process with the whole batch would. On a CPU torch has no such module.
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         self.window, self.stride = window, stride
         self.scores: dict[str, Scores] = {}
         self.gathered: dict[str, nn.Module] = {}
@@ -243,6 +246,10 @@ class DeFTTrainer(EvaluationMixin, CheckpointMixin, ShardingMixin, Trainer):
                     f"optim {self.args.optim} forms its own parameter groups: choose another, such as adamw_torch."
                 )
             self.optimizer = cls(parameter_groups(self.pathways, self.args), **kwargs)
+        if self.accelerator.scaler is not None:
+            # A fused optimizer skips an overflown step within its kernel, where nobody sees that it did, and the
+            # average would move.
+            self.optimizer._step_supports_amp_scaling = False
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:

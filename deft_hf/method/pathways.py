@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
@@ -131,7 +132,8 @@ class DualPathway(nn.Module):
         if not self.training:
             return self.exported(pixel_values=pixel_values)
         batch = {"pixel_values": pixel_values, "labels": labels}
-        with torch.autocast(pixel_values.device.type, self.autocast, enabled=self.autocast is not None):
+        device = pixel_values.device.type
+        with torch.autocast(device, self.autocast) if self.autocast else nullcontext():
             sums = self._losses(batch)
         # A step without any valid pixel has loss 0, not 0 / 0.
         items = (self.family.objective.count(batch) if items is None else items).clamp(min=1)
