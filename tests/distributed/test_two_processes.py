@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[2]
@@ -43,8 +42,8 @@ def two(tmp_path_factory):
 
 
 def test_two_processes_equal_one(one, two):
-    """The same global batches over both stages; batches accumulated, with unequal numbers of ignored pixels, or without
-    a valid one on a process; fewer images to score than processes."""
+    """The same global batches over both stages; batches accumulated, with unequal numbers of ignored pixels, or
+    without a valid one on a process; fewer images to score than processes."""
     (facts, weights), (found, found_weights, _) = one, two
     assert found["counted"] == facts["counted"]
     for ours, theirs in zip(found["figures"], facts["figures"], strict=True):

@@ -1,5 +1,4 @@
-"""Trains and evaluates a tiny model in as many processes as there are, from a checkpoint if there is one; rank 0 writes
-what came out."""
+"""Trains a tiny model in as many processes as there are, from a checkpoint if there is one; rank 0 writes the outcome."""
 
 import json
 import sys
