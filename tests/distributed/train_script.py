@@ -1,4 +1,4 @@
-"""Trains a tiny model in as many processes as there are, from a checkpoint if there is one; rank 0 writes the outcome."""
+"""Trains a tiny model in as many processes as there are, from a checkpoint if there is one; rank 0 writes it out."""
 
 import json
 import sys
