@@ -164,10 +164,6 @@ class DeFTTrainingArguments(TrainingArguments):
                 and (any(self.distance_weights()) or self.projection_weight > 0 or self.component == "interpolated"),
                 "lora_rank keeps the encoder's weights: leave distance_weight, projection_weight, interpolation out",
             ),
-            (
-                self.projection_weight > 0 and self.deepspeed is not None,
-                "projection_weight looks at gradients, which DeepSpeed keeps to itself: leave one of them out",
-            ),
             (not 0 <= self.swa_start < 1, f"swa_start is {self.swa_start}: expected a share from 0, below 1"),
             *(
                 (getattr(self, name) is not None and getattr(self, name) < 0, f"{name} is below 0")

@@ -30,7 +30,6 @@ from deft_hf.integrity import (
 from deft_hf.method.adapters import has_adapters
 from deft_hf.method.pathways import DualPathway
 from deft_hf.method.shards import fill, whole_state
-from deft_hf.sharding import whole_models
 from deft_hf.stages import Span, stage_at
 
 logger = logging.get_logger(__name__)
@@ -265,15 +264,13 @@ class CheckpointMixin:
                 self.state.stateful_callbacks[name] = state
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        with whole_models(self.args):
-            self._resumed_facts = load_pathways(self.pathways, _whole(resume_from_checkpoint))
+        self._resumed_facts = load_pathways(self.pathways, _whole(resume_from_checkpoint))
         for reader in self._readers():
             reader.note(self._resumed_facts.get("unreadable", {}))
 
     def _load_best_model(self) -> None:
         logger.info(f"Loading the best model, {self.state.best_model_checkpoint} ({self.state.best_metric}).")
-        with whole_models(self.args):
-            load_pathways(self.pathways, _whole(self.state.best_model_checkpoint))
+        load_pathways(self.pathways, _whole(self.state.best_model_checkpoint))
         self.release()
         self.enter_stage(self.state.best_global_step - 1, new=False)
         self.batchnorm_step = self.state.global_step

@@ -197,16 +197,17 @@ def train_method(recipe: Recipe, method: str, domains: Domains, resume_anyway: b
     say(f"\n{method}: training in {folder}")
     trainer = make_trainer(recipe, method, domains)
     facts = fit(trainer, recipe, domains, resume_anyway=resume_anyway)
+    model = trainer.generalized_model  # with every rank: it may be gathered
     if trainer.is_world_process_zero():
         with writing(folder, lambda: "The trained model is in the last checkpoint: make room and start again."):
-            export_generalized(trainer.generalized_model, folder, trainer.processing_class)
+            export_generalized(model, folder, trainer.processing_class)
             example, *_ = Reader(domains.evaluated, recipe.data.unreadable).load(0, 0)
-            verify_export(folder, trainer.generalized_model, example)
+            verify_export(folder, model, example)
             save_json(folder / "results" / "history.json", trainer.state.log_history)
             save_json(folder / METRICS, facts)
     trainer.accelerator.wait_for_everyone()
     # Trainer and callbacks refer to each other: without a collection the next method would share the memory.
-    del trainer
+    del trainer, model
     gc.collect()
     torch.cuda.empty_cache()
 

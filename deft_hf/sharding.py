@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ import torch
 from accelerate import Accelerator, DistributedType
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from deft_hf.arguments import DeFTTrainingArguments
@@ -28,8 +26,11 @@ def shards_parameters(accelerator: Accelerator) -> bool:
     return accelerator.is_fsdp2 or (plugin is not None and plugin.zero_stage == 3)
 
 
-def check_launcher(accelerator: Accelerator, args: DeFTTrainingArguments) -> None:
+def check_launcher(accelerator: Accelerator, args: DeFTTrainingArguments) -> torch.dtype | None:
     """Refuse what cannot be the same method under the launcher's settings, and set the rest so that it is.
+
+    Returns:
+        The dtype that the model is to compute in by an autocast of its own, where Accelerate has none.
 
     Raises:
         UserError: FSDP1, a DeepSpeed config with an optimizer, a scheduler, fp16 or offloading to NVMe, or a method
@@ -37,10 +38,16 @@ def check_launcher(accelerator: Accelerator, args: DeFTTrainingArguments) -> Non
     """
     if accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2:
         raise UserError("FSDP version 1 flattens parameters: set fsdp_version: 2 (recipes/accelerate/fsdp2.yaml).")
+    autocast = None
     if accelerator.state.deepspeed_plugin is not None:
+        autocast = torch.bfloat16 if accelerator.mixed_precision == "bf16" else None
         _settle_deepspeed(accelerator.state.deepspeed_plugin, args)
-    if not shards_parameters(accelerator):
-        return
+    if shards_parameters(accelerator):
+        _refuse_what_needs_whole_parameters(args)
+    return autocast
+
+
+def _refuse_what_needs_whole_parameters(args: DeFTTrainingArguments) -> None:
     whole = {
         "distance_weight": any(args.distance_weights()),
         "decoder_norm_weight": args.decoder_norm_weight > 0,
@@ -70,24 +77,18 @@ def _settle_deepspeed(plugin: Any, args: DeFTTrainingArguments) -> None:
     for section in ("offload_param", "offload_optimizer"):
         if zero.get(section, {}).get("device") == "nvme":
             raise UserError(f"DeepSpeed's {section} to nvme is not supported: offload to cpu.")
+    if args.projection_weight > 0:
+        raise UserError(
+            "projection_weight looks at gradients, which DeepSpeed keeps to itself: leave one of them out."
+        )
     # Parameters stay float32 and autocast computes in bf16, as under DDP: the generalized component would not move in
     # bf16, and BatchNorm's statistics need the dtype of its weights.
     config["bf16"] = {"enabled": False}
+    # transformers would spread every model that is loaded from here on, to resume or to draw predictions with.
+    unset_hf_deepspeed_config()
     # A parameter that is kept gathered would not see the average of its slices.
     zero["stage3_param_persistence_threshold"] = 0
     config["gradient_clipping"] = args.max_grad_norm
-
-
-@contextmanager
-def whole_models(args: DeFTTrainingArguments) -> Iterator[None]:
-    """Models that transformers loads are whole, also where its ZeRO-3 integration would spread them."""
-    config = getattr(args, "hf_deepspeed_config", None)
-    unset_hf_deepspeed_config()
-    try:
-        yield
-    finally:
-        if config is not None:
-            set_hf_deepspeed_config(config)
 
 
 class ShardingMixin:

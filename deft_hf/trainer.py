@@ -113,13 +113,11 @@ class DeFTTrainer(EvaluationMixin, CheckpointMixin, ShardingMixin, Trainer):
             initial_at_hand=not args.snapshot_on_cpu and args.reads_initial_at_each_step,
         )
         super().__init__(model=pathways, args=args, **kwargs)
-        check_launcher(self.accelerator, args)
+        pathways.autocast = check_launcher(self.accelerator, args)
         if is_sharded(pathways):
             raise UserError(
                 "The model came in spread over ranks by DeepSpeed's zero.Init: load it before the arguments are made."
             )
-        if self.is_deepspeed_enabled and self.accelerator.mixed_precision == "bf16":
-            pathways.autocast = torch.bfloat16
         self.empty = empty_copy(pathways.usual) if shards_parameters(self.accelerator) else None
         self.sigterm = StopOnSigterm()
         self.add_callback(self.sigterm)
