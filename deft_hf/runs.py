@@ -13,7 +13,6 @@ from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
-    AutoModelForSemanticSegmentation,
     BaseImageProcessor,
     PreTrainedConfig,
     PreTrainedModel,
@@ -30,7 +29,7 @@ from deft_hf.data.transforms import EvalTransform, TrainTransform
 from deft_hf.data.unreadable import Reader
 from deft_hf.errors import UserError
 from deft_hf.integrity import writing
-from deft_hf.method.families import FAMILIES, resolve_family
+from deft_hf.method.families import FAMILIES, auto_class, resolve_family
 from deft_hf.optimization import schedule_shape
 from deft_hf.publish.export import export_generalized, segmentation_processor, verify_export
 from deft_hf.recipe import Recipe
@@ -119,8 +118,10 @@ def load_model(recipe: Recipe, labels: LabelSpace) -> tuple[PreTrainedModel, Bas
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # what the head lacks is said below, in one line
     try:
-        _check_config(AutoConfig.from_pretrained(name, revision=revision), recipe.model.config)
-        model, keys = AutoModelForSemanticSegmentation.from_pretrained(
+        config = AutoConfig.from_pretrained(name, revision=revision)
+        _check_config(config, recipe.model.config)
+        needed = FAMILIES[config.model_type].config if config.model_type in FAMILIES else {}
+        model, keys = auto_class(config).from_pretrained(
             name,
             revision=revision,
             num_labels=labels.num_labels,
@@ -129,7 +130,7 @@ def load_model(recipe: Recipe, labels: LabelSpace) -> tuple[PreTrainedModel, Bas
             dtype=torch.float32,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
-            **recipe.model.config,
+            **{**needed, **recipe.model.config},
         )
     except UserError:
         raise
