@@ -145,7 +145,7 @@ class StepLoss(nn.Module):
         auxiliary_predictions: Sequence[dict[str, Tensor]] | None = None,
         **unused: Any,
     ) -> dict[str, Tensor]:
-        """Unweighted terms by the names that the model looks its weights up by.
+        """Unweighted terms, by names that hold those that the model looks its weights up by.
 
         Args:
             masks_queries_logits: (N, Q, h, w).
@@ -156,16 +156,14 @@ class StepLoss(nn.Module):
             unused: what OneFormer's contrastive loss is made of. That loss compares the images of a batch with each
                 other, so that it is no sum over items, and nothing that semantic inference reads depends on it alone.
         """
-        layers = [(masks_queries_logits, class_queries_logits)]
-        layers += [
-            (layer["masks_queries_logits"], layer["class_queries_logits"]) for layer in auxiliary_predictions or ()
-        ]
+        last = {"masks_queries_logits": masks_queries_logits, "class_queries_logits": class_queries_logits}
         losses = {}
         # Sums over thousands of points want float32, as in the original code.
         with torch.autocast(device_type=masks_queries_logits.device.type, enabled=False):
-            for index, (masks, classes) in enumerate(layers):
-                terms = self._terms(masks.float(), classes.float(), list(mask_labels), list(class_labels))
-                losses.update(terms if index == 0 else {f"{name}_{index - 1}": term for name, term in terms.items()})
+            for index, layer in enumerate([last, *(auxiliary_predictions or ())]):
+                masks, classes = layer["masks_queries_logits"].float(), layer["class_queries_logits"].float()
+                terms = self._terms(masks, classes, list(mask_labels), list(class_labels))
+                losses.update({f"{name}_{index}": term for name, term in terms.items()})
         return losses
 
     def _terms(

@@ -101,7 +101,7 @@ def export_generalized(
 
 
 def verify_export(output_dir: str | os.PathLike, model: PreTrainedModel, example: Image.Image) -> dict[str, Any]:
-    """Loads an export in a fresh process that cannot import deft_hf, and compares its outputs with the model's exactly.
+    """Loads an export in a fresh process that cannot import deft_hf, and compares its outputs exactly.
 
     Compared is what semantic logits are made of: `logits`, or the class and mask logits of the queries.
 
