@@ -17,7 +17,6 @@ import copy
 import json
 import sys
 import time
-from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -30,36 +29,15 @@ from deft_hf.data.streets import LOOKS, STREETS
 from deft_hf.data.transforms import EvalTransform
 from deft_hf.method.cost import step_flops
 from deft_hf.method.ema import run_decay
-from deft_hf.method.families import SegmentationFamily
-from deft_hf.method.masks import MaskClassification
+from deft_hf.method.families import FAMILIES
 from deft_hf.method.pathways import DualPathway
-from deft_hf.method.views import with_module
 from deft_hf.scoring.inference import score_batches
 
 SIDE, BATCH = 64, 8
-PRETRAINED = ("embeddings", "layers", "layernorm")
 UNSEEN = tuple(look for look in LOOKS if look != "clear")
 
 
-@dataclass(frozen=True)
-class Blocks(SegmentationFamily):
-    """EoMT's split, whose encoder is three submodules."""
-
-    def part_of(self, name: str) -> str:
-        return "encoder" if name.startswith(tuple(f"{path}." for path in PRETRAINED)) else "decoder"
-
-
-class BlockPathways(DualPathway):
-    """Two pathways over three exchanged submodules."""
-
-    def pathway(self, encoder: nn.Module, decoder: nn.Module) -> nn.Module:
-        view = decoder
-        for path in PRETRAINED:
-            view = with_module(view, path, encoder.get_submodule(path))
-        return view
-
-
-FAMILY = Blocks("layers", ("embeddings.register_tokens",), objective=MaskClassification())
+FAMILY = FAMILIES["eomt"]
 
 
 def drawn(seed: int) -> nn.Module:
@@ -92,7 +70,7 @@ def images(look: str, count: int, seed: int) -> list[dict[str, torch.Tensor]]:
 
 
 def train(model: nn.Module, data: list, stages: list[tuple[str, int]], rate: float, seed: int) -> DualPathway:
-    pathways = BlockPathways(model, FAMILY, average="ema").train()
+    pathways = DualPathway(model, FAMILY, average="ema").train()
     torch.manual_seed(seed)
     for stage, steps in stages:
         decay = run_decay(0.9999, steps, 80_000) if stage == "decoupled" else 0.0
@@ -147,7 +125,7 @@ def main() -> None:
         for method, stages in runs.items():
             for rate in options.rates:
                 model = drawn(1 + seed)
-                for path in PRETRAINED:
+                for path in FAMILY.encoders:
                     model.get_submodule(path).load_state_dict(pretrained.get_submodule(path).state_dict())
                 pathways = train(model, source, stages, rate, seed)
                 exported = pathways.generalized if method == "deft" else pathways.usual
@@ -156,7 +134,7 @@ def main() -> None:
                 result["runs"].append({"method": method, "rate": rate, "seed": seed, "unseen": unseen, **scores})
                 print(json.dumps(result["runs"][-1]), file=sys.stderr, flush=True)
     batch = MaskTargets()(source[:2])
-    pathways = BlockPathways(copy.deepcopy(pretrained), FAMILY)
+    pathways = DualPathway(copy.deepcopy(pretrained), FAMILY)
     flops = {}
     for stage in ("warmup", "decoupled", "joint"):
         pathways.enter(stage)

@@ -15,6 +15,10 @@ from transformers import (
     Dinov2Config,
     DPTConfig,
     DPTForSemanticSegmentation,
+    EomtConfig,
+    EomtDinov3Config,
+    EomtDinov3ForUniversalSegmentation,
+    EomtForUniversalSegmentation,
     Mask2FormerConfig,
     Mask2FormerForUniversalSegmentation,
     MaskFormerConfig,
@@ -194,7 +198,13 @@ def backbone(kind: str = "swin") -> PreTrainedConfig:
             reshape_hidden_states=True,
         )
     return SwinConfig(
-        image_size=SIDE, embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=2, out_features=STAGES
+        image_size=SIDE,
+        embed_dim=8,
+        depths=[1, 1, 1, 1],
+        num_heads=[1, 1, 2, 2],
+        window_size=2,
+        drop_path_rate=0.0,
+        out_features=STAGES,
     )
 
 
@@ -241,6 +251,29 @@ def oneformer(kind: str = "swin", **overrides) -> PreTrainedModel:
     return OneFormerForUniversalSegmentation(config)
 
 
+def eomt(config=EomtConfig, model=EomtForUniversalSegmentation) -> PreTrainedModel:
+    return model(
+        config(
+            image_size=SIDE,
+            patch_size=16,
+            hidden_size=16,
+            num_hidden_layers=4,
+            num_attention_heads=2,
+            mlp_ratio=2,
+            intermediate_size=32,
+            num_blocks=2,
+            num_upscale_blocks=1,
+            num_queries=5,
+            train_num_points=64,
+            num_labels=NUM_LABELS,
+        )
+    )
+
+
+def eomt_dinov3() -> PreTrainedModel:
+    return eomt(EomtDinov3Config, EomtDinov3ForUniversalSegmentation)
+
+
 BUILDERS = {
     "segformer": segformer,
     "mobilenet_v2": mobilenet_v2,
@@ -255,10 +288,14 @@ BUILDERS = {
     "mask2former": mask2former,
     "maskformer": maskformer,
     "oneformer": oneformer,
+    "eomt": eomt,
+    "eomt_dinov3": eomt_dinov3,
 }
 # Of plain SGD, where the tests' usual one is too large for the loss of a random model.
 RATES = {"tipsv2_dpt": 1e-5, "mask2former": 1e-3, "maskformer": 1e-3, "oneformer": 1e-3}
-MASKS = ("mask2former", "maskformer", "oneformer")
+RATES |= {"eomt": 1e-3, "eomt_dinov3": 1e-3}
+PIXEL_DECODERS = ("mask2former", "maskformer", "oneformer")
+MASKS = (*PIXEL_DECODERS, "eomt", "eomt_dinov3")
 
 
 WITHOUT_DROPOUT = {"segformer": {"drop_path_rate": 0.0, "classifier_dropout_prob": 0.0}, "mobilenet_v2": {}}
@@ -283,22 +320,32 @@ def with_masks(items: dict[str, torch.Tensor]) -> dict:
     return MaskTargets(lambda batch: batch)(items)
 
 
-def extra_inputs(model: nn.Module) -> dict:
-    """What a model wants beside images: OneFormer the padded tokens of "the task is semantic", of two images."""
+def extra_inputs(model: nn.Module, images: int = 2) -> dict:
+    """What a model wants beside images: OneFormer the padded tokens of "the task is semantic"."""
     if model.config.model_type == "oneformer":
         tokens = F.pad(torch.tensor([49406, 518, 10549, 533, 29119, 1550, 49407]), (0, 70))
-        return {"task_inputs": tokens.expand(2, -1)}
+        return {"task_inputs": tokens.expand(images, -1)}
     return {"output_hidden_states": True} if model.config.model_type == "maskformer" else {}
 
 
 def own_loss(model: nn.Module, items: dict[str, torch.Tensor]) -> torch.Tensor:
-    """The mean loss of a batch of two images, without deft_hf."""
+    """The mean loss of a batch, without deft_hf."""
     if model.config.model_type in MASKS:
         masks = [labels[None] == labels.unique()[:, None, None] for labels in items["labels"]]
         masks = [mask[labels.unique() != 255].float() for mask, labels in zip(masks, items["labels"], strict=True)]
         classes = [labels.unique()[labels.unique() != 255] for labels in items["labels"]]
         targets = {"mask_labels": masks, "class_labels": classes}
-        return model(pixel_values=items["pixel_values"], **targets, **extra_inputs(model)).loss.squeeze()
+        return model(pixel_values=items["pixel_values"], **targets, **extra_inputs(model, len(masks))).loss.squeeze()
     logits = model(pixel_values=items["pixel_values"]).logits
     logits = F.interpolate(logits, size=items["labels"].shape[-2:], mode="bilinear")
     return F.cross_entropy(logits, items["labels"], ignore_index=255)
+
+
+_draw = torch.rand
+
+
+def same_points(*size, **kwargs) -> torch.Tensor:
+    """`torch.rand` whose draws are the same for each mask, so that they do not depend on what else is in a batch."""
+    if "generator" in kwargs:
+        return _draw(*size, **kwargs)
+    return _draw(1, *size[1:], generator=torch.Generator().manual_seed(0)).expand(size).clone()

@@ -116,6 +116,6 @@ def _frozen(model: nn.Module, family: SegmentationFamily) -> tuple[str, ...]:
     patterns: dict[str, None] = {}
     for name, _ in model.named_parameters():
         if family.part_of(name) == "encoder" and not _is_adapter(name):
-            inner = name.removeprefix(f"{family.encoder}.").split(".")
+            inner = name.removeprefix(f"{family.encoder}.").split(".") if name.startswith(family.encoder) else ()
             patterns[name if len(inner) < 3 else f"{family.encoder}.*.{inner[-2]}.{inner[-1]}"] = None
     return tuple(patterns)

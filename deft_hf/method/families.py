@@ -41,6 +41,8 @@ class SegmentationFamily:
             `config.out_indices`; the blocks after it are never trained either.
         objective: how loss and logits are computed.
         config: fields of the model's config that must have these values.
+        also: dotted paths of what belongs to the encoder beside `encoder`.
+        side: field of the config with the side of the square images that are the only ones the model takes.
     """
 
     encoder: str
@@ -48,6 +50,13 @@ class SegmentationFamily:
     blocks: str | None = None
     objective: Objective = PerPixel()
     config: Mapping[str, Any] = field(default_factory=dict)
+    also: tuple[str, ...] = ()
+    side: str | None = None
+
+    @property
+    def encoders(self) -> tuple[str, ...]:
+        """Dotted paths of all submodules that make up the encoder."""
+        return (self.encoder, *self.also)
 
     def semantic_logits(self, model: nn.Module, pixel_values: Tensor) -> Tensor:
         """Raw semantic logits (N, C, h, w) of `model` for `pixel_values` (N, 3, H, W)."""
@@ -55,7 +64,7 @@ class SegmentationFamily:
 
     def part_of(self, name: str) -> str:
         """`"encoder"` or `"decoder"`: the part that the parameter or buffer `name` belongs to."""
-        return "encoder" if name.startswith(self.encoder + ".") else "decoder"
+        return "encoder" if name.startswith(tuple(f"{path}." for path in self.encoders)) else "decoder"
 
     def is_trained(self, name: str) -> bool:
         """Whether a gradient can reach the parameter `name`."""
@@ -71,6 +80,14 @@ FAMILIES: dict[str, SegmentationFamily] = {
     ),
     "dpt": SegmentationFamily(
         "dpt", ("auxiliary_head.*", "dpt.layernorm.*", "neck.fusion_stage.layers.0.residual_layer1.*")
+    ),
+    # No encoder and decoder, as queries go through the last blocks together with the patches: what is pretrained
+    # against queries, upscaling and heads is a split of our own (benchmarks/eomt_split.py).
+    "eomt": SegmentationFamily(
+        "layers", objective=MaskClassification(), also=("embeddings", "layernorm"), side="image_size"
+    ),
+    "eomt_dinov3": SegmentationFamily(
+        "layers", objective=MaskClassification(), also=("embeddings", "layernorm"), side="image_size"
     ),
     "mask2former": SegmentationFamily(
         _PIXEL_ENCODER,
@@ -125,7 +142,7 @@ def resolve_family(model: nn.Module, encoder: str | None = None) -> Segmentation
     model_type = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
     family = FAMILIES.get(model_type)
     if encoder is not None:
-        family = replace(family, encoder=encoder) if family else SegmentationFamily(encoder)
+        family = replace(family, encoder=encoder, also=()) if family else SegmentationFamily(encoder)
     if family is None:
         raise UserError(
             f"model type {model_type!r} is unknown: name its encoder (`encoder=` in Python, `model.encoder` in a "
@@ -150,10 +167,10 @@ def resolve_family(model: nn.Module, encoder: str | None = None) -> Segmentation
 
 def _check_split(model: nn.Module, family: SegmentationFamily) -> None:
     try:
-        encoder = model.get_submodule(family.encoder)
+        encoders = [model.get_submodule(path) for path in family.encoders]
     except AttributeError:
         raise UserError(f"encoder {family.encoder!r} is not in the model. Its children: {_children(model)}.") from None
-    inside = {id(parameter) for parameter in encoder.parameters()}
+    inside = {id(parameter) for encoder in encoders for parameter in encoder.parameters()}
     outside = {
         name: id(parameter)
         for name, parameter in model.named_parameters(remove_duplicate=False)

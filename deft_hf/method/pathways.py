@@ -144,7 +144,10 @@ class DualPathway(nn.Module):
 
     def pathway(self, encoder: nn.Module, decoder: nn.Module) -> nn.Module:
         """A view: the model `decoder` in which the encoder is that of `encoder`."""
-        return with_module(decoder, self.family.encoder, encoder.get_submodule(self.family.encoder))
+        view = decoder
+        for path in self.family.encoders:
+            view = with_module(view, path, encoder.get_submodule(path))
+        return view
 
     def activation_checkpointing_enable(self, **kwargs: Any) -> None:
         """Trade compute for memory in both components; `kwargs` are those of the models' own method."""

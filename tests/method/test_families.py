@@ -48,7 +48,7 @@ class TestFamily:
     def test_each_parameter_is_in_exactly_one_part(self, model_type):
         model = self.model(model_type)
         family = resolve_family(model)
-        encoder = {id(p) for p in model.get_submodule(family.encoder).parameters()}
+        encoder = {id(p) for path in family.encoders for p in model.get_submodule(path).parameters()}
         everything = {id(p) for p in model.parameters()}
         by_name = {
             part: {id(p) for n, p in model.named_parameters() if family.part_of(n) == part}
@@ -181,7 +181,7 @@ def relative_errors(model, expected):
 
 
 @pytest.mark.parametrize("kind", ["resnet", "convnext", "dinov2"])
-@pytest.mark.parametrize("model_type", models.MASKS)
+@pytest.mark.parametrize("model_type", models.PIXEL_DECODERS)
 def test_the_table_fits_other_backbones(model_type, kind):
     model = models.build(model_type, kind=kind).train()
     family = resolve_family(model)
