@@ -447,6 +447,17 @@ def test_a_mask_classification_checkpoint_goes_all_the_way(recipe, tmp_path, cap
         main([recipe(training={"output_dir": str(tmp_path / "b")}), f"model.checkpoint={backbone}"])
 
 
+def test_a_model_of_one_image_size_says_so(recipe, tmp_path):
+    models.build("eomt").save_pretrained(tmp_path / "square")
+    path, checkpoint = recipe(), f"model.checkpoint={tmp_path / 'square'}"
+    with pytest.raises(
+        UserError, match=r"data.crop_size: found \(32, 32\), but .*square takes images of 64 x 64 alone"
+    ):
+        main([path, checkpoint])
+    with pytest.raises(UserError, match=r"data.image_size: found \(80, 96\)"):
+        main([path, checkpoint, "data.crop_size=[64, 64]", "data.image_size=[80, 96]"])
+
+
 def test_the_command_line_says_one_line_and_exits_with_2(recipe):
     command = [sys.executable, "-m", "deft_hf.train", recipe(), "training.max_step=3"]
     result = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])

@@ -116,13 +116,22 @@ FAMILIES: dict[str, SegmentationFamily] = {
 }
 
 
+# What no encoder can be named for.
+REFUSED = {"videomt": "it takes videos, and deft_hf trains on single images"}
+
+
 def objective_of(model_type: str) -> Objective:
     """The objective of a model type; of one that the table does not know, per pixel."""
     return FAMILIES[model_type].objective if model_type in FAMILIES else PerPixel()
 
 
 def auto_class(config: Any) -> type:
-    """The class of transformers whose `from_pretrained` loads a model with `config`."""
+    """The class of transformers whose `from_pretrained` loads a model with `config`.
+
+    Raises:
+        UserError: a type that cannot be trained.
+    """
+    _refuse(config.model_type)
     return getattr(transformers, objective_of(config.model_type).auto_class)
 
 
@@ -140,6 +149,7 @@ def resolve_family(model: nn.Module, encoder: str | None = None) -> Segmentation
             or none; encoder and decoder share a parameter.
     """
     model_type = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
+    _refuse(model_type)
     family = FAMILIES.get(model_type)
     if encoder is not None:
         family = replace(family, encoder=encoder, also=()) if family else SegmentationFamily(encoder)
@@ -163,6 +173,11 @@ def resolve_family(model: nn.Module, encoder: str | None = None) -> Segmentation
         patterns = tuple(f"{family.blocks}.{index}.*" for index in unread)
         family = replace(family, never_trained=family.never_trained + patterns)
     return family
+
+
+def _refuse(model_type: str) -> None:
+    if model_type in REFUSED:
+        raise UserError(f"model type {model_type!r} is not supported: {REFUSED[model_type]}.")
 
 
 def _check_split(model: nn.Module, family: SegmentationFamily) -> None:

@@ -161,7 +161,8 @@ class StepLoss(nn.Module):
         # Sums over thousands of points want float32, as in the original code.
         with torch.autocast(device_type=masks_queries_logits.device.type, enabled=False):
             for index, layer in enumerate([last, *(auxiliary_predictions or ())]):
-                masks, classes = layer["masks_queries_logits"].float(), layer["class_queries_logits"].float()
+                masks = layer["masks_queries_logits"].float()
+                classes = layer["class_queries_logits"].to(self.criterion.empty_weight.dtype)
                 terms = self._terms(masks, classes, list(mask_labels), list(class_labels))
                 losses.update({f"{name}_{index}": term for name, term in terms.items()})
         return losses

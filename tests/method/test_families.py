@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
-from transformers import CLIPSegConfig
+from transformers import CLIPSegConfig, VideomtConfig
 
 from deft_hf.errors import UserError
 from deft_hf.method.batchnorm import mend_momentum
@@ -187,6 +187,14 @@ def test_the_table_fits_other_backbones(model_type, kind):
     family = resolve_family(model)
     listed = {name for name, _ in model.named_parameters() if not family.is_trained(name)}
     assert set(untouched_parameters(model, family, models.with_masks(models.batch()))) == listed
+
+
+def test_a_model_of_videos_is_refused_with_the_reason():
+    model = nn.Module()
+    model.config = VideomtConfig()
+    for refused in (lambda: resolve_family(model, encoder="layers"), lambda: auto_class(model.config)):
+        with pytest.raises(UserError, match="'videomt' is not supported: it takes videos"):
+            refused()
 
 
 def test_a_model_with_a_text_branch_is_refused():
