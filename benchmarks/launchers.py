@@ -2,8 +2,8 @@
 
     python benchmarks/launchers.py [--out benchmarks/results/launchers.json]
 
-Needs the extra `deepspeed`. Tiny SegFormer and MobileNetV2, four steps of warm-up and six decoupled: how far a component
-is from DDP's, relative to its size and to how far it went from the initialisation.
+Needs the extra `deepspeed`. Tiny SegFormer and MobileNetV2, four steps of warm-up and six decoupled: how far a
+component is from DDP's, relative to its size and to how far it went from the initialisation.
 """
 
 from __future__ import annotations

@@ -13,7 +13,6 @@ from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
-    AutoModelForSemanticSegmentation,
     BaseImageProcessor,
     PreTrainedConfig,
     PreTrainedModel,
@@ -30,7 +29,7 @@ from deft_hf.data.transforms import EvalTransform, TrainTransform
 from deft_hf.data.unreadable import Reader
 from deft_hf.errors import UserError
 from deft_hf.integrity import writing
-from deft_hf.method.families import FAMILIES, resolve_family
+from deft_hf.method.families import FAMILIES, SegmentationFamily, auto_class, resolve_family
 from deft_hf.optimization import schedule_shape
 from deft_hf.publish.export import export_generalized, segmentation_processor, verify_export
 from deft_hf.recipe import Recipe
@@ -119,8 +118,10 @@ def load_model(recipe: Recipe, labels: LabelSpace) -> tuple[PreTrainedModel, Bas
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # what the head lacks is said below, in one line
     try:
-        _check_config(AutoConfig.from_pretrained(name, revision=revision), recipe.model.config)
-        model, keys = AutoModelForSemanticSegmentation.from_pretrained(
+        config = AutoConfig.from_pretrained(name, revision=revision)
+        _check_config(config, recipe.model.config)
+        needed = FAMILIES[config.model_type].config if config.model_type in FAMILIES else {}
+        model, keys = auto_class(config).from_pretrained(
             name,
             revision=revision,
             num_labels=labels.num_labels,
@@ -129,7 +130,7 @@ def load_model(recipe: Recipe, labels: LabelSpace) -> tuple[PreTrainedModel, Bas
             dtype=torch.float32,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
-            **recipe.model.config,
+            **{**needed, **recipe.model.config},
         )
     except UserError:
         raise
@@ -148,6 +149,7 @@ def load_model(recipe: Recipe, labels: LabelSpace) -> tuple[PreTrainedModel, Bas
     if recipe.model.channels_last:
         model = model.to(memory_format=torch.channels_last)
     family = resolve_family(model, recipe.model.encoder)
+    _check_sizes(recipe, model, family)
     new = sorted(
         {*keys["missing_keys"], *(key[0] if isinstance(key, tuple) else key for key in keys["mismatched_keys"])}
     )
@@ -170,6 +172,20 @@ def _check_config(config: PreTrainedConfig, changes: Mapping[str, Any]) -> None:
             f"model.config.{unknown[0]}: a {config.model_type} config has no such field; it has "
             f"{', '.join(sorted(config.to_dict()))}."
         )
+
+
+def _check_sizes(recipe: Recipe, model: PreTrainedModel, family: SegmentationFamily) -> None:
+    if family.side is None:
+        return
+    side, data = getattr(model.config, family.side), recipe.data
+    seen = "window" if data.window else "image_size"
+    for key in ("crop_size", seen):
+        size = getattr(data, key)
+        if size is None or tuple(size) != (side, side):
+            raise UserError(
+                f"data.{key}: found {size}, but {recipe.model.checkpoint} takes images of {side} x {side} alone: set "
+                "data.crop_size to it, and data.window for larger images."
+            )
 
 
 def _base_processor(name: str, revision: str | None) -> BaseImageProcessor | None:

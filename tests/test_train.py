@@ -13,7 +13,13 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, BertConfig, SegformerModel
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForSemanticSegmentation,
+    AutoModelForUniversalSegmentation,
+    BertConfig,
+    SegformerModel,
+)
 
 from deft_hf import folder, runs
 from deft_hf.errors import UserError, run_command
@@ -415,6 +421,41 @@ def test_a_head_for_other_classes_is_replaced(recipe, tmp_path):
     models.build("segformer").save_pretrained(tmp_path / "seven")  # seven classes; the recipe has two
     main([recipe(method={"baselines": []}), f"model.checkpoint={tmp_path / 'seven'}"])
     assert AutoModelForSemanticSegmentation.from_pretrained(tmp_path / "out").config.num_labels == 2
+
+
+def test_a_mask_classification_checkpoint_goes_all_the_way(recipe, tmp_path, capsys):
+    """With an input of its own beside the image, and a text branch that is left out."""
+    model = models.build("oneformer", is_training=True, text_encoder_width=64, text_encoder_num_layers=1)
+    model.save_pretrained(tmp_path / "seven")
+    changes = {"method": {"baselines": []}, "data": {"crop_size": [48, 64]}}
+    path = recipe(**changes)
+    with pytest.raises(
+        UserError, match="is_training of this oneformer model is True.*load it with `is_training=False`"
+    ):
+        main([path, f"model.checkpoint={tmp_path / 'seven'}", "model.config={is_training: true}"])
+    main([path, f"model.checkpoint={tmp_path / 'seven'}"])
+    # Classifier (weight, bias) and the weights of the loss's classes.
+    assert "OneFormerForUniversalSegmentation" in (said := capsys.readouterr().out)
+    assert "3 tensors of the head drawn anew" in said
+    exported = AutoModelForUniversalSegmentation.from_pretrained(tmp_path / "out")
+    assert exported.config.num_labels == 2 and exported.model.text_mapper is None
+    assert exported.criterion.empty_weight.tolist() == pytest.approx([1, 1, 0.1])
+    assert "AutoModelForUniversalSegmentation" in (tmp_path / "out" / "README.md").read_text()
+    backbone = tmp_path / "backbone"
+    model.model.pixel_level_module.encoder.save_pretrained(backbone)
+    with pytest.raises(UserError, match="has no such type|does not open|lacks .* tensors of the encoder"):
+        main([recipe(training={"output_dir": str(tmp_path / "b")}), f"model.checkpoint={backbone}"])
+
+
+def test_a_model_of_one_image_size_says_so(recipe, tmp_path):
+    models.build("eomt").save_pretrained(tmp_path / "square")
+    path, checkpoint = recipe(), f"model.checkpoint={tmp_path / 'square'}"
+    with pytest.raises(
+        UserError, match=r"data.crop_size: found \(32, 32\), but .*square takes images of 64 x 64 alone"
+    ):
+        main([path, checkpoint])
+    with pytest.raises(UserError, match=r"data.image_size: found \(80, 96\)"):
+        main([path, checkpoint, "data.crop_size=[64, 64]", "data.image_size=[80, 96]"])
 
 
 def test_the_command_line_says_one_line_and_exits_with_2(recipe):

@@ -46,26 +46,38 @@ def add_adapters(model: nn.Module, family: SegmentationFamily, rank: int, alpha:
         UserError: `peft` cannot be imported; `rank` is below 1; the model has adapters already, or no layer to adapt.
     """
     try:
-        from peft import LoraConfig, inject_adapter_in_model
-        from peft.tuners.lora import Conv2d
+        import peft  # noqa: F401
     except ImportError as error:
         raise UserError(f"adapters need peft: pip install 'deft-hf[peft]' ({error}).") from None
     if rank < 1:
         raise UserError(f"the rank of the adapters is {rank}, expected at least 1.")
     if has_adapters(model):
         raise UserError("the model has adapters already: merge them first.")
-    encoder = model.get_submodule(family.encoder)
-    layers = [
-        name
-        for name, module in encoder.named_modules()
-        if name and _is_adaptable(module) and family.is_trained(f"{family.encoder}.{name}.weight")
-    ]
-    if not layers:
+    layers = {
+        path: [
+            name
+            for name, module in model.get_submodule(path).named_modules()
+            if name and _is_adaptable(module) and family.is_trained(f"{path}.{name}.weight")
+        ]
+        for path in family.encoders
+    }
+    if not any(layers.values()):
         raise UserError(f"encoder {family.encoder!r} has no linear layer and no ungrouped convolution to adapt.")
+    for path, names in layers.items():
+        encoder = model.get_submodule(path).requires_grad_(False)
+        if names:
+            _inject(encoder, names, rank, alpha)
+    return replace(family, never_trained=family.never_trained + _frozen(model, family))
+
+
+def _inject(encoder: nn.Module, layers: list[str], rank: int, alpha: float) -> None:
+    from peft import LoraConfig, inject_adapter_in_model
+    from peft.tuners.lora import Conv2d
+
     # One pattern for whole names: peft takes an item of a list for the end of a name.
     targets = "|".join(re.escape(name) for name in layers)
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, lora_dropout=0.0, bias="none")
-    inject_adapter_in_model(config, encoder, NAME)  # freezes what else the encoder has
+    inject_adapter_in_model(config, encoder, NAME)
     for module in encoder.modules():
         if isinstance(module, Conv2d):
             base, first = module.get_base_layer(), module.lora_A[NAME]
@@ -74,7 +86,6 @@ def add_adapters(model: nn.Module, family: SegmentationFamily, rank: int, alpha:
             # peft leaves these at their defaults (https://github.com/huggingface/peft/issues/3697).
             first.dilation, first.padding_mode = base.dilation, base.padding_mode
             first._reversed_padding_repeated_twice = base._reversed_padding_repeated_twice
-    return replace(family, never_trained=family.never_trained + _frozen(model, family))
 
 
 def merged(model: nn.Module, family: SegmentationFamily) -> nn.Module:
@@ -90,12 +101,13 @@ def merged(model: nn.Module, family: SegmentationFamily) -> nn.Module:
     from peft.tuners.lora import LoraLayer
 
     model = copy.deepcopy(model)
-    encoder = model.get_submodule(family.encoder)
-    for name, module in list(encoder.named_modules()):
-        if isinstance(module, LoraLayer):
-            module.merge()
-            encoder.set_submodule(name, module.get_base_layer())
-    del encoder.peft_config
+    for encoder in map(model.get_submodule, family.encoders):
+        for name, module in list(encoder.named_modules()):
+            if isinstance(module, LoraLayer):
+                module.merge()
+                encoder.set_submodule(name, module.get_base_layer())
+        if hasattr(encoder, "peft_config"):
+            del encoder.peft_config
     return model
 
 
@@ -116,6 +128,7 @@ def _frozen(model: nn.Module, family: SegmentationFamily) -> tuple[str, ...]:
     patterns: dict[str, None] = {}
     for name, _ in model.named_parameters():
         if family.part_of(name) == "encoder" and not _is_adapter(name):
-            inner = name.removeprefix(f"{family.encoder}.").split(".")
-            patterns[name if len(inner) < 3 else f"{family.encoder}.*.{inner[-2]}.{inner[-1]}"] = None
+            path = next(path for path in family.encoders if name.startswith(f"{path}."))
+            inner = name.removeprefix(f"{path}.").split(".")
+            patterns[name if len(inner) < 3 else f"{path}.*.{inner[-2]}.{inner[-1]}"] = None
     return tuple(patterns)

@@ -1,6 +1,6 @@
 import torch
 
-from deft_hf.data.collate import collate
+from deft_hf.data.collate import MaskTargets, collate
 
 
 def sample(value, size=(2, 3), recolored=False):
@@ -33,3 +33,21 @@ def test_each_entry_is_stacked_by_itself():
     unequal_labels = sample(2) | {"labels": torch.zeros(9, 9, dtype=torch.int64)}
     batch = collate([sample(1), unequal_labels])
     assert isinstance(batch["pixel_values"], torch.Tensor) and isinstance(batch["labels"], list)
+
+
+def test_mask_targets_are_the_classes_that_an_image_shows():
+    busy, empty = sample(2), sample(255)
+    busy["labels"] = torch.tensor([[2, 255, 0], [2, 2, 0]])
+    batch = MaskTargets()([busy, empty])
+    assert batch.keys() == {"pixel_values", "labels", "mask_labels", "class_labels"}
+    assert [classes.tolist() for classes in batch["class_labels"]] == [[0, 2], []]
+    assert batch["class_labels"][0].dtype == torch.int64 and batch["mask_labels"][0].dtype == torch.bool
+    first, second = batch["mask_labels"]
+    assert first.tolist() == [[[False, False, True]] * 2, [[True, False, False], [True, True, False]]]
+    assert second.shape == (0, 2, 3)
+
+
+def test_mask_targets_work_on_any_collator_and_on_unequal_sizes():
+    assert len(MaskTargets()([sample(1, recolored=True), sample(2, recolored=True)])["mask_labels"]) == 4
+    batch = MaskTargets(collate)([sample(1), sample(255, (4, 4))])
+    assert [tuple(mask.shape) for mask in batch["mask_labels"]] == [(1, 2, 3), (0, 4, 4)]

@@ -5,17 +5,18 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ["-m", "tests.distributed.train_script"]
 
 
-def launch(processes, folder, batch_size):
+def launch(processes, folder, batch_size, model_type="segformer"):
     launcher = (
         ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)] if processes > 1 else []
     )
-    command = [sys.executable, *launcher, *SCRIPT, str(folder), str(batch_size)]
+    command = [sys.executable, *launcher, *SCRIPT, str(folder), str(batch_size), model_type]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr[-3000:]
     weights = {name: load_file(folder / f"{name}.safetensors") for name in ("usual", "generalized")}
@@ -56,3 +57,14 @@ def test_one_process_goes_on_with_a_checkpoint_of_two(one, two, tmp_path):
     shutil.copytree(two[-1] / "checkpoint-7", tmp_path / "checkpoint-7")
     _, weights = launch(1, tmp_path, 2)
     assert_equal_weights(weights, one[1])
+
+
+def test_two_processes_equal_one_in_matching_masks(tmp_path):
+    one, weights_one = launch(1, tmp_path / "one", 2, "mask2former")
+    two, weights_two = launch(2, tmp_path / "two", 1, "mask2former")
+    assert two["counted"] == one["counted"]
+    for found, expected in zip(two["figures"], one["figures"], strict=True):
+        assert found == pytest.approx(expected, rel=1e-5)
+    for component in ("usual", "generalized"):
+        for name, value in weights_one[component].items():
+            torch.testing.assert_close(weights_two[component][name], value, rtol=1e-5, atol=1e-7, msg=name)

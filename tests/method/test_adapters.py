@@ -33,7 +33,7 @@ def adapted(model_type: str, seed: int = 0):
 
 
 def batch(model: nn.Module, seed: int) -> dict[str, torch.Tensor]:
-    batch = models.batch(seed=seed)
+    batch = models.with_masks(models.batch(seed=seed))
     return {**batch, "pixel_values": batch["pixel_values"].to(next(model.parameters()).dtype)}
 
 
@@ -43,14 +43,15 @@ def trained(model: nn.Module, family: SegmentationFamily) -> nn.Module:
     for seed in range(3):
         optimizer.zero_grad()
         items = batch(model, seed)
-        (family.objective.loss(model.train(), items) / family.objective.count(items)).backward()
+        family.objective.loss(model.train(), items, family.objective.count(model, items)).backward()
         optimizer.step()
     return model.eval()
 
 
 def logits(model: nn.Module) -> torch.Tensor:
     with torch.no_grad():
-        return model(pixel_values=batch(model, 9)["pixel_values"]).logits
+        family = resolve_family(model) if hasattr(model, "config") else SegmentationFamily("encoder")
+        return family.semantic_logits(model, batch(model, 9)["pixel_values"])
 
 
 def adaptable(model: nn.Module, family: SegmentationFamily) -> dict[str, nn.Module]:
@@ -82,12 +83,12 @@ def test_gradients_reach_exactly_adapters_and_trained_decoder(model_type):
     assert {n for n, p in model.named_parameters() if p.requires_grad} >= factors | decoder
     frozen = {n for n in names if after.part_of(n) == "encoder"} - factors
     assert frozen and not any(model.get_parameter(name).requires_grad for name in frozen)
-    assert set(untouched_parameters(model.train(), after, models.batch())) == names - factors - decoder
+    assert set(untouched_parameters(model.train(), after, batch(model, 0))) == names - factors - decoder
 
 
 def test_trained_parameters_are_in_exactly_one_part(model_type):
     model, _, family = adapted(model_type)
-    encoder = {id(p) for p in model.get_submodule(family.encoder).parameters()}
+    encoder = {id(p) for path in family.encoders for p in model.get_submodule(path).parameters()}
     by_part = {
         part: {id(p) for n, p in model.named_parameters() if family.is_trained(n) and family.part_of(n) == part}
         for part in ("encoder", "decoder")

@@ -8,6 +8,7 @@ import torch
 import yaml
 from huggingface_hub import ModelCard
 from PIL import Image
+from transformers import SegformerConfig
 
 from deft_hf.data.transforms import EvalTransform
 from deft_hf.method.families import resolve_family
@@ -37,6 +38,7 @@ def scores(seed: int, classes: int = 3) -> dict:
 
 FACTS = CardFacts(
     model_name="town-segformer",
+    config=SegformerConfig(),
     base_model="nvidia/mit-b0",
     method="deft",
     settings={"decoder_warmup_steps": 30, "ema_decay_steps": None, "batchnorm": "reference"},
@@ -183,9 +185,11 @@ def test_tokens_are_left_out():
     assert block(card, "bash").endswith(" a=b")
 
 
-def test_the_snippet_runs(tmp_path, monkeypatch, capsys):
-    model = models.build("segformer").eval()
-    export_generalized(model, tmp_path / "final", segmentation_processor(None, (64, 96)), render_card(FACTS))
+@pytest.mark.parametrize("model_type", ["segformer", *models.MASKS])
+def test_the_snippet_runs(model_type, tmp_path, monkeypatch, capsys):
+    model = models.build(model_type).eval()
+    card = render_card(replace(FACTS, config=model.config))
+    export_generalized(model, tmp_path / "final", segmentation_processor(None, (64, 96)), card)
     pixels = np.random.default_rng(0).integers(0, 256, (70, 110, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "image.png")
     monkeypatch.chdir(tmp_path)
