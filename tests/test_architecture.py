@@ -26,6 +26,7 @@ LEVELS = (
     ("runs",),
     ("results",),
     ("provenance",),
+    ("backbones", "loading"),
     ("recipe",),
     ("trainer", "arguments", "checkpoints", "evaluation", "optimization", "stages", "termination"),
     ("integrity",),

@@ -94,6 +94,14 @@ class SegmentationFamily:
         return not any(fnmatchcase(name, pattern) for pattern in self.never_trained)
 
 
+def _unread(backbone: str) -> tuple[str, ...]:
+    """Patterns of what a head does not read of transformers' backbone classes: tokens for masked images, and the last
+    norms of models whose backbone class has a norm for each feature map.
+    """
+    unread = ("*embeddings.mask_token", "swin.layernorm.*", "model.layernorm.*", "bit.norm.*")
+    return tuple(f"{backbone}.{name}" for name in unread)
+
+
 FAMILIES: dict[str, SegmentationFamily] = {
     "beit": SegmentationFamily("beit", ("auxiliary_head.*",), blocks="beit.layers"),
     "data2vec-vision": SegmentationFamily(
@@ -107,8 +115,8 @@ FAMILIES: dict[str, SegmentationFamily] = {
     "mobilevitv2": SegmentationFamily("mobilevitv2"),
     "sapiens2": SegmentationFamily("model"),
     "segformer": SegmentationFamily("segformer"),
-    "tipsv2_dpt": SegmentationFamily("backbone", ("backbone.embeddings.mask_token",)),
-    "upernet": SegmentationFamily("backbone", ("auxiliary_head.*", "backbone.embeddings.mask_token")),
+    "tipsv2_dpt": SegmentationFamily("backbone", _unread("backbone")),
+    "upernet": SegmentationFamily("backbone", ("auxiliary_head.*", *_unread("backbone"))),
 }
 
 
