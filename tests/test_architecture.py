@@ -28,7 +28,7 @@ LEVELS = (
     ("provenance",),
     ("backbones", "loading"),
     ("recipe",),
-    ("trainer", "arguments", "checkpoints", "evaluation", "optimization", "stages", "termination"),
+    ("trainer", "arguments", "checkpoints", "evaluation", "optimization", "plain", "stages", "termination"),
     ("integrity",),
     ("publish",),
     ("scoring",),

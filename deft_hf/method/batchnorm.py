@@ -41,7 +41,7 @@ def reestimate(model: nn.Module, batches: Iterable[Tensor | Any]) -> None:
     SWA does (Izmailov et al., UAI 2018, arXiv 1803.05407, section 3.2).
 
     Args:
-        model: a model that takes `pixel_values`; left in the modes it was in.
+        model: a model that takes images; left in the modes it was in.
         batches: float tensors (N, 3, H, W) on the model's device, at least one.
     """
     modules = list(batchnorm_modules(model).values())
@@ -54,7 +54,7 @@ def reestimate(model: nn.Module, batches: Iterable[Tensor | Any]) -> None:
             module.momentum = None  # a cumulative average instead of an exponential one
             module.train()
         for pixel_values in batches:
-            model(pixel_values=pixel_values)
+            model(pixel_values)
     finally:
         for module, momentum in zip(modules, momenta, strict=True):
             module.momentum = momentum

@@ -43,11 +43,11 @@ class PerPixel:
         """Sum of the cross-entropy over the valid pixels of `batch`, a float32 scalar; exactly 0 without any.
 
         Args:
-            model: returns an output whose `logits` are (N, C, h, w), of any resolution.
+            model: returns logits (N, C, h, w), of any resolution, or an output that has them as `logits`.
             batch: `pixel_values` (N, 3, H, W) float and `labels` (N, H, W) int64.
         """
         labels = batch["labels"]
-        logits = self.logits(model(pixel_values=batch["pixel_values"]))
+        logits = self.logits(model(batch["pixel_values"]))
         if logits.dtype in (torch.float16, torch.bfloat16):
             # A sum over millions of pixels overflows fp16 and stalls in bf16.
             logits = logits.float()
@@ -60,7 +60,7 @@ class PerPixel:
 
     def logits(self, outputs: Any) -> Tensor:
         """Semantic logits (N, C, h, w) as the model gives them."""
-        return outputs.logits
+        return outputs if isinstance(outputs, Tensor) else outputs.logits
 
 
 @dataclass(frozen=True)

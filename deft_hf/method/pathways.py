@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
 
 from deft_hf.method.distance import distance, squared_distance
 from deft_hf.method.ema import Average, share_left, update_average, weight_of_newest
@@ -84,8 +85,12 @@ class DualPathway(nn.Module):
         self._followed: list[tuple[Tensor, Tensor]] = []
 
     @property
-    def config(self) -> Any:
-        return self.usual.config
+    def config(self) -> PreTrainedConfig:
+        """That of a `transformers` model; what other models call so is their own."""
+        config = self.usual.config
+        if not isinstance(config, PreTrainedConfig):
+            raise AttributeError("config")
+        return config
 
     @property
     def averages(self) -> bool:
@@ -115,7 +120,7 @@ class DualPathway(nn.Module):
             `decoder_loss`, one of them, or `joint_loss`).
         """
         if not self.training:
-            return self.exported(pixel_values=pixel_values)
+            return self.exported(pixel_values)
         batch = {"pixel_values": pixel_values, "labels": labels}
         # A step without any valid pixel has loss 0, not 0 / 0.
         items = (self.family.objective.count(batch) if items is None else items).clamp(min=1)
