@@ -26,6 +26,7 @@ from deft_hf.backbones import patch_size, under_head
 from deft_hf.data.corruptions import corrupted
 from deft_hf.data.domains import Domain
 from deft_hf.data.labels import LabelSpace
+from deft_hf.data.layouts import load_layout
 from deft_hf.data.sampling import EvaluationSet, TrainingSet
 from deft_hf.data.transforms import EvalTransform, TrainTransform
 from deft_hf.data.unreadable import Reader
@@ -69,9 +70,9 @@ def load_domains(recipe: Recipe) -> Domains:
     Raises:
         UserError: all that is wrong with the files of all domains.
     """
-    data, labels = recipe.data, recipe.data.label_space()
+    data = recipe.data
     sections = [
-        [_domain(entry, data.root, labels) for entry in entries]
+        [_domain(entry, data.root, entry.label_space(data)) for entry in entries]
         for entries in (data.source, data.validation, data.unseen)
     ]
     domains = Domains(*sections)
@@ -93,6 +94,8 @@ def _domain(entry: Entry, root: str | None, labels: LabelSpace) -> Domain:
     if entry.corruption is not None:
         clean = _domain(entry.model_copy(update={"corruption": None}), root, labels)
         return corrupted(clean, entry.corruption, entry.severity, name=entry.name)
+    if isinstance(entry, FolderEntry) and entry.layout is not None:
+        return load_layout(entry.layout, entry.resolved_folder(root), labels, entry.split, entry.name)
     if isinstance(entry, FolderEntry):
         options = entry.model_dump(include={"name", "images", "masks", "split", "image_suffix", "mask_suffix"})
         return Domain.from_folder(entry.resolved_folder(root), labels, **options)
@@ -164,7 +167,7 @@ def load_model(recipe: Recipe, labels: LabelSpace) -> tuple[PreTrainedModel, Bas
 
 
 def _check_sizes(recipe: Recipe, patch: int) -> None:
-    for key in ("image_size", "crop_size", "window"):
+    for key in ("crop_size", "window" if recipe.data.window else "image_size"):
         size = getattr(recipe.data, key)
         if size is not None and any(side % patch for side in size):
             near = [max(1, round(side / patch)) * patch for side in size]

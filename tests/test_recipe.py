@@ -264,7 +264,7 @@ def test_numbers_in_free_mappings(path: Path):
             "data.color_jitter: found [1, 1, 1], expected [brightness, contrast, saturation, hue]",
         ),
         ("data.color_jitter=[1, 1, 1, 0.6]", "the last at most 0.5"),
-        ("data.labels=street", 'data.labels: found "street", expected streets, or a mapping with names'),
+        ("data.labels=street", 'data.labels: found "street", expected one of streets, cityscapes, '),
         ("data.source=[]", "data.source: found [], expected a list of at least one domain"),
         ("data.source=coast", 'data.source: found "coast", expected a list'),
     ],
@@ -407,6 +407,18 @@ def test_merge_keys_are_no_repetition(path: Path):
         ("data.unseen.0.name=a/b", "data.unseen.0.name: found 'a/b'"),
         ("data.unseen.0.name=night", "data.unseen: found night as the name of several domains"),
         ("data.unseen.0.name=town", "data.unseen: found town as the name of several domains"),
+        (
+            "data.unseen.0.labels=mapillary",
+            "data.unseen.0.labels: found mapillary, whose classes are not those of data.",
+        ),
+        (
+            "data.unseen.0={folder: coast, layout: mapillary}",
+            "data.unseen.0.split: found None, expected one of train, v",
+        ),
+        (
+            "data.unseen.0={folder: coast, layout: mapillary, split: val, masks: m}",
+            "data.unseen.0.masks: found beside layout, which knows it",
+        ),
         ("data.unseen.0.weight=2", "data.unseen.0.weight: found 2.0, but only source domains are drawn by weight"),
         ("data.source=[{folder: town, split: train, weight: 2}, {folder: town, split: more}]", "no weight for town"),
         ("data.unseen.0={folder: town, name: sea}", "data.unseen.0: found images that town of source"),

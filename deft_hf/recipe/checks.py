@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deft_hf.data.presets import PRESETS
 from deft_hf.errors import UserError
 from deft_hf.evaluation import METRICS
 from deft_hf.recipe.data import DataSection, Entry, is_hub_name
@@ -72,6 +73,10 @@ def _labels(data: DataSection) -> Iterator[str]:
         data.label_space()
     except UserError as error:
         yield f"data.{error}"
+        return
+    for key, entry in _entries(data):
+        if entry.labels is not None and PRESETS[entry.labels].names != data.label_space().names:
+            yield f"{key}.labels: found {entry.labels}, whose classes are not those of data.labels; take it out"
 
 
 def _places(data: DataSection) -> Iterator[str]:
