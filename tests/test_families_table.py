@@ -1,9 +1,13 @@
 """The README's table of families is what its script writes, and has every family."""
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from deft_hf.method.families import FAMILIES
+from deft_hf.method.pathways import DualPathway
 
 ROOT = Path(__file__).parents[1]
 spec = importlib.util.spec_from_file_location("families_table", ROOT / "benchmarks" / "families_table.py")
@@ -23,12 +27,14 @@ def test_the_readme_has_a_row_that_passed_for_every_family():
     assert cells["segformer"] == families_table.row("segformer")
 
 
-def test_a_check_that_fails_says_no(monkeypatch):
-    whole = families_table.models.build
-    family = FAMILIES["segformer"]
-    monkeypatch.setitem(FAMILIES, "segformer", type(family)("segformer", ("decode_head.classifier.*",)))
-    found = dict(zip(families_table.HEADER, families_table.row("segformer"), strict=True))
-    assert found["gradients"] == "yes" and found["split"] == "yes"  # frozen by the table, and so it is
-    monkeypatch.setattr(families_table.models, "build", lambda kind: whole(kind).requires_grad_(True))
-    monkeypatch.setattr(type(family), "part_of", lambda self, name: "decoder")
-    assert dict(zip(families_table.HEADER, families_table.row("segformer"), strict=True))["split"] == "no"
+def test_checks_can_fail(monkeypatch):
+    build, family = families_table.models.build, FAMILIES["dpt"]
+    assert not families_table.gradients_reach_what_is_trained("dpt", replace(family, never_trained=()))
+    half = replace(FAMILIES["segformer"], encoder="segformer.stages")
+    monkeypatch.setattr(families_table, "semantic_logits", lambda model, *_: torch.rand(2))
+    assert not families_table.export_reloads(build("segformer"), half)
+    assert families_table.stitched_loss_is_the_models_own("segformer", half)
+    monkeypatch.setattr(DualPathway, "pathway", lambda self, encoder, decoder: torch.nn.Conv2d(3, 7, 1))
+    assert not families_table.stitched_loss_is_the_models_own("segformer", half)
+    monkeypatch.setattr(type(half), "part_of", lambda self, name: "decoder")
+    assert not families_table.split_is_exact(build("segformer"), half)
