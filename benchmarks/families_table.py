@@ -62,7 +62,7 @@ def row(model_type: str) -> list[str]:
 
 def batch(model_type: str) -> dict:
     """A batch for a family."""
-    return models.batch()
+    return models.with_masks(models.batch())
 
 
 def pathways(model_type: str, family: SegmentationFamily, stage: Stage) -> DualPathway:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 
+from deft_hf.data.collate import MaskTargets
 from deft_hf.errors import UserError
 from deft_hf.method.batchnorm import average_over_ranks, batchnorm_modules, reestimate
 from deft_hf.scoring.confusion import Scores
@@ -40,7 +41,7 @@ class EvaluationMixin:
 
     def _get_dataloader(self, *args: Any, is_training: bool = False, **kwargs: Any) -> DataLoader:
         if is_training:
-            loader = super()._get_dataloader(*args, is_training=True, **kwargs)
+            loader = self._training_dataloader(*args, **kwargs)
             inner = getattr(loader, "base_dataloader", loader)
             inner.worker_init_fn = partial(out_of_reach, inner.worker_init_fn)
             return loader
@@ -51,6 +52,20 @@ class EvaluationMixin:
             return super()._get_dataloader(*args, **kwargs)
         finally:
             self.args.dataloader_drop_last, self.args.dataloader_persistent_workers = kept
+
+    def _training_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
+        """Trainer's loader, with the masks that some objectives are trained on; evaluation has no use for them."""
+        if not self.family.objective.needs_masks:
+            return super()._get_dataloader(*args, is_training=True, **kwargs)
+        if isinstance(self.train_dataset, IterableDataset) and self.accelerator.num_processes > 1:
+            # One process would make the batches, and cut the lists of masks as if they were images.
+            self.accelerator.dataloader_config.dispatch_batches = False
+        collator = self.data_collator
+        self.data_collator = MaskTargets(collator)
+        try:
+            return super()._get_dataloader(*args, is_training=True, **kwargs)
+        finally:
+            self.data_collator = collator
 
     def evaluation_loop(
         self, dataloader: DataLoader, description: str, metric_key_prefix: str = "eval", **_: Any
@@ -169,7 +184,7 @@ class EvaluationMixin:
         for model in models:
             if self.args.batchnorm == "reestimate":
                 with own_randomness(self.args.seed):
-                    reestimate(model, self._source_batches())
+                    reestimate(model, self._source_batches(), self.family.objective.forward)
             else:
                 average_over_ranks(model)
 

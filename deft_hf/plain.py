@@ -79,7 +79,7 @@ def _logits(model: nn.Module, family: SegmentationFamily, image: Tensor) -> Tens
             module.training = training
     if not isinstance(outputs, Tensor) and not hasattr(outputs, "logits"):
         found = f"returns {type(outputs).__name__}"
-    elif (logits := family.logits(outputs)).ndim != 4 or not logits.is_floating_point():
+    elif (logits := family.objective.logits(outputs)).ndim != 4 or not logits.is_floating_point():
         found = f"returns a {logits.dtype} tensor of shape {tuple(logits.shape)}"
     else:
         return logits

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, BaseImageProcessor, PreTrainedModel
+from transformers import AutoConfig, AutoImageProcessor, BaseImageProcessor, PreTrainedModel
 
 from deft_hf.arguments import DeFTTrainingArguments
 from deft_hf.data.domains import Domain
@@ -16,7 +16,7 @@ from deft_hf.data.labels import LabelSpace
 from deft_hf.data.unreadable import Reader
 from deft_hf.errors import UserError
 from deft_hf.evaluation import best_point
-from deft_hf.method.families import resolve_family
+from deft_hf.method.families import auto_class, resolve_family
 from deft_hf.method.pathways import PARTS
 from deft_hf.provenance import data_lists, git_states, hardware, versions
 from deft_hf.publish.card import CardFacts, render_card
@@ -141,6 +141,7 @@ def write_model_card(recipe: Recipe, domains: Domains, facts: dict[str, dict[str
     card = render_card(
         CardFacts(
             model_name=folder.resolve().name,
+            config=AutoConfig.from_pretrained(folder),
             base_model=recipe.model.pretrained,
             method=own["method"],
             settings=settings,
@@ -187,5 +188,5 @@ def _panel_rows(recipe: Recipe, domains: Domains) -> list[tuple]:
 
 def load_export(folder: Path) -> tuple[PreTrainedModel, BaseImageProcessor]:
     """An exported model in eval mode, and its processor."""
-    model = AutoModelForSemanticSegmentation.from_pretrained(folder, local_files_only=True)
+    model = auto_class(AutoConfig.from_pretrained(folder)).from_pretrained(folder, local_files_only=True)
     return model.eval(), AutoImageProcessor.from_pretrained(folder, local_files_only=True)

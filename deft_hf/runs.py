@@ -13,7 +13,6 @@ from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
-    AutoModelForSemanticSegmentation,
     BaseImageProcessor,
     PreTrainedConfig,
     PreTrainedModel,
@@ -33,7 +32,7 @@ from deft_hf.data.unreadable import Reader
 from deft_hf.errors import UserError
 from deft_hf.integrity import writing
 from deft_hf.loading import newly_made, summary
-from deft_hf.method.families import FAMILIES, resolve_family
+from deft_hf.method.families import FAMILIES, auto_class, resolve_family
 from deft_hf.optimization import schedule_shape
 from deft_hf.publish.export import export_generalized, segmentation_processor, verify_export
 from deft_hf.recipe import Recipe
@@ -131,7 +130,8 @@ def load_model(recipe: Recipe, labels: LabelSpace) -> tuple[PreTrainedModel, Bas
         else:
             config = AutoConfig.from_pretrained(name, revision=revision)
             _check_config(config, section.config)
-            model, keys = AutoModelForSemanticSegmentation.from_pretrained(
+            needed = FAMILIES[config.model_type].config if config.model_type in FAMILIES else {}
+            model, keys = auto_class(config).from_pretrained(
                 name,
                 revision=revision,
                 num_labels=labels.num_labels,
@@ -140,7 +140,7 @@ def load_model(recipe: Recipe, labels: LabelSpace) -> tuple[PreTrainedModel, Bas
                 dtype=torch.float32,
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
-                **section.config,
+                **{**needed, **section.config},
             )
             family = resolve_family(model, section.encoder)
             new = newly_made(model, family, keys, config.num_labels, where)

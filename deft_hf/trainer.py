@@ -257,7 +257,8 @@ class DeFTTrainer(EvaluationMixin, CheckpointMixin, Trainer):
         if isinstance(batch_samples[0]["labels"], list):
             sizes = sorted({tuple(labels.shape) for labels in batch_samples[0]["labels"]})
             raise UserError(f"train_dataset: items of one batch differ in size, {sizes}: crop or resize them to one.")
-        items = sum(self.family.objective.count(batch) for batch in batch_samples).to(device)
+        objective, model = self.family.objective, self.pathways.usual
+        items = sum(objective.count(model, batch) for batch in batch_samples).to(device)
         return self.accelerator.reduce(items, reduction="sum")
 
     def compute_loss(

@@ -3,33 +3,49 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
+from torch.nn import functional as F
 from transformers import (
     BeitConfig,
     BeitForSemanticSegmentation,
     ConvNextConfig,
     Data2VecVisionConfig,
     Data2VecVisionForSemanticSegmentation,
+    DetrConfig,
+    Dinov2Config,
     DPTConfig,
     DPTForSemanticSegmentation,
+    Mask2FormerConfig,
+    Mask2FormerForUniversalSegmentation,
+    MaskFormerConfig,
+    MaskFormerForInstanceSegmentation,
     MobileNetV2Config,
     MobileNetV2ForSemanticSegmentation,
     MobileViTConfig,
     MobileViTForSemanticSegmentation,
     MobileViTV2Config,
     MobileViTV2ForSemanticSegmentation,
+    OneFormerConfig,
+    OneFormerForUniversalSegmentation,
+    PreTrainedConfig,
     PreTrainedModel,
+    ResNetConfig,
     Sapiens2Config,
     Sapiens2ForSemanticSegmentation,
     SegformerConfig,
     SegformerForSemanticSegmentation,
+    SwinConfig,
     Tipsv2DptConfig,
     Tipsv2DptForSemanticSegmentation,
     UperNetConfig,
     UperNetForSemanticSegmentation,
 )
 
+from deft_hf.data.collate import MaskTargets
+
 NUM_LABELS = 7
 SIDE = 64
+STAGES = ["stage1", "stage2", "stage3", "stage4"]
 
 
 def segformer(**overrides) -> PreTrainedModel:
@@ -161,6 +177,70 @@ def tipsv2_dpt() -> PreTrainedModel:
     return Tipsv2DptForSemanticSegmentation(config)
 
 
+def backbone(kind: str = "swin") -> PreTrainedConfig:
+    sizes = {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1], "out_features": STAGES}
+    if kind == "resnet":
+        return ResNetConfig(embedding_size=8, layer_type="basic", **sizes)
+    if kind == "convnext":
+        return ConvNextConfig(num_stages=4, **sizes)
+    if kind == "dinov2":
+        return Dinov2Config(
+            image_size=SIDE,
+            patch_size=16,
+            hidden_size=16,
+            num_hidden_layers=4,
+            num_attention_heads=2,
+            out_features=STAGES,
+            reshape_hidden_states=True,
+        )
+    return SwinConfig(
+        image_size=SIDE, embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=2, out_features=STAGES
+    )
+
+
+# Five queries for seven classes: some images have more targets than can be matched.
+MASK_HEAD = {
+    "hidden_dim": 32,
+    "num_queries": 5,
+    "encoder_feedforward_dim": 32,
+    "encoder_layers": 1,
+    "decoder_layers": 3,
+    "num_attention_heads": 2,
+    "dim_feedforward": 32,
+    "train_num_points": 64,
+    "num_labels": NUM_LABELS,
+}
+
+
+def mask2former(kind: str = "swin", **overrides) -> PreTrainedModel:
+    config = Mask2FormerConfig(
+        backbone_config=backbone(kind), feature_size=32, mask_feature_size=32, **{**MASK_HEAD, **overrides}
+    )
+    return Mask2FormerForUniversalSegmentation(config)
+
+
+def maskformer(kind: str = "swin", **overrides) -> PreTrainedModel:
+    decoder = DetrConfig(
+        d_model=32, decoder_layers=2, num_queries=5, decoder_attention_heads=2, decoder_ffn_dim=32, dropout=0.0
+    )
+    config = MaskFormerConfig(
+        backbone_config=backbone(kind),
+        decoder_config=decoder,
+        fpn_feature_size=32,
+        mask_feature_size=32,
+        num_labels=NUM_LABELS,
+        **{"use_auxiliary_loss": True, **overrides},
+    )
+    return MaskFormerForInstanceSegmentation(config)
+
+
+def oneformer(kind: str = "swin", **overrides) -> PreTrainedModel:
+    config = OneFormerConfig(
+        backbone_config=backbone(kind), conv_dim=32, mask_dim=32, query_dec_layers=1, **{**MASK_HEAD, **overrides}
+    )
+    return OneFormerForUniversalSegmentation(config)
+
+
 BUILDERS = {
     "segformer": segformer,
     "mobilenet_v2": mobilenet_v2,
@@ -172,7 +252,13 @@ BUILDERS = {
     "mobilevitv2": mobilevitv2,
     "sapiens2": sapiens2,
     "tipsv2_dpt": tipsv2_dpt,
+    "mask2former": mask2former,
+    "maskformer": maskformer,
+    "oneformer": oneformer,
 }
+# Of plain SGD, where the tests' usual one is too large for the loss of a random model.
+RATES = {"tipsv2_dpt": 1e-5, "mask2former": 1e-3, "maskformer": 1e-3, "oneformer": 1e-3}
+MASKS = ("mask2former", "maskformer", "oneformer")
 
 
 WITHOUT_DROPOUT = {"segformer": {"drop_path_rate": 0.0, "classifier_dropout_prob": 0.0}, "mobilenet_v2": {}}
@@ -190,3 +276,29 @@ def batch(size: int = 2, side: int = SIDE, ignored: float = 0.1, seed: int = 0) 
     labels = torch.randint(0, NUM_LABELS, (size, side, side), generator=generator)
     labels[torch.rand(labels.shape, generator=generator) < ignored] = 255
     return {"pixel_values": torch.randn(size, 3, side, side, generator=generator), "labels": labels}
+
+
+def with_masks(items: dict[str, torch.Tensor]) -> dict:
+    """A batch with the targets of mask classification."""
+    return MaskTargets(lambda batch: batch)(items)
+
+
+def extra_inputs(model: nn.Module) -> dict:
+    """What a model wants beside images: OneFormer the padded tokens of "the task is semantic", of two images."""
+    if model.config.model_type == "oneformer":
+        tokens = F.pad(torch.tensor([49406, 518, 10549, 533, 29119, 1550, 49407]), (0, 70))
+        return {"task_inputs": tokens.expand(2, -1)}
+    return {"output_hidden_states": True} if model.config.model_type == "maskformer" else {}
+
+
+def own_loss(model: nn.Module, items: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The mean loss of a batch of two images, without deft_hf."""
+    if model.config.model_type in MASKS:
+        masks = [labels[None] == labels.unique()[:, None, None] for labels in items["labels"]]
+        masks = [mask[labels.unique() != 255].float() for mask, labels in zip(masks, items["labels"], strict=True)]
+        classes = [labels.unique()[labels.unique() != 255] for labels in items["labels"]]
+        targets = {"mask_labels": masks, "class_labels": classes}
+        return model(pixel_values=items["pixel_values"], **targets, **extra_inputs(model)).loss.squeeze()
+    logits = model(pixel_values=items["pixel_values"]).logits
+    logits = F.interpolate(logits, size=items["labels"].shape[-2:], mode="bilinear")
+    return F.cross_entropy(logits, items["labels"], ignore_index=255)

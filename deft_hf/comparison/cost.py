@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers.utils import logging
@@ -23,7 +24,7 @@ from deft_hf import runs
 from deft_hf.comparison.outcomes import Cost
 from deft_hf.comparison.plan import Plan, Run
 from deft_hf.comparison.variants import VARIANTS, Settings, Variant
-from deft_hf.data.collate import collate
+from deft_hf.data.collate import MaskTargets, collate
 from deft_hf.errors import UserError
 from deft_hf.method.cost import equal_compute_steps, method_flops, step_flops
 from deft_hf.method.families import resolve_family
@@ -100,10 +101,9 @@ def with_equal_compute(plan: Plan, variants: Mapping[str, Variant]) -> dict[str,
     recipe = plan.run({}, 0).recipe
     model, _ = runs.load_model(recipe, recipe.data.label_space())
     family = resolve_family(model, recipe.model.encoder)
-    batch = {
-        "pixel_values": torch.zeros(2, 3, *recipe.data.crop_size),
-        "labels": torch.zeros(2, *recipe.data.crop_size, dtype=torch.int64),
-    }
+    side = recipe.data.crop_size
+    image = {"pixel_values": torch.zeros(3, *side), "labels": torch.zeros(*side, dtype=torch.int64)}
+    batch = MaskTargets()([image, image])
 
     def spans(settings: Settings) -> list[Span]:
         own = plan.run(settings, 0).recipe
@@ -136,11 +136,12 @@ def _prepare(recipe: Recipe) -> tuple[DeFTTrainer, dict[str, Tensor], dict[str, 
     trainer.spans = trainer.args.spans(100)
     trainer.enter_stage(sum(span.steps for span in trainer.spans), new=True)
     device = trainer.args.device
+    collator = MaskTargets() if trainer.family.objective.needs_masks else collate
     trainer.pathways.to(device).train()
 
     def batch(size: int) -> dict[str, Tensor]:
-        items = collate([trainer.train_dataset[index % len(trainer.train_dataset)] for index in range(size)])
-        return {name: values.to(device) for name, values in items.items()}
+        samples = [trainer.train_dataset[index % len(trainer.train_dataset)] for index in range(size)]
+        return send_to_device(collator(samples), device)
 
     return trainer, batch(trainer.args.train_batch_size), batch(2)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
+
+from deft_hf.data.labels import IGNORE_INDEX
 
 
 def collate(samples: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor | list[torch.Tensor]]:
@@ -25,6 +28,34 @@ def collate(samples: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tenso
         pixel_values += [sample["recolored_pixel_values"] for sample in samples]
         labels = labels * 2
     return {"pixel_values": _stack(pixel_values), "labels": _stack(labels)}
+
+
+class MaskTargets:
+    """Adds the targets of mask classification to what a collator makes.
+
+    Args:
+        collator: makes a batch with `labels`: (N, H, W) int64 or a list of N (H, W), 255 = ignored.
+    """
+
+    def __init__(self, collator: Callable[[Any], dict[str, Any]] = collate) -> None:
+        self.collator = collator
+
+    def __call__(self, samples: Any) -> dict[str, Any]:
+        """The collator's batch with, for N images of which image i shows n_i classes,
+
+        * `class_labels`: list of N int64 (n_i,), the classes in order; n_i is 0 where nothing is labelled;
+        * `mask_labels`: list of N bool (n_i, H, W), the pixels of each; none is empty, and 255 is in none.
+        """
+        batch = self.collator(samples)
+        masks, classes = zip(*map(mask_targets, batch["labels"]), strict=True)
+        return {**batch, "mask_labels": list(masks), "class_labels": list(classes)}
+
+
+def mask_targets(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Masks, bool (n, H, W), and ids, int64 (n,), of the classes that `labels`, int64 (H, W), shows."""
+    classes = labels.unique()
+    classes = classes[classes != IGNORE_INDEX]
+    return labels == classes[:, None, None], classes
 
 
 def _stack(tensors: list[torch.Tensor]) -> torch.Tensor | list[torch.Tensor]:

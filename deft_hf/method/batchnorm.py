@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -33,7 +33,9 @@ def mend_momentum(model: nn.Module) -> list[str]:
 
 
 @torch.no_grad()
-def reestimate(model: nn.Module, batches: Iterable[Tensor | Any]) -> None:
+def reestimate(
+    model: nn.Module, batches: Iterable[Tensor | Any], forward: Callable[[nn.Module, Tensor], Any] | None = None
+) -> None:
     """Take the running statistics of every BatchNorm anew: the plain mean over `batches`, everything else in eval
     mode.
 
@@ -43,6 +45,7 @@ def reestimate(model: nn.Module, batches: Iterable[Tensor | Any]) -> None:
     Args:
         model: a model that takes images; left in the modes it was in.
         batches: float tensors (N, 3, H, W) on the model's device, at least one.
+        forward: runs the model on one of them; default: as `pixel_values`.
     """
     modules = list(batchnorm_modules(model).values())
     modes = {module: module.training for module in model.modules()}
@@ -54,7 +57,7 @@ def reestimate(model: nn.Module, batches: Iterable[Tensor | Any]) -> None:
             module.momentum = None  # a cumulative average instead of an exponential one
             module.train()
         for pixel_values in batches:
-            model(pixel_values)
+            forward(model, pixel_values) if forward else model(pixel_values)
     finally:
         for module, momentum in zip(modules, momenta, strict=True):
             module.momentum = momentum

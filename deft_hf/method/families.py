@@ -6,61 +6,27 @@ Nothing else in the project asks which architecture a model has.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from typing import Any, Protocol
+from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from deft_hf.errors import UserError
+from deft_hf.method.masks import MaskClassification, layer_outputs, semantic_task
+from deft_hf.method.objectives import IGNORE_INDEX, Batch, Objective, PerPixel
 
-IGNORE_INDEX = 255
-
-Batch = Mapping[str, Any]
-
-
-class Objective(Protocol):
-    """How a kind of model turns a batch into a loss, and its outputs into semantic logits.
-
-    The loss is a *sum* over items and `count` says how many items a batch has, so that the caller can divide by the
-    items of the whole optimizer step over all ranks. Items are valid pixels for per-pixel heads; for
-    mask-classification heads they are target masks.
-    """
-
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor: ...
-
-    def count(self, batch: Batch) -> Tensor: ...
-
-    def logits(self, outputs: Any) -> Tensor: ...
-
-
-class PerPixel:
-    """Cross-entropy on every pixel whose label is not 255, with the logits resized to the label's size."""
-
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Sum of the cross-entropy over the valid pixels of `batch`, a float32 scalar; exactly 0 without any.
-
-        Args:
-            model: returns logits (N, C, h, w), of any resolution, or an output that has them as `logits`.
-            batch: `pixel_values` (N, 3, H, W) float and `labels` (N, H, W) int64.
-        """
-        labels = batch["labels"]
-        logits = self.logits(model(batch["pixel_values"]))
-        if logits.dtype in (torch.float16, torch.bfloat16):
-            # A sum over millions of pixels overflows fp16 and stalls in bf16.
-            logits = logits.float()
-        logits = F.interpolate(logits, size=labels.shape[-2:], mode="bilinear", align_corners=False)
-        return F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="sum")
-
-    def count(self, batch: Batch) -> Tensor:
-        """Valid pixels of `batch`, an int64 scalar on the labels' device."""
-        return (batch["labels"] != IGNORE_INDEX).sum()
-
-    def logits(self, outputs: Any) -> Tensor:
-        """Semantic logits (N, C, h, w) as the model gives them."""
-        return outputs if isinstance(outputs, Tensor) else outputs.logits
+__all__ = [
+    "FAMILIES",
+    "IGNORE_INDEX",
+    "SegmentationFamily",
+    "auto_class",
+    "objective_of",
+    "resolve_family",
+    "untouched_parameters",
+]
 
 
 @dataclass(frozen=True)
@@ -74,16 +40,18 @@ class SegmentationFamily:
         blocks: dotted path of the encoder's transformer blocks where the decoder reads only those up to the last of
             `config.out_indices`; the blocks after it are never trained either.
         objective: how loss and logits are computed.
+        config: fields of the model's config that must have these values.
     """
 
     encoder: str
     never_trained: tuple[str, ...] = ()
     blocks: str | None = None
     objective: Objective = PerPixel()
+    config: Mapping[str, Any] = field(default_factory=dict)
 
-    def logits(self, outputs: Any) -> Tensor:
-        """Raw semantic logits (N, C, h, w) out of the model's outputs."""
-        return self.objective.logits(outputs)
+    def semantic_logits(self, model: nn.Module, pixel_values: Tensor) -> Tensor:
+        """Raw semantic logits (N, C, h, w) of `model` for `pixel_values` (N, 3, H, W)."""
+        return self.objective.logits(self.objective.forward(model, pixel_values))
 
     def part_of(self, name: str) -> str:
         """`"encoder"` or `"decoder"`: the part that the parameter or buffer `name` belongs to."""
@@ -102,6 +70,8 @@ def _unread(backbone: str) -> tuple[str, ...]:
     return tuple(f"{backbone}.{name}" for name in unread)
 
 
+_PIXEL_ENCODER = "model.pixel_level_module.encoder"
+
 FAMILIES: dict[str, SegmentationFamily] = {
     "beit": SegmentationFamily("beit", ("auxiliary_head.*",), blocks="beit.layers"),
     "data2vec-vision": SegmentationFamily(
@@ -110,14 +80,41 @@ FAMILIES: dict[str, SegmentationFamily] = {
     "dpt": SegmentationFamily(
         "dpt", ("auxiliary_head.*", "dpt.layernorm.*", "neck.fusion_stage.layers.0.residual_layer1.*")
     ),
+    "mask2former": SegmentationFamily(
+        _PIXEL_ENCODER,
+        _unread(_PIXEL_ENCODER),
+        objective=MaskClassification(),
+    ),
+    "maskformer": SegmentationFamily(
+        _PIXEL_ENCODER,
+        _unread(_PIXEL_ENCODER),
+        objective=MaskClassification("decoder_config.num_queries", layer_outputs),
+    ),
     "mobilenet_v2": SegmentationFamily("mobilenet_v2", ("mobilenet_v2.conv_1x1.*",)),
     "mobilevit": SegmentationFamily("mobilevit"),
     "mobilevitv2": SegmentationFamily("mobilevitv2"),
+    "oneformer": SegmentationFamily(
+        _PIXEL_ENCODER,
+        (*_unread(_PIXEL_ENCODER), "criterion.logit_scale"),
+        objective=MaskClassification(inputs=semantic_task),
+        # Its text branch serves a loss between the images of a batch, and `is_training` switches dropout on for good.
+        config={"is_training": False},
+    ),
     "sapiens2": SegmentationFamily("model"),
     "segformer": SegmentationFamily("segformer"),
     "tipsv2_dpt": SegmentationFamily("backbone", _unread("backbone")),
     "upernet": SegmentationFamily("backbone", ("auxiliary_head.*", *_unread("backbone"))),
 }
+
+
+def objective_of(model_type: str) -> Objective:
+    """The objective of a model type; of one that the table does not know, per pixel."""
+    return FAMILIES[model_type].objective if model_type in FAMILIES else PerPixel()
+
+
+def auto_class(config: Any) -> type:
+    """The class of transformers whose `from_pretrained` loads a model with `config`."""
+    return getattr(transformers, objective_of(config.model_type).auto_class)
 
 
 def resolve_family(model: nn.Module, encoder: str | None = None) -> SegmentationFamily:
@@ -129,7 +126,8 @@ def resolve_family(model: nn.Module, encoder: str | None = None) -> Segmentation
             elsewhere.
 
     Raises:
-        UserError: the type is unknown and no `encoder` was given; `encoder` is no submodule, or holds all parameters
+        UserError: the type is unknown and no `encoder` was given; the model has a config that it cannot be trained
+            with; `encoder` is no submodule, or holds all parameters
             or none; encoder and decoder share a parameter.
     """
     model_type = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
@@ -142,6 +140,12 @@ def resolve_family(model: nn.Module, encoder: str | None = None) -> Segmentation
             "recipe). "
             f"Children of the model: {_children(model)}. Known types: {', '.join(sorted(FAMILIES))}."
         )
+    for name, value in family.config.items():
+        if getattr(model.config, name) != value:
+            raise UserError(
+                f"{name} of this {model_type} model is {getattr(model.config, name)}, and deft_hf trains it with "
+                f"{value}: load it with `{name}={value}`."
+            )
     _check_split(model, family)
     if family.blocks is not None:
         # `out_indices` counts hidden states from 1, the embeddings first: index i is what block i - 2 (from 0) puts
@@ -185,7 +189,7 @@ def untouched_parameters(model: nn.Module, family: SegmentationFamily, batch: Ba
     """
     model.zero_grad(set_to_none=True)
     with torch.enable_grad():
-        family.objective.loss(model, batch).backward()
+        family.objective.loss(model, batch, family.objective.count(model, batch)).backward()
     names = [name for name, parameter in model.named_parameters() if parameter.grad is None]
     model.zero_grad(set_to_none=True)
     return names

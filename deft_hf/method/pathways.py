@@ -12,6 +12,7 @@ from transformers import PreTrainedConfig
 from deft_hf.method.distance import distance, squared_distance
 from deft_hf.method.ema import Average, share_left, update_average, weight_of_newest
 from deft_hf.method.families import SegmentationFamily
+from deft_hf.method.views import with_module
 
 Stage = Literal["warmup", "decoupled", "joint"]
 Part = Literal["encoder", "decoder"]
@@ -103,58 +104,52 @@ class DualPathway(nn.Module):
         return self.usual if self.exports_usual else self.generalized
 
     def forward(
-        self, pixel_values: Tensor, labels: Tensor | None = None, items: Tensor | None = None, passes: int = 1
+        self,
+        pixel_values: Tensor,
+        labels: Tensor | None = None,
+        items: Tensor | None = None,
+        passes: int = 1,
+        **targets: Any,
     ) -> Any:
         """In training mode the losses of the current stage; in eval mode the exported model's outputs.
 
         Args:
             pixel_values: (N, 3, H, W) float.
-            labels: (N, H, W) int64, 255 = ignored; needed in training.
-            items: scalar, the objective's items (valid pixels) of the whole optimizer step; default: those of this
-                batch.
+            labels: (N, H, W) int64, 255 = ignored; needed in training, if only to make other targets of.
+            items: the objective's items (valid pixels, say) of the whole optimizer step; default: those of this batch.
             passes: how many forward passes, over accumulation and ranks, the optimizer step has. The distance
                 regulariser is shared out among them.
+            targets: what else the objective makes its loss of.
 
         Returns:
             In training a dict of scalars: `loss` for the backward, and its detached terms (`encoder_loss` and
             `decoder_loss`, one of them, or `joint_loss`).
         """
         if not self.training:
-            return self.exported(pixel_values)
-        batch = {"pixel_values": pixel_values, "labels": labels}
-        # A step without any valid pixel has loss 0, not 0 / 0.
-        items = (self.family.objective.count(batch) if items is None else items).clamp(min=1)
-        losses = {f"{name}_loss": loss / items for name, loss in self._losses(batch).items()}
+            return self.family.objective.forward(self.exported, pixel_values)
+        batch = {"pixel_values": pixel_values, "labels": labels, **targets}
+        items = self.family.objective.count(self.usual, batch) if items is None else items
+        losses = {f"{name}_loss": loss for name, loss in self._losses(batch, items).items()}
         total = torch.stack(list(losses.values())).sum()
         if self.stage != "warmup" and (any(self.distance_weights.values()) or self.decoder_norm_weight):
             total = total + self._penalty() / passes
         return {"loss": total, **{name: loss.detach() for name, loss in losses.items()}}
 
-    def _losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _losses(self, batch: dict[str, Any], items: Tensor) -> dict[str, Tensor]:
         loss = self.family.objective.loss
         if self.stage == "joint":
-            return {"joint": loss(self.usual, batch)}
-        decoder_loss = loss(self.pathway(encoder=self.generalized, decoder=self.usual), batch)
+            return {"joint": loss(self.usual, batch, items)}
+        decoder_loss = loss(self.pathway(encoder=self.generalized, decoder=self.usual), batch, items)
         if self.stage == "warmup":
             return {"decoder": decoder_loss}
         return {
-            "encoder": loss(self.pathway(encoder=self.usual, decoder=self.generalized), batch),
+            "encoder": loss(self.pathway(encoder=self.usual, decoder=self.generalized), batch, items),
             "decoder": decoder_loss,
         }
 
     def pathway(self, encoder: nn.Module, decoder: nn.Module) -> nn.Module:
-        """A view: the model `decoder` in which the encoder is that of `encoder`.
-
-        Only the modules along the encoder's path are copied, shallowly, so that no parameter is registered twice and
-        no architecture's forward is rewritten.
-        """
-        *parents, name = self.family.encoder.split(".")
-        view = node = _shallow_copy(decoder)
-        for parent in parents:
-            node._modules[parent] = _shallow_copy(node._modules[parent])
-            node = node._modules[parent]
-        node._modules[name] = encoder.get_submodule(self.family.encoder)
-        return view
+        """A view: the model `decoder` in which the encoder is that of `encoder`."""
+        return with_module(decoder, self.family.encoder, encoder.get_submodule(self.family.encoder))
 
     def activation_checkpointing_enable(self, **kwargs: Any) -> None:
         """Trade compute for memory in both components; `kwargs` are those of the models' own method."""
@@ -260,9 +255,3 @@ class DualPathway(nn.Module):
 
     def _trained(self, model: nn.Module) -> dict[str, nn.Parameter]:
         return {name: parameter for name, parameter in model.named_parameters() if self.family.is_trained(name)}
-
-
-def _shallow_copy(module: nn.Module) -> nn.Module:
-    clone = copy.copy(module)
-    clone._modules = dict(module._modules)
-    return clone

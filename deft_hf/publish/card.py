@@ -16,7 +16,9 @@ from huggingface_hub import EvalResult, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from jinja2 import Environment, StrictUndefined
+from transformers import PreTrainedConfig
 
+from deft_hf.method.families import objective_of
 from deft_hf.scoring.report import Results, class_table, domain_table
 
 _METRICS = {
@@ -35,6 +37,7 @@ class CardFacts:
 
     Attributes:
         model_name: heading of the card.
+        config: of the model that the card is of; the snippet loads and calls it as its kind wants.
         base_model: Hub name or folder of the pretrained model, as `from_pretrained` took it.
         method: name of the method, which is also the key of this model's scores in `results`.
         settings: the method's settings that differ from their defaults, in the order to print.
@@ -59,6 +62,7 @@ class CardFacts:
     """
 
     model_name: str
+    config: PreTrainedConfig
     base_model: str
     method: str
     settings: Mapping[str, Any]
@@ -91,8 +95,12 @@ def render_card(facts: CardFacts) -> str:
     jinja.filters |= {"shareable": _shareable, "value": _value}
     template = jinja.from_string(files("deft_hf.publish").joinpath("model_card.md").read_text(encoding="utf-8"))
     scores = facts.results[facts.method]
+    objective = objective_of(facts.config.model_type)
     return template.render(
         **vars(facts),
+        auto_class=objective.auto_class,
+        inputs=objective.inputs(facts.config),
+        mask_classification="logits" not in objective.outputs,
         metadata=_metadata(facts).to_yaml(),
         base=_base_name(facts),
         base_on_hub=_is_hub_name(facts.base_model),

@@ -18,29 +18,30 @@ from torch import Tensor
 from transformers import BaseImageProcessor, PreTrainedModel, SegformerImageProcessorPil
 
 from deft_hf.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from deft_hf.method.families import objective_of
 
 # Run in a process of its own. Tensors read from a file lie wherever the file has them, and kernels of the CPU round
 # differently there. Copies lie at aligned addresses, as everything does in the process that trained the model.
 _RELOAD = """
 import sys
 sys.modules["deft_hf"] = None
-import copy, json, torch
+import copy, json, torch, transformers
 from PIL import Image
 from safetensors.torch import save_file
-from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
-folder, threads = sys.argv[1:]
+folder, threads, auto_class, names, inputs = sys.argv[1:]
 torch.set_num_threads(int(threads))
-processor = AutoImageProcessor.from_pretrained(folder)
-model, keys = AutoModelForSemanticSegmentation.from_pretrained(
+processor = transformers.AutoImageProcessor.from_pretrained(folder)
+model, keys = getattr(transformers, auto_class).from_pretrained(
     folder, dtype=torch.float32, output_loading_info=True
 )
 model = copy.deepcopy(model).eval()
 pixel_values = processor(images=Image.open("example.png"), return_tensors="pt")["pixel_values"].clone()
+inputs = {n: torch.tensor([v]) if isinstance(v, list) else v for n, v in json.loads(inputs).items()}
 with torch.inference_mode():
-    logits = model(pixel_values=pixel_values).logits
+    outputs = model(pixel_values=pixel_values, **inputs)
 problems = {kind: sorted(map(str, names)) for kind, names in keys.items() if names}
-answer = {"pixel_values": pixel_values, "logits": logits.contiguous()}
+answer = {"pixel_values": pixel_values} | {name: outputs[name].contiguous() for name in json.loads(names)}
 save_file(answer, "answer.safetensors", metadata={"problems": json.dumps(problems)})
 """
 
@@ -100,7 +101,9 @@ def export_generalized(
 
 
 def verify_export(output_dir: str | os.PathLike, model: PreTrainedModel, example: Image.Image) -> dict[str, Any]:
-    """Loads an export in a fresh process that cannot import deft_hf, and compares its logits with the model's exactly.
+    """Loads an export in a fresh process that cannot import deft_hf, and compares its outputs exactly.
+
+    Compared is what semantic logits are made of: `logits`, or the class and mask logits of the queries.
 
     Both run on the CPU in float32 and eval mode, with the same number of threads, on what the exported processor makes
     of the example. The network is not used.
@@ -111,17 +114,19 @@ def verify_export(output_dir: str | os.PathLike, model: PreTrainedModel, example
         example: any image; it is taken as RGB.
 
     Returns:
-        `max_difference` (0.0), `logits_shape` (N, C, h, w), `seconds`.
+        `max_difference` (0.0), `logits_shape` (N, C, h, w) of the semantic logits, `seconds`.
 
     Raises:
         RuntimeError: the folder does not load or run, or gives other logits; with what differs.
     """
     start = time.perf_counter()
     folder = Path(output_dir).resolve()
+    objective = objective_of(model.config.model_type)
+    how = [objective.auto_class, json.dumps(objective.outputs), json.dumps(objective.inputs(model.config))]
     with tempfile.TemporaryDirectory() as work:
         example.convert("RGB").save(Path(work, "example.png"))
         loaded = subprocess.run(
-            [sys.executable, "-c", _RELOAD, str(folder), str(torch.get_num_threads())],
+            [sys.executable, "-c", _RELOAD, str(folder), str(torch.get_num_threads()), *how],
             cwd=work,
             env=os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             capture_output=True,
@@ -131,18 +136,21 @@ def verify_export(output_dir: str | os.PathLike, model: PreTrainedModel, example
             raise RuntimeError(f"{folder} cannot be used without deft_hf:\n{loaded.stderr.strip()}")
         with safe_open(Path(work, "answer.safetensors"), framework="pt") as answer:
             problems = json.loads(answer.metadata()["problems"])
-            pixel_values, logits = answer.get_tensor("pixel_values").clone(), answer.get_tensor("logits")
+            pixel_values = answer.get_tensor("pixel_values").clone()
+            found = {name: answer.get_tensor(name) for name in objective.outputs}
     if problems:
         raise RuntimeError(f"{folder} does not hold the weights of a {type(model).__name__}: {problems}")
     reference = _on_cpu(model)
     with torch.inference_mode():
-        expected = reference(pixel_values=pixel_values).logits
-    if not torch.equal(logits, expected):
-        what = _difference(folder, reference, logits, expected)
-        raise RuntimeError(f"{folder} is not the model that was exported: {what}")
+        outputs = objective.forward(reference, pixel_values)
+        shape = objective.logits(outputs).shape
+    for name, value in found.items():
+        if not torch.equal(value, outputs[name]):
+            what = _difference(folder, reference, name, value, outputs[name])
+            raise RuntimeError(f"{folder} is not the model that was exported: {what}")
     return {
-        "max_difference": float((logits - expected).abs().max()),
-        "logits_shape": tuple(logits.shape),
+        "max_difference": max(float((value - outputs[name]).abs().max()) for name, value in found.items()),
+        "logits_shape": tuple(shape),
         "seconds": time.perf_counter() - start,
     }
 
@@ -156,11 +164,11 @@ def _on_cpu(model: PreTrainedModel) -> PreTrainedModel:
     return rebuilt.eval()
 
 
-def _difference(folder: Path, reference: PreTrainedModel, logits: Tensor, expected: Tensor) -> str:
-    """What to look at first when an export gives other logits than the model it was made of."""
-    if logits.shape != expected.shape:
-        return f"logits of shape {tuple(logits.shape)}, expected {tuple(expected.shape)}"
+def _difference(folder: Path, reference: PreTrainedModel, name: str, found: Tensor, expected: Tensor) -> str:
+    """What to look at first when an export gives another output `name` than the model it was made of."""
+    if found.shape != expected.shape:
+        return f"{name} of shape {tuple(found.shape)}, expected {tuple(expected.shape)}"
     restored = type(reference).from_pretrained(folder, dtype=torch.float32, local_files_only=True).state_dict()
-    names = [name for name, value in reference.state_dict().items() if not torch.equal(value, restored[name])]
+    names = [key for key, value in reference.state_dict().items() if not torch.equal(value, restored[key])]
     tensors = f"{len(names)} tensors differ ({', '.join(names[:5])})" if names else "the weights are equal"
-    return f"logits differ by up to {float((logits - expected).abs().max()):.3g}; {tensors}"
+    return f"{name} differ by up to {float((found - expected).abs().max()):.3g}; {tensors}"

@@ -32,7 +32,7 @@ def semantic_logits(
     Returns:
         `Tensor`: float32, shape `(N, C, *size)`.
     """
-    logits = family.logits(model(pixel_values)).float()
+    logits = family.semantic_logits(model, pixel_values).float()
     return _resize(logits, size)
 
 

@@ -43,7 +43,7 @@ def trained(model: nn.Module, family: SegmentationFamily) -> nn.Module:
     for seed in range(3):
         optimizer.zero_grad()
         items = batch(model, seed)
-        (family.objective.loss(model.train(), items) / family.objective.count(items)).backward()
+        family.objective.loss(model.train(), items, family.objective.count(model, items)).backward()
         optimizer.step()
     return model.eval()
 

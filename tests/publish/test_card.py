@@ -8,6 +8,7 @@ import torch
 import yaml
 from huggingface_hub import ModelCard
 from PIL import Image
+from transformers import SegformerConfig
 
 from deft_hf.data.transforms import EvalTransform
 from deft_hf.method.families import resolve_family
@@ -37,6 +38,7 @@ def scores(seed: int, classes: int = 3) -> dict:
 
 FACTS = CardFacts(
     model_name="town-segformer",
+    config=SegformerConfig(),
     base_model="nvidia/mit-b0",
     method="deft",
     settings={"decoder_warmup_steps": 30, "ema_decay_steps": None, "batchnorm": "reference"},

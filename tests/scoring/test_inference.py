@@ -19,8 +19,8 @@ CLASSES = 4
 class ScoresFamily:
     """A family whose logits have another name, so that a test fails where the family is passed over."""
 
-    def logits(self, outputs):
-        return outputs.scores
+    def semantic_logits(self, model, pixel_values):
+        return model(pixel_values=pixel_values).scores
 
 
 FAMILY = ScoresFamily()

@@ -1,0 +1,33 @@
+"""Views: a model in which one submodule is another one, without copying a parameter."""
+
+from __future__ import annotations
+
+import copy
+
+from torch import nn
+
+
+def with_module(model: nn.Module, path: str, module: nn.Module) -> nn.Module:
+    """`model` with `module` at `path`.
+
+    Only the modules along the path are copied, shallowly, so that no parameter is registered twice, the model itself
+    stays as it is and no architecture's forward is rewritten.
+
+    Args:
+        model: shares everything else with the view.
+        path: dotted path of a submodule.
+        module: stands there in the view.
+    """
+    *parents, name = path.split(".")
+    view = node = _shallow_copy(model)
+    for parent in parents:
+        node._modules[parent] = _shallow_copy(node._modules[parent])
+        node = node._modules[parent]
+    node._modules[name] = module
+    return view
+
+
+def _shallow_copy(module: nn.Module) -> nn.Module:
+    clone = copy.copy(module)
+    clone._modules = dict(module._modules)
+    return clone
