@@ -30,6 +30,7 @@ from deft_hf.integrity import (
 from deft_hf.method.adapters import has_adapters
 from deft_hf.method.pathways import DualPathway
 from deft_hf.method.shards import fill, whole_state
+from deft_hf.plain import WEIGHTS, is_plain, save_plain
 from deft_hf.stages import Span, stage_at
 
 logger = logging.get_logger(__name__)
@@ -97,6 +98,9 @@ def load_pathways(pathways: DualPathway, folder: str | Path) -> dict[str, Any]:
 
 
 def _load_exported(pathways: DualPathway, folder: Path) -> None:
+    if is_plain(pathways.exported):
+        fill(pathways.exported, load_file(folder / WEIGHTS))
+        return
     # Through `from_pretrained`, which undoes what `save_pretrained` renamed.
     restored, keys = type(pathways.usual).from_pretrained(
         folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
@@ -149,11 +153,15 @@ class CheckpointMixin:
         return broadcast_object_list(found)[0]
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """The exported model as a plain Hub folder, without pickles."""
+        """The exported model as a plain Hub folder, or a plain model's state dict, without pickles."""
         if not self.args.should_save:
             return
         folder = self.args.output_dir if output_dir is None else output_dir
-        self.generalized_model.save_pretrained(folder)
+        model = self.generalized_model
+        if is_plain(model):
+            save_plain(model, self.class_names, self.family.encoder, folder)
+        else:
+            model.save_pretrained(folder)
         if self.processing_class is not None:
             self.processing_class.save_pretrained(folder)
 

@@ -29,11 +29,13 @@ class EvaluationMixin:
     """The evaluation methods of `transformers.Trainer`, on the components of a `DualPathway`.
 
     Attributes:
+        class_names: the classes in the order of the logits.
         scores: the last scores by metric prefix (`eval_<domain>`, `eval_<domain>_usual`), per class too.
         image_counts: where it is a dict, the confusion matrices of each image of the last evaluation, int64
             (images, C, C), by the same keys. In one process only.
     """
 
+    class_names: list[str]
     scores: dict[str, Scores]
     image_counts: dict[str, Tensor] | None = None
 
@@ -113,15 +115,14 @@ class EvaluationMixin:
             model,
             self.family,
             self._each_once(dataloader),
-            model.config.num_labels,
+            len(self.class_names),
             self.args.device,
             window=self.window,
             stride=self.stride,
             images=images,
         )
         matrix.all_reduce()
-        names = [model.config.id2label[index] for index in range(model.config.num_labels)]
-        return matrix.compute(names)
+        return matrix.compute(self.class_names)
 
     def _each_once(self, dataloader: DataLoader) -> Iterator[dict[str, Any]]:
         """This rank's batches without the samples that sharding repeats to make the last ones equally long."""

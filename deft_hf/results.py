@@ -142,7 +142,7 @@ def write_model_card(recipe: Recipe, domains: Domains, facts: dict[str, dict[str
         CardFacts(
             model_name=folder.resolve().name,
             config=AutoConfig.from_pretrained(folder),
-            base_model=recipe.model.checkpoint,
+            base_model=recipe.model.pretrained,
             method=own["method"],
             settings=settings,
             stages=[(stage["stage"], stage["steps"]) for stage in own["stages"]],

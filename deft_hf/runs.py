@@ -21,14 +21,17 @@ from transformers import (
 from transformers.utils import logging
 
 from deft_hf.arguments import DeFTTrainingArguments, own_defaults
+from deft_hf.backbones import patch_size, under_head
 from deft_hf.data.corruptions import corrupted
 from deft_hf.data.domains import Domain
 from deft_hf.data.labels import LabelSpace
+from deft_hf.data.layouts import load_layout
 from deft_hf.data.sampling import EvaluationSet, TrainingSet
 from deft_hf.data.transforms import EvalTransform, TrainTransform
 from deft_hf.data.unreadable import Reader
 from deft_hf.errors import UserError
 from deft_hf.integrity import writing
+from deft_hf.loading import newly_made, summary
 from deft_hf.method.families import FAMILIES, SegmentationFamily, auto_class, resolve_family
 from deft_hf.optimization import schedule_shape
 from deft_hf.publish.export import export_generalized, segmentation_processor, verify_export
@@ -66,9 +69,9 @@ def load_domains(recipe: Recipe) -> Domains:
     Raises:
         UserError: all that is wrong with the files of all domains.
     """
-    data, labels = recipe.data, recipe.data.label_space()
+    data = recipe.data
     sections = [
-        [_domain(entry, data.root, labels) for entry in entries]
+        [_domain(entry, data.root, entry.label_space(data)) for entry in entries]
         for entries in (data.source, data.validation, data.unseen)
     ]
     domains = Domains(*sections)
@@ -90,6 +93,8 @@ def _domain(entry: Entry, root: str | None, labels: LabelSpace) -> Domain:
     if entry.corruption is not None:
         clean = _domain(entry.model_copy(update={"corruption": None}), root, labels)
         return corrupted(clean, entry.corruption, entry.severity, name=entry.name)
+    if isinstance(entry, FolderEntry) and entry.layout is not None:
+        return load_layout(entry.layout, entry.resolved_folder(root), labels, entry.split, entry.name)
     if isinstance(entry, FolderEntry):
         options = entry.model_dump(include={"name", "images", "masks", "split", "image_suffix", "mask_suffix"})
         return Domain.from_folder(entry.resolved_folder(root), labels, **options)
@@ -107,62 +112,58 @@ def _domain(entry: Entry, root: str | None, labels: LabelSpace) -> Domain:
 def load_model(recipe: Recipe, labels: LabelSpace) -> tuple[PreTrainedModel, BaseImageProcessor]:
     """The pretrained checkpoint with a head for the classes, and the processor that the export will have.
 
-    What the checkpoint does not hold, the head or its classifier, is drawn by `training.seed` and reported.
+    What the checkpoint does not hold, the head or its classifier, is drawn by `training.seed` and reported by name.
 
     Raises:
-        UserError: the checkpoint cannot be read, is of an unknown type, or lacks weights of the encoder.
+        UserError: the checkpoint cannot be read, is of an unknown type, lacks weights that it should have, or takes no
+            images of the recipe's sizes.
     """
-    name = recipe.model.resolved_checkpoint()
-    revision = recipe.model.revision or "main"
+    section, where = recipe.model, f"model.{recipe.model.key}: {recipe.model.pretrained}"
+    name, revision = section.resolved_checkpoint(), section.revision or "main"
     set_seed(recipe.training_arguments().seed)
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # what the head lacks is said below, in one line
     try:
-        config = AutoConfig.from_pretrained(name, revision=revision)
-        _check_config(config, recipe.model.config)
-        needed = FAMILIES[config.model_type].config if config.model_type in FAMILIES else {}
-        model, keys = auto_class(config).from_pretrained(
-            name,
-            revision=revision,
-            num_labels=labels.num_labels,
-            id2label=labels.id2label,
-            label2id=labels.label2id,
-            dtype=torch.float32,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            **{**needed, **recipe.model.config},
-        )
+        if section.backbone is not None:
+            model, new = under_head(name, section.head, labels, revision, section.config, section.head_config)
+            family = resolve_family(model)
+        else:
+            config = AutoConfig.from_pretrained(name, revision=revision)
+            _check_config(config, section.config)
+            needed = FAMILIES[config.model_type].config if config.model_type in FAMILIES else {}
+            model, keys = auto_class(config).from_pretrained(
+                name,
+                revision=revision,
+                num_labels=labels.num_labels,
+                id2label=labels.id2label,
+                label2id=labels.label2id,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                **{**needed, **section.config},
+            )
+            family = resolve_family(model, section.encoder)
+            new = newly_made(model, family, keys, config.num_labels, where)
     except UserError:
         raise
     except (OSError, SafetensorError) as error:
         raise UserError(
-            f"model.checkpoint: {recipe.model.checkpoint} cannot be read ({_first_line(error)}). "
+            f"{where} cannot be read ({_first_line(error)}). "
             "Give a Hub name that can be reached, or a folder with config.json and model.safetensors."
         ) from error
     except ValueError as error:
         raise UserError(
-            f"model.checkpoint: {recipe.model.checkpoint} does not open as a semantic segmentation model "
+            f"{where} does not open as a semantic segmentation model "
             f"({_first_line(error)}). Known types: {', '.join(sorted(FAMILIES))}."
         ) from error
     finally:
         logging.set_verbosity(verbosity)
-    if recipe.model.channels_last:
-        model = model.to(memory_format=torch.channels_last)
-    family = resolve_family(model, recipe.model.encoder)
     _check_sizes(recipe, model, family)
-    new = sorted(
-        {*keys["missing_keys"], *(key[0] if isinstance(key, tuple) else key for key in keys["mismatched_keys"])}
-    )
-    lost = [key for key in new if family.part_of(key) == "encoder" and family.is_trained(key)]
-    if lost:
-        raise UserError(
-            f"model.checkpoint: {recipe.model.checkpoint} lacks {len(lost)} tensors of the encoder, {lost[0]} first, "
-            "or has them in another size: there would be nothing to retain. Give one of the same architecture."
-        )
-    drawn = [key for key in new if family.part_of(key) == "decoder"]
+    if section.channels_last:
+        model = model.to(memory_format=torch.channels_last)
     size = f"{model.num_parameters():,} parameters"
-    say(f"{recipe.model.checkpoint}: {type(model).__name__}, {size}, {len(drawn)} tensors of the head drawn anew")
-    return model, segmentation_processor(_base_processor(name, recipe.model.revision), recipe.data.image_size)
+    say(f"{section.pretrained}: {type(model).__name__}, {size}. Newly made: {summary(new, model.state_dict())}")
+    return model, segmentation_processor(_base_processor(name, section.revision), recipe.data.image_size)
 
 
 def _check_config(config: PreTrainedConfig, changes: Mapping[str, Any]) -> None:
@@ -175,16 +176,20 @@ def _check_config(config: PreTrainedConfig, changes: Mapping[str, Any]) -> None:
 
 
 def _check_sizes(recipe: Recipe, model: PreTrainedModel, family: SegmentationFamily) -> None:
-    if family.side is None:
-        return
-    side, data = getattr(model.config, family.side), recipe.data
-    seen = "window" if data.window else "image_size"
-    for key in ("crop_size", seen):
+    data, patch = recipe.data, patch_size(model.config)
+    side = None if family.side is None else getattr(model.config, family.side)
+    for key in ("crop_size", "window" if data.window else "image_size"):
         size = getattr(data, key)
-        if size is None or tuple(size) != (side, side):
+        if side is not None and (size is None or tuple(size) != (side, side)):
             raise UserError(
-                f"data.{key}: found {size}, but {recipe.model.checkpoint} takes images of {side} x {side} alone: set "
+                f"data.{key}: found {size}, but {recipe.model.pretrained} takes images of {side} x {side} alone: set "
                 "data.crop_size to it, and data.window for larger images."
+            )
+        if size is not None and any(length % patch for length in size):
+            near = [max(1, round(length / patch)) * patch for length in size]
+            raise UserError(
+                f"data.{key}: found {list(size)}, but the encoder takes patches of {patch} x {patch} pixels and "
+                f"would not see the rest; take multiples of {patch}, {near} for one."
             )
 
 

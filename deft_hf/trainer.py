@@ -28,6 +28,7 @@ from deft_hf.method.projection import Drift, drift, project
 from deft_hf.method.shards import empty_copy, is_sharded, piece, sum_over_pieces
 from deft_hf.optimization import parameter_groups, stage_schedule
 from deft_hf.optimizer_state import reset_optimizer_state
+from deft_hf.plain import class_names, is_plain
 from deft_hf.scoring.confusion import Scores
 from deft_hf.sharding import ShardingMixin, check_launcher, shards_parameters
 from deft_hf.stages import Span, StageCallback, stage_at
@@ -45,7 +46,9 @@ class DeFTTrainer(EvaluationMixin, CheckpointMixin, ShardingMixin, Trainer):
     model; `generalized_model` is it, a plain model of the class that came in.
 
     Args:
-        model: a semantic segmentation model; it becomes the usual component, in float32.
+        model: a semantic segmentation model; it becomes the usual component, in float32. Any `nn.Module` whose
+            forward takes images and returns logits (N, C, h, w) will do, with `encoder`; what is saved of one is its
+            state dict.
         args: see `DeFTTrainingArguments`.
         train_dataset: yields `pixel_values` (3, H, W) float and `labels` (H, W) integer, 255 = ignored.
         eval_dataset: the same, or a dict of them by domain. Labels may be of any size: predictions are resized to it.
@@ -87,6 +90,8 @@ class DeFTTrainer(EvaluationMixin, CheckpointMixin, ShardingMixin, Trainer):
         # One process drives one device: DataParallel would split a batch's loss.
         args._n_gpu = min(args.n_gpu, 1)
         self.family = resolve_family(model, encoder)
+        if is_plain(model) and args.gradient_checkpointing:
+            raise UserError("gradient_checkpointing is a feature of transformers models: leave it out.")
         mended = mend_momentum(model)
         if mended:
             logger.warning(f"BatchNorm momentum of {len(mended)} modules was TensorFlow's; turned into PyTorch's.")
@@ -125,6 +130,8 @@ class DeFTTrainer(EvaluationMixin, CheckpointMixin, ShardingMixin, Trainer):
         if self.processing_class is None:
             logger.warning("Without a `processing_class` the saved folder has no preprocessor_config.json.")
         named = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"eval_dataset": self.eval_dataset}
+        with own_randomness(args.seed):
+            self.class_names = class_names(pathways.usual, self.family, self.train_dataset, *named.values())
         for name, dataset in {"train_dataset": self.train_dataset, **named}.items():
             self._check_classes(name, dataset)
         self._check_selection()
@@ -132,7 +139,7 @@ class DeFTTrainer(EvaluationMixin, CheckpointMixin, ShardingMixin, Trainer):
 
     def _check_classes(self, name: str, dataset: Any) -> None:
         """Labels that the model has no class for would end in an index error within the loss."""
-        known = self.pathways.config.num_labels
+        known = len(self.class_names)
         way_out = "Load the model with `num_labels` of the data's label space."
         if isinstance(dataset, (TrainingSet, EvaluationSet)):
             domain = dataset.domains[0] if isinstance(dataset, TrainingSet) else dataset.domain

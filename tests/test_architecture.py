@@ -26,6 +26,7 @@ LEVELS = (
     ("runs",),
     ("results",),
     ("provenance",),
+    ("backbones", "loading"),
     ("recipe",),
     (
         "trainer",
@@ -34,6 +35,7 @@ LEVELS = (
         "evaluation",
         "optimization",
         "optimizer_state",
+        "plain",
         "sharding",
         "stages",
         "termination",

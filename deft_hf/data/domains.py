@@ -238,8 +238,9 @@ class Domain:
         Args:
             progress: Whether to show a progress bar.
         """
-        orphans = self.report.images_without_mask, self.report.masks_without_image
-        report = DomainReport(self.name, self.labels, len(self), *orphans, checked=len(self))
+        paired = self.report
+        orphans = paired.images_without_mask, paired.masks_without_image
+        report = DomainReport(self.name, self.labels, len(self), *orphans, checked=len(self), left_out=paired.left_out)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             findings = pool.map(self._inspect, range(len(self)))
             for finding in tqdm(findings, desc=f"checking {self.name}", total=len(self), disable=not progress):

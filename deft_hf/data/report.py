@@ -25,6 +25,7 @@ class DomainReport:
         images_without_mask: Ids of images that were left out since they have no mask.
         masks_without_image: Ids of masks that were left out since they have no image.
         checked: Number of pairs that were decoded; what follows speaks of those.
+        left_out: A line for each pair that the layout of a data set leaves out.
         unreadable: A message for each file that cannot be decoded.
         unequal: A message for each pair of unequal sizes.
         outside: A message for each mask that holds what the label space does not know.
@@ -43,6 +44,7 @@ class DomainReport:
     outside: list[str] = field(default_factory=list)
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     pixels: np.ndarray = field(default_factory=lambda: np.zeros(IGNORE_INDEX + 1, np.int64))
+    left_out: list[str] = field(default_factory=list)
 
     @property
     def shares(self) -> dict[str, float]:
@@ -86,6 +88,7 @@ class DomainReport:
         lines = [f"{self.domain}: {self.pairs} pairs"]
         lines += _summary("images without a mask, left out", self.images_without_mask)
         lines += _summary("masks without an image, left out", self.masks_without_image)
+        lines += _summary("pairs of unequal size, left out", self.left_out)
         if not self.checked:
             return "\n".join(lines)
         for kind, messages in self._problems():

@@ -43,7 +43,7 @@ def reestimate(
     SWA does (Izmailov et al., UAI 2018, arXiv 1803.05407, section 3.2).
 
     Args:
-        model: a model that takes `pixel_values`; left in the modes it was in.
+        model: a model that takes images; left in the modes it was in.
         batches: float tensors (N, 3, H, W) on the model's device, at least one.
         forward: runs the model on one of them; default: as `pixel_values`.
     """
@@ -57,7 +57,7 @@ def reestimate(
             module.momentum = None  # a cumulative average instead of an exponential one
             module.train()
         for pixel_values in batches:
-            forward(model, pixel_values) if forward else model(pixel_values=pixel_values)
+            forward(model, pixel_values) if forward else model(pixel_values)
     finally:
         for module, momentum in zip(modules, momenta, strict=True):
             module.momentum = momentum

@@ -71,6 +71,14 @@ class SegmentationFamily:
         return not any(fnmatchcase(name, pattern) for pattern in self.never_trained)
 
 
+def _unread(backbone: str) -> tuple[str, ...]:
+    """Patterns of what a head does not read of transformers' backbone classes: tokens for masked images, and the last
+    norms of models whose backbone class has a norm for each feature map.
+    """
+    unread = ("*embeddings.mask_token", "swin.layernorm.*", "model.layernorm.*", "bit.norm.*")
+    return tuple(f"{backbone}.{name}" for name in unread)
+
+
 _PIXEL_ENCODER = "model.pixel_level_module.encoder"
 
 FAMILIES: dict[str, SegmentationFamily] = {
@@ -91,12 +99,12 @@ FAMILIES: dict[str, SegmentationFamily] = {
     ),
     "mask2former": SegmentationFamily(
         _PIXEL_ENCODER,
-        (f"{_PIXEL_ENCODER}.swin.layernorm.*", f"{_PIXEL_ENCODER}.embeddings.mask_token"),
+        _unread(_PIXEL_ENCODER),
         objective=MaskClassification(),
     ),
     "maskformer": SegmentationFamily(
         _PIXEL_ENCODER,
-        (f"{_PIXEL_ENCODER}.model.layernorm.*", f"{_PIXEL_ENCODER}.embeddings.mask_token"),
+        _unread(_PIXEL_ENCODER),
         objective=MaskClassification("decoder_config.num_queries", layer_outputs),
     ),
     "mobilenet_v2": SegmentationFamily("mobilenet_v2", ("mobilenet_v2.conv_1x1.*",)),
@@ -104,15 +112,15 @@ FAMILIES: dict[str, SegmentationFamily] = {
     "mobilevitv2": SegmentationFamily("mobilevitv2"),
     "oneformer": SegmentationFamily(
         _PIXEL_ENCODER,
-        (f"{_PIXEL_ENCODER}.swin.layernorm.*", f"{_PIXEL_ENCODER}.embeddings.mask_token", "criterion.logit_scale"),
+        (*_unread(_PIXEL_ENCODER), "criterion.logit_scale"),
         objective=MaskClassification(inputs=semantic_task),
         # Its text branch serves a loss between the images of a batch, and `is_training` switches dropout on for good.
         config={"is_training": False},
     ),
     "sapiens2": SegmentationFamily("model"),
     "segformer": SegmentationFamily("segformer"),
-    "tipsv2_dpt": SegmentationFamily("backbone", ("backbone.embeddings.mask_token",)),
-    "upernet": SegmentationFamily("backbone", ("auxiliary_head.*", "backbone.embeddings.mask_token")),
+    "tipsv2_dpt": SegmentationFamily("backbone", _unread("backbone")),
+    "upernet": SegmentationFamily("backbone", ("auxiliary_head.*", *_unread("backbone"))),
 }
 
 

@@ -60,7 +60,7 @@ class PerPixel:
 
     def forward(self, model: nn.Module, pixel_values: Tensor) -> Any:
         """The model's outputs for `pixel_values` (N, 3, H, W)."""
-        return model(pixel_values=pixel_values)
+        return model(pixel_values)
 
     def loss(self, model: nn.Module, batch: Batch, items: Tensor) -> Tensor:
         """Sum of the cross-entropy over the valid pixels of `batch` by `items`; exactly 0 without any.
@@ -85,4 +85,4 @@ class PerPixel:
 
     def logits(self, outputs: Any) -> Tensor:
         """Semantic logits (N, C, h, w) as the model gives them."""
-        return outputs.logits
+        return outputs if isinstance(outputs, Tensor) else outputs.logits

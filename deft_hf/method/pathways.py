@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
 
 from deft_hf.method.distance import squared_distance
 from deft_hf.method.ema import Average, share_left, update_average, weight_of_newest
@@ -95,8 +96,12 @@ class DualPathway(nn.Module):
         self._followed: list[tuple[Tensor, Tensor]] = []
 
     @property
-    def config(self) -> Any:
-        return self.usual.config
+    def config(self) -> PreTrainedConfig:
+        """That of a `transformers` model; what other models call so is their own."""
+        config = self.usual.config
+        if not isinstance(config, PreTrainedConfig):
+            raise AttributeError("config")
+        return config
 
     @property
     def _no_split_modules(self) -> Any:

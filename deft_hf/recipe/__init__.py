@@ -37,19 +37,34 @@ from deft_hf.stages import METHODS
 
 
 class ModelSection(Section):
-    """The pretrained model."""
+    """The pretrained model: a `checkpoint`, or a `backbone` under a `head` that is still to be trained."""
 
-    checkpoint: str = Field(description="text: a Hub name, a folder, or embedded (the tiny SegFormer of this package)")
+    checkpoint: str | None = Field(
+        None, description="text: a Hub name, a folder, or embedded (the tiny SegFormer of this package)"
+    )
+    backbone: str | None = Field(None, description="text: a Hub name or a folder")
+    head: Literal["upernet", "dpt", "mask2former"] | None = None
+    head_config: dict[str, Any] = Field({}, description="a mapping of fields of the head's config to other values")
     encoder: str | None = None
     revision: str | None = None
     config: dict[str, Any] = Field({}, description="a mapping of fields of the model's config to other values")
     channels_last: StrictBool = False
 
+    @property
+    def key(self) -> Literal["checkpoint", "backbone"]:
+        """The one of the two keys that says where the weights come from."""
+        return "checkpoint" if self.backbone is None else "backbone"
+
+    @property
+    def pretrained(self) -> str:
+        """Where the weights come from, as the recipe has it."""
+        return getattr(self, self.key)
+
     def resolved_checkpoint(self) -> str:
         """What `from_pretrained` takes: a Hub name or a folder."""
-        if self.checkpoint == "embedded":
+        if self.pretrained == "embedded":
             return str(files("deft_hf") / "assets" / "tiny-segformer")
-        return os.path.expanduser(self.checkpoint)
+        return os.path.expanduser(self.pretrained)
 
 
 class PublishSection(Section):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deft_hf.data.presets import PRESETS
 from deft_hf.errors import UserError
 from deft_hf.evaluation import METRICS
 from deft_hf.recipe.data import DataSection, Entry, is_hub_name
@@ -33,11 +34,30 @@ def contradictions(recipe: Recipe) -> Iterator[str]:
 
 
 def _model(recipe: Recipe) -> Iterator[str]:
-    checkpoint = recipe.model.checkpoint
-    if checkpoint == "embedded" or Path(recipe.model.resolved_checkpoint()).exists():
+    model = recipe.model
+    if model.checkpoint is None and model.backbone is None:
+        yield (
+            "model.checkpoint: missing, expected a Hub name, a folder, or embedded (the tiny SegFormer of this "
+            "package); or a model.backbone with a model.head"
+        )
         return
-    if checkpoint.startswith((".", "~", "/")) or not is_hub_name(checkpoint):
-        yield f"model.checkpoint: found {checkpoint!r}, which is no folder here and no Hub name (owner/name); mend it"
+    if model.checkpoint is not None and model.backbone is not None:
+        yield f"model.backbone: found {model.backbone} beside model.checkpoint {model.checkpoint}; keep one of them"
+        return
+    if model.backbone is None and (model.head or model.head_config):
+        yield "model.head: found beside a model.checkpoint, which has its head; name a model.backbone instead"
+    if model.backbone is not None:
+        if model.head is None:
+            yield "model.head: missing, expected what to put on the backbone: upernet, dpt or mask2former"
+        if model.encoder is not None:
+            yield f"model.encoder: found {model.encoder}, but of a backbone under a head it is known; take it out"
+        if model.backbone == "embedded":
+            yield "model.backbone: found embedded, which is a model.checkpoint (the tiny SegFormer of this package)"
+    name = model.pretrained
+    if name == "embedded" or Path(model.resolved_checkpoint()).exists():
+        return
+    if name.startswith((".", "~", "/")) or not is_hub_name(name):
+        yield f"model.{model.key}: found {name!r}, which is no folder here and no Hub name (owner/name); mend it"
 
 
 def _method(recipe: Recipe) -> Iterator[str]:
@@ -53,6 +73,10 @@ def _labels(data: DataSection) -> Iterator[str]:
         data.label_space()
     except UserError as error:
         yield f"data.{error}"
+        return
+    for key, entry in _entries(data):
+        if entry.labels is not None and PRESETS[entry.labels].names != data.label_space().names:
+            yield f"{key}.labels: found {entry.labels}, whose classes are not those of data.labels; take it out"
 
 
 def _places(data: DataSection) -> Iterator[str]:

@@ -12,6 +12,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, Str
 
 from deft_hf.data.corruptions import CORRUPTIONS, SEVERITIES, corrupted_name
 from deft_hf.data.labels import LabelSpace
+from deft_hf.data.layouts import LAYOUTS, split_problem
+from deft_hf.data.presets import PRESETS
 from deft_hf.data.streets import LOOKS, STREETS
 from deft_hf.data.unreadable import POLICIES
 from deft_hf.recipe.values import Integer, Number, Positive, Section, Size, found, mistake, nearest, rising
@@ -39,11 +41,13 @@ class Entry(Section):
     """A domain.
 
     `name` stands in tables and metric keys, `weight` is how often a source is drawn beside others, `corruption` and
-    `severity` make an unseen domain a corrupted copy of the images, see `deft_hf.data.corrupted`.
+    `severity` make an unseen domain a corrupted copy of the images, see `deft_hf.data.corrupted`; `labels` says what
+    its masks hold where that differs from `data.labels`.
     """
 
     name: str | None = None
     weight: Annotated[Number, Field(gt=0, description="a number above 0")] | None = None
+    labels: Literal[tuple(PRESETS)] | None = None
     corruption: Literal[CORRUPTIONS] | None = None
     severity: _Severity | None = Field(None, description="a whole number from 1 to 5, or null for all five")
 
@@ -54,6 +58,10 @@ class Entry(Section):
             default = corrupted_name(default, self.corruption, self.severity)
         self.name = self.name or default
         return self
+
+    def label_space(self, data: DataSection) -> LabelSpace:
+        """What the masks hold, of the recipe's classes."""
+        return data.label_space() if self.labels is None else PRESETS[self.labels]
 
     @property
     def default_name(self) -> str:
@@ -69,10 +77,16 @@ class Entry(Section):
         return None
 
 
+_PLACES = {"images", "masks", "image_suffix", "mask_suffix"}
+
+
 class FolderEntry(Entry):
-    """A domain of files: images and masks in two folders under `folder`, see `Domain.from_folder`."""
+    """A domain of files: images and masks in two folders under `folder`, see `Domain.from_folder`; with a `layout` the
+    official tree of a data set, see `load_layout`.
+    """
 
     folder: str
+    layout: Literal[tuple(LAYOUTS)] | None = None
     split: str | None = None
     images: str = "images"
     masks: str = "masks"
@@ -87,12 +101,22 @@ class FolderEntry(Entry):
     def origin(self) -> Hashable:
         return Path(self.folder)
 
+    def label_space(self, data: DataSection) -> LabelSpace:
+        known = (
+            self.layout is not None and self.labels is None and isinstance(data.labels, str) and data.labels in PRESETS
+        )
+        return PRESETS[LAYOUTS[self.layout].labels] if known else super().label_space(data)
+
     def resolved_folder(self, root: str | None) -> Path:
         """The folder itself; a relative one starts at `root` (`data.root`), or at the working folder if None."""
         return Path(root or "").expanduser() / Path(self.folder).expanduser()
 
     def problem(self, root: str | None) -> str | None:
         folder = self.resolved_folder(root)
+        if self.layout is not None and (problem := split_problem(self.layout, self.split)):
+            return problem
+        if self.layout is not None and (own := sorted(self.model_fields_set & _PLACES)):
+            return f"{own[0]}: found beside layout, which knows it; take one of them out"
         return None if folder.is_dir() else f"folder: found no folder {folder}; mend it, or override data.root=PATH"
 
 
@@ -160,8 +184,9 @@ class DataSection(Section):
     """Where images and masks come from and what is done to them. Sizes are (height, width) in pixels."""
 
     root: str | None = None
-    labels: Literal["streets"] | dict[str, Any] = Field(
-        description="streets, or a mapping with names and, where needed, palette, ids and colors"
+    labels: Literal[("streets", *PRESETS)] | dict[str, Any] = Field(
+        description=f"one of streets, {', '.join(PRESETS)}, or a mapping with names and, where needed, palette, ids "
+        "and colors"
     )
     source: Entries = Field(min_length=1, description="a list of at least one domain to train on")
     validation: Entries = Field([], description="a list of source domains to choose a checkpoint on")
@@ -191,7 +216,9 @@ class DataSection(Section):
         Raises:
             UserError: `labels` contradicts itself.
         """
-        return STREETS if self.labels == "streets" else LabelSpace.from_mapping(self.labels)
+        if isinstance(self.labels, str):
+            return STREETS if self.labels == "streets" else PRESETS[self.labels]
+        return LabelSpace.from_mapping(self.labels)
 
 
 def is_hub_name(text: str) -> bool:
