@@ -54,8 +54,21 @@ def method_arguments(recipe: Recipe, method: str) -> DeFTTrainingArguments:
     """The Trainer's arguments for one of the recipe's methods; of what makes the recipe's own method another one, such
     as its average or a regulariser, a baseline has the defaults.
     """
-    changes = {} if method == recipe.method.name else {"method": method, **own_defaults()}
+    changes = {"method": method, **own_defaults()} if method != recipe.method.name else _pushing(recipe)
     return recipe.training_arguments(output_dir=str(method_folder(recipe, method)), **changes)
+
+
+def _pushing(recipe: Recipe) -> dict[str, Any]:
+    """Trainer's arguments for what is pushed while training; the finished run is pushed after it."""
+    publish = recipe.publish
+    if not (publish.push_to_hub and publish.every_save):
+        return {}
+    return {
+        "push_to_hub": True,
+        "hub_model_id": publish.repo_id,
+        "hub_private_repo": publish.private,
+        "hub_revision": publish.revision,
+    }
 
 
 # ---- data

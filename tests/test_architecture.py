@@ -20,20 +20,31 @@ MODULES = {
 
 # From the top down. A module imports from its own level and from those below it.
 LEVELS = (
-    ("train", "evaluate", "compare"),
+    ("__main__",),
+    ("compare", "env", "evaluate", "export", "predict", "push", "train"),
     ("comparison",),
     ("folder",),
     ("runs",),
     ("results",),
     ("provenance",),
     ("recipe",),
-    ("trainer", "arguments", "checkpoints", "evaluation", "optimization", "stages", "termination"),
+    (
+        "trainer",
+        "arguments",
+        "checkpoints",
+        "components",
+        "evaluation",
+        "hub",
+        "optimization",
+        "stages",
+        "termination",
+    ),
     ("integrity",),
     ("publish",),
     ("scoring",),
     ("data",),
     ("method",),
-    ("errors",),
+    ("console", "errors"),
 )
 RANK = {part: rank for rank, level in enumerate(LEVELS) for part in level}
 
