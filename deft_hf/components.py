@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
+from transformers import PreTrainedModel
 
 from deft_hf.checkpoints import STATE, load_pathways
 from deft_hf.errors import UserError
@@ -15,7 +16,6 @@ from deft_hf.method.adapters import add_adapters, merged
 from deft_hf.method.families import resolve_family
 from deft_hf.method.pathways import DualPathway
 from deft_hf.publish.opening import open_model
-from transformers import PreTrainedModel
 
 Which = Literal["generalized", "usual", "interpolated"]
 
@@ -60,7 +60,7 @@ def load_component(
     plain = open_model(str(folder))
     if which is None:
         return plain
-    pathways, facts = _pathways(folder, plain, encoder)
+    pathways = _pathways(folder, plain, encoder)
     model = pathways.generalized if which == "generalized" else pathways.usual
     if which == "interpolated":
         with torch.no_grad():
@@ -70,7 +70,7 @@ def load_component(
     return merged(model, pathways.family).eval().requires_grad_(True)
 
 
-def _pathways(folder: Path, model: PreTrainedModel, encoder: str | None) -> tuple[DualPathway, dict[str, Any]]:
+def _pathways(folder: Path, model: PreTrainedModel, encoder: str | None) -> DualPathway:
     if not (folder / STATE).is_file():
         present = ", ".join(path.name for path in checkpoints(folder)) or "none"
         raise UserError(
@@ -83,4 +83,4 @@ def _pathways(folder: Path, model: PreTrainedModel, encoder: str | None) -> tupl
     exported = "generalized" if facts["component"] == "generalized" else "usual"
     pathways = DualPathway(model, family, average=facts["average"], exported=exported)
     load_pathways(pathways, folder)
-    return pathways, facts
+    return pathways

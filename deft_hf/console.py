@@ -47,6 +47,10 @@ class Console:
         if not self.quiet:
             print(text, file=sys.stderr if self.json else sys.stdout, flush=True)
 
+    def warn(self, text: str) -> None:
+        """A line on stderr that people should see, whatever else is printed."""
+        print(f"warning: {text}", file=sys.stderr, flush=True)
+
     def result(self, facts: Mapping[str, Any]) -> None:
         """The one JSON object, where it is asked for."""
         if self.json:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 import torch
 from accelerate import PartialState
 from safetensors import SafetensorError
+from torch.utils.data import DataLoader
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -22,6 +24,7 @@ from transformers import (
 from transformers.utils import logging
 
 from deft_hf.arguments import DeFTTrainingArguments, own_defaults
+from deft_hf.data.collate import collate
 from deft_hf.data.corruptions import corrupted
 from deft_hf.data.domains import Domain
 from deft_hf.data.labels import LabelSpace
@@ -29,7 +32,9 @@ from deft_hf.data.sampling import EvaluationSet, TrainingSet
 from deft_hf.data.transforms import EvalTransform, TrainTransform
 from deft_hf.data.unreadable import Reader
 from deft_hf.errors import UserError
+from deft_hf.evaluation import own_randomness
 from deft_hf.integrity import writing
+from deft_hf.method.batchnorm import batchnorm_modules, reestimate
 from deft_hf.method.families import FAMILIES, resolve_family
 from deft_hf.optimization import schedule_shape
 from deft_hf.publish.export import export_generalized, segmentation_processor, verify_export
@@ -232,6 +237,20 @@ def make_trainer(recipe: Recipe, method: str, domains: Domains) -> DeFTTrainer:
     """
     model, processor = load_model(recipe, domains.labels)
     args, data = method_arguments(recipe, method), recipe.data
+    return DeFTTrainer(
+        model=model,
+        args=args,
+        train_dataset=_training_set(recipe, domains, processor, args.data_seed),
+        eval_dataset=_evaluation_sets(recipe, domains, processor, data.images_while_training),
+        processing_class=processor,
+        encoder=recipe.model.encoder,
+        window=data.window,
+        stride=data.stride,
+    )
+
+
+def _training_set(recipe: Recipe, domains: Domains, processor: BaseImageProcessor, seed: int | None) -> TrainingSet:
+    data = recipe.data
     look = {"mean": processor.image_mean, "std": processor.image_std}
     transform = TrainTransform(
         crop=data.crop_size,
@@ -245,18 +264,36 @@ def make_trainer(recipe: Recipe, method: str, domains: Domains) -> DeFTTrainer:
         **look,
     )
     weights = None if data.source[0].weight is None else [entry.weight for entry in data.source]
-    return DeFTTrainer(
-        model=model,
-        args=args,
-        train_dataset=TrainingSet(
-            domains.source, transform, weights=weights, seed=args.data_seed, unreadable=data.unreadable
-        ),
-        eval_dataset=_evaluation_sets(recipe, domains, processor, data.images_while_training),
-        processing_class=processor,
-        encoder=recipe.model.encoder,
-        window=data.window,
-        stride=data.stride,
+    return TrainingSet(domains.source, transform, weights=weights, seed=seed, unreadable=data.unreadable)
+
+
+def reestimate_batchnorm(model: PreTrainedModel, recipe: Recipe, processor: BaseImageProcessor) -> int:
+    """Take the BatchNorm statistics of a model anew, in place, on source images of the recipe's first epoch, as
+    `batchnorm: reestimate` does while training.
+
+    Returns:
+        How many batches they were taken on; 0: the model has no BatchNorm.
+
+    Raises:
+        UserError: the data cannot be read.
+    """
+    if not batchnorm_modules(model):
+        return 0
+    args = recipe.training_arguments()
+    alone = recipe.data.model_copy(update={"validation": [], "unseen": []})
+    domains = load_domains(recipe.model_copy(update={"data": alone}))
+    images = _training_set(recipe, domains, processor, args.data_seed)
+    loader = DataLoader(
+        images,
+        batch_size=args.train_batch_size,
+        shuffle=True,
+        generator=torch.Generator().manual_seed(args.seed),
+        collate_fn=collate,
+        drop_last=len(images) % args.train_batch_size == 1 < len(images),  # BatchNorm has no variance of one
     )
+    with own_randomness(args.seed):
+        reestimate(model, (batch["pixel_values"] for batch in islice(loader, args.batchnorm_batches)))
+    return min(len(loader), args.batchnorm_batches)
 
 
 def _evaluation_sets(

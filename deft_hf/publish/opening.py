@@ -22,6 +22,7 @@ from transformers import (
 from transformers.utils import logging
 
 from deft_hf.errors import UserError
+from deft_hf.method.families import FAMILIES, SegmentationFamily
 
 
 def auto_class(config: PreTrainedConfig) -> type:
@@ -79,8 +80,24 @@ def open_processor(name: str, revision: str | None = None) -> BaseImageProcessor
         return AutoImageProcessor.from_pretrained(str(Path(name).expanduser()), revision=revision or "main")
     except (OSError, ValueError, ImportError) as error:
         raise UserError(
-            f"{name} has no image processor that opens here ({first_line(error)}); it needs a preprocessor_config.json."
+            f"{name} has no image processor that opens here ({first_line(error)}): put its preprocessor_config.json "
+            "there."
         ) from error
+
+
+def inference_family(model: PreTrainedModel) -> SegmentationFamily:
+    """How semantic logits come out of a model; for a type that is not in the table, they are its `logits`.
+
+    Raises:
+        UserError: its outputs are masks, of a type that is not in the table.
+    """
+    model_type = model.config.model_type
+    if model_type not in FAMILIES and type(model.config) not in MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING:
+        raise UserError(
+            f"deft_hf does not know how a {model_type} model's masks become classes of pixels. Known types: "
+            f"{', '.join(sorted(FAMILIES))}."
+        )
+    return FAMILIES.get(model_type, SegmentationFamily(encoder=""))
 
 
 def unreadable(name: str, error: Exception) -> str:

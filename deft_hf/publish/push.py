@@ -11,7 +11,6 @@ from pathlib import Path
 
 from huggingface_hub import CommitInfo, HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
-
 from transformers.utils import logging
 
 from deft_hf.errors import UserError
