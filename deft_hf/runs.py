@@ -38,6 +38,7 @@ from deft_hf.method.batchnorm import batchnorm_modules, reestimate
 from deft_hf.method.families import FAMILIES, resolve_family
 from deft_hf.optimization import schedule_shape
 from deft_hf.publish.export import export_generalized, segmentation_processor, verify_export
+from deft_hf.publish.opening import first_line, unreadable
 from deft_hf.recipe import Recipe
 from deft_hf.recipe.data import Entry, FolderEntry, HubEntry
 from deft_hf.results import METRICS, Domains, collect_facts, method_folder
@@ -152,14 +153,11 @@ def load_model(recipe: Recipe, labels: LabelSpace) -> tuple[PreTrainedModel, Bas
     except UserError:
         raise
     except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"model.checkpoint: {recipe.model.checkpoint} cannot be read ({_first_line(error)}). "
-            "Give a Hub name that can be reached, or a folder with config.json and model.safetensors."
-        ) from error
+        raise UserError(f"model.checkpoint: {unreadable(recipe.model.checkpoint, error)}") from error
     except ValueError as error:
         raise UserError(
             f"model.checkpoint: {recipe.model.checkpoint} does not open as a semantic segmentation model "
-            f"({_first_line(error)}). Known types: {', '.join(sorted(FAMILIES))}."
+            f"({first_line(error)}). Known types: {', '.join(sorted(FAMILIES))}."
         ) from error
     finally:
         logging.set_verbosity(verbosity)
@@ -195,10 +193,6 @@ def _base_processor(name: str, revision: str | None) -> BaseImageProcessor | Non
         return AutoImageProcessor.from_pretrained(name, revision=revision or "main")
     except (OSError, ValueError):
         return None  # a backbone without preprocessor_config.json
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0].rstrip(".")
 
 
 # ---- training

@@ -21,6 +21,8 @@ def hub(monkeypatch, tmp_path):
     server = FakeHub()
     constants = huggingface_hub.constants
     monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
+    template = f"{server.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))

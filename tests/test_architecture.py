@@ -25,6 +25,7 @@ LEVELS = (
     ("comparison",),
     ("folder",),
     ("runs",),
+    ("segmenter",),
     ("results",),
     ("provenance",),
     ("recipe",),
