@@ -27,14 +27,23 @@ def model_folder(folder: str | Path) -> Path:
         UserError: it holds none, or is a checkpoint that is damaged.
     """
     folder = Path(folder).expanduser()
-    is_checkpoint = (folder / MANIFEST).exists() or (folder / STATE).exists() or folder.name.startswith("checkpoint-")
-    if is_checkpoint and (problem := damage(folder)):
-        raise UserError(f"{folder} is damaged: {problem}. Take another checkpoint.")
+    refuse_damaged(folder)
     if not (folder / "config.json").is_file() or not list(folder.glob("model*.safetensors")):
         raise UserError(
             f"{folder} holds no model (config.json and model.safetensors): give a final folder or a checkpoint-N."
         )
     return folder
+
+
+def refuse_damaged(folder: Path) -> None:
+    """Look at a checkpoint's manifest, where the folder is one.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    is_checkpoint = (folder / MANIFEST).exists() or (folder / STATE).exists() or folder.name.startswith("checkpoint-")
+    if is_checkpoint and folder.is_dir() and (problem := damage(folder)):
+        raise UserError(f"{folder} is damaged: {problem}. Take another checkpoint.")
 
 
 def load_component(

@@ -11,6 +11,7 @@ import yaml
 from PIL import Image
 from transformers import BaseImageProcessor, PreTrainedModel
 
+from deft_hf.components import refuse_damaged
 from deft_hf.data.labels import LabelSpace, default_palette
 from deft_hf.data.streets import STREETS
 from deft_hf.errors import UserError
@@ -68,6 +69,7 @@ class Segmenter:
         Raises:
             UserError: the model or its processor cannot be opened, or there is no such device.
         """
+        refuse_damaged(Path(name).expanduser())
         model = open_model(name, revision)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:

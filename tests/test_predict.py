@@ -142,6 +142,9 @@ def test_mistakes_are_one_message(model, pictures, tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             predict.main([str(folder), *arguments])
+    exported(tmp_path / "checkpoint-3")
+    with pytest.raises(UserError, match="checkpoint-3 is damaged: it has no manifest.json"):
+        Segmenter.open(str(tmp_path / "checkpoint-3"))
     with pytest.raises(UserError, match="cannot be read .*Give a Hub name that can be reached"):
         open_model(str(tmp_path / "nothing"))
     models.build("segformer").segformer.save_pretrained(tmp_path / "backbone")

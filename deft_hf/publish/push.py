@@ -193,7 +193,7 @@ def without_token(text: str, token: str | None = None) -> str:
     except OSError:  # the file of the token cannot be read
         tokens = [token, os.environ.get("HF_TOKEN")]
     for secret in filter(None, tokens):
-        for form in {secret, secret.strip(), repr(secret)[1:-1]} - {""}:
+        for form in sorted({secret, secret.strip(), repr(secret)[1:-1]} - {""}, key=len, reverse=True):
             text = text.replace(form, "(token)")
     return re.sub(r"\bhf_\w{8,}", "(token)", text)
 
