@@ -274,7 +274,7 @@ def reestimate_batchnorm(model: PreTrainedModel, recipe: Recipe, processor: Base
     if not batchnorm_modules(model):
         return 0
     args = recipe.training_arguments()
-    alone = recipe.data.model_copy(update={"validation": [], "unseen": []})
+    alone = recipe.data.model_copy(update={"validation": [], "unseen": [], "check": False})
     domains = load_domains(recipe.model_copy(update={"data": alone}))
     images = _training_set(recipe, domains, processor, args.data_seed)
     loader = DataLoader(
