@@ -170,8 +170,6 @@ class CheckpointMixin:
         self.refresh_batchnorm()
         self.whole(self.pathways.exported)  # with every rank: `_save` runs on one
         self._save(output_dir)
-        if self.args.push_to_hub and not _internal_call:
-            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         if self.hp_search_backend is None and trial is None:

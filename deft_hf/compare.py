@@ -44,10 +44,10 @@ def _rates(text: str) -> list[float]:
 def _parser() -> argparse.ArgumentParser:
     known = "\n".join(f"  {name:18} {variant.note}" for name, variant in VARIANTS.items())
     parser = argparse.ArgumentParser(
-        prog="deft_hf.compare",
+        prog="python -m deft_hf.compare",
         description="Train methods x seeds on one recipe and report how they differ on unseen domains.",
         epilog=f"methods (settings of one's own after colons, as deft:method.ema_decay_steps=40000):\n{known}\n\n"
-        "example: python -m deft_hf.compare recipes/quickstart.yaml --methods joint,lp_ft,deft --seeds 5 --jobs 2",
+        "examples:\n  python -m deft_hf.compare recipes/quickstart.yaml --methods joint,lp_ft,deft --seeds 5 --jobs 2",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument

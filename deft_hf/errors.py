@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -82,6 +83,14 @@ def run_command(main: Callable[[], None], when_interrupted: str) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:
+        try:
+            print(flush=True)  # whether it is ours that is broken, or a pipe to a process of the data loader
+        except BrokenPipeError:
+            # The reader of our output, `head` for one, has what it wanted. Python would complain once more at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(141)  # the shell's for SIGPIPE
+        raise
     except OSError as error:
         # Whatever was being written, a log for one: the disk is no defect of ours.
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 import torch
 from accelerate import PartialState
 from safetensors import SafetensorError
+from torch.utils.data import DataLoader
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -22,6 +24,7 @@ from transformers.utils import logging
 
 from deft_hf.arguments import DeFTTrainingArguments, own_defaults
 from deft_hf.backbones import patch_size, under_head
+from deft_hf.data.collate import collate
 from deft_hf.data.corruptions import corrupted
 from deft_hf.data.domains import Domain
 from deft_hf.data.labels import LabelSpace
@@ -30,11 +33,14 @@ from deft_hf.data.sampling import EvaluationSet, TrainingSet
 from deft_hf.data.transforms import EvalTransform, TrainTransform
 from deft_hf.data.unreadable import Reader
 from deft_hf.errors import UserError
+from deft_hf.evaluation import own_randomness
 from deft_hf.integrity import writing
 from deft_hf.loading import newly_made, summary
-from deft_hf.method.families import FAMILIES, SegmentationFamily, auto_class, resolve_family
+from deft_hf.method.batchnorm import batchnorm_modules, reestimate
+from deft_hf.method.families import FAMILIES, SegmentationFamily, auto_class, objective_of, resolve_family
 from deft_hf.optimization import schedule_shape
 from deft_hf.publish.export import export_generalized, segmentation_processor, verify_export
+from deft_hf.publish.opening import first_line, unreadable
 from deft_hf.recipe import Recipe
 from deft_hf.recipe.data import Entry, FolderEntry, HubEntry
 from deft_hf.results import METRICS, Domains, collect_facts, method_folder
@@ -56,8 +62,21 @@ def method_arguments(recipe: Recipe, method: str) -> DeFTTrainingArguments:
     """The Trainer's arguments for one of the recipe's methods; of what makes the recipe's own method another one, such
     as its average or a regulariser, a baseline has the defaults.
     """
-    changes = {} if method == recipe.method.name else {"method": method, **own_defaults()}
+    changes = {"method": method, **own_defaults()} if method != recipe.method.name else _pushing(recipe)
     return recipe.training_arguments(output_dir=str(method_folder(recipe, method)), **changes)
+
+
+def _pushing(recipe: Recipe) -> dict[str, Any]:
+    """Trainer's arguments for what is pushed while training; the finished run is pushed after it."""
+    publish = recipe.publish
+    if not (publish.push_to_hub and publish.every_save):
+        return {}
+    return {
+        "push_to_hub": True,
+        "hub_model_id": publish.repo_id,
+        "hub_private_repo": publish.private,
+        "hub_revision": publish.revision,
+    }
 
 
 # ---- data
@@ -147,14 +166,11 @@ def load_model(recipe: Recipe, labels: LabelSpace) -> tuple[PreTrainedModel, Bas
     except UserError:
         raise
     except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"{where} cannot be read ({_first_line(error)}). "
-            "Give a Hub name that can be reached, or a folder with config.json and model.safetensors."
-        ) from error
+        raise UserError(f"model.{section.key}: {unreadable(section.pretrained, error)}") from error
     except ValueError as error:
         raise UserError(
             f"{where} does not open as a semantic segmentation model "
-            f"({_first_line(error)}). Known types: {', '.join(sorted(FAMILIES))}."
+            f"({first_line(error)}). Known types: {', '.join(sorted(FAMILIES))}."
         ) from error
     finally:
         logging.set_verbosity(verbosity)
@@ -200,10 +216,6 @@ def _base_processor(name: str, revision: str | None) -> BaseImageProcessor | Non
         return None  # a backbone without preprocessor_config.json
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0].rstrip(".")
-
-
 # ---- training
 
 
@@ -241,6 +253,20 @@ def make_trainer(recipe: Recipe, method: str, domains: Domains) -> DeFTTrainer:
     """
     model, processor = load_model(recipe, domains.labels)
     args, data = method_arguments(recipe, method), recipe.data
+    return DeFTTrainer(
+        model=model,
+        args=args,
+        train_dataset=_training_set(recipe, domains, processor, args.data_seed),
+        eval_dataset=_evaluation_sets(recipe, domains, processor, data.images_while_training),
+        processing_class=processor,
+        encoder=recipe.model.encoder,
+        window=data.window,
+        stride=data.stride,
+    )
+
+
+def _training_set(recipe: Recipe, domains: Domains, processor: BaseImageProcessor, seed: int | None) -> TrainingSet:
+    data = recipe.data
     look = {"mean": processor.image_mean, "std": processor.image_std}
     transform = TrainTransform(
         crop=data.crop_size,
@@ -254,18 +280,37 @@ def make_trainer(recipe: Recipe, method: str, domains: Domains) -> DeFTTrainer:
         **look,
     )
     weights = None if data.source[0].weight is None else [entry.weight for entry in data.source]
-    return DeFTTrainer(
-        model=model,
-        args=args,
-        train_dataset=TrainingSet(
-            domains.source, transform, weights=weights, seed=args.data_seed, unreadable=data.unreadable
-        ),
-        eval_dataset=_evaluation_sets(recipe, domains, processor, data.images_while_training),
-        processing_class=processor,
-        encoder=recipe.model.encoder,
-        window=data.window,
-        stride=data.stride,
+    return TrainingSet(domains.source, transform, weights=weights, seed=seed, unreadable=data.unreadable)
+
+
+def reestimate_batchnorm(model: PreTrainedModel, recipe: Recipe, processor: BaseImageProcessor) -> int:
+    """Take the BatchNorm statistics of a model anew, in place, on source images of the recipe's first epoch, as
+    `batchnorm: reestimate` does while training.
+
+    Returns:
+        How many batches they were taken on; 0: the model has no BatchNorm.
+
+    Raises:
+        UserError: the data cannot be read.
+    """
+    if not batchnorm_modules(model):
+        return 0
+    args = recipe.training_arguments()
+    alone = recipe.data.model_copy(update={"validation": [], "unseen": [], "check": False})
+    domains = load_domains(recipe.model_copy(update={"data": alone}))
+    images = _training_set(recipe, domains, processor, args.data_seed)
+    loader = DataLoader(
+        images,
+        batch_size=args.train_batch_size,
+        shuffle=True,
+        generator=torch.Generator().manual_seed(args.seed),
+        collate_fn=collate,
+        drop_last=len(images) % args.train_batch_size == 1 < len(images),  # BatchNorm has no variance of one
     )
+    with own_randomness(args.seed):
+        batches = (batch["pixel_values"] for batch in islice(loader, args.batchnorm_batches))
+        reestimate(model, batches, objective_of(model.config.model_type).forward)
+    return min(len(loader), args.batchnorm_batches)
 
 
 def _evaluation_sets(

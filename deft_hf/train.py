@@ -10,7 +10,7 @@ from transformers.utils import logging
 from deft_hf import results, runs
 from deft_hf.errors import run_command
 from deft_hf.folder import claimed_folder
-from deft_hf.publish.push import push_folder
+from deft_hf.publish.push import check_repository, push_folder
 from deft_hf.recipe import Recipe
 
 
@@ -23,6 +23,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     runs.say(recipe.to_yaml())
     if options.dry_run:
         return
+    publish = recipe.publish
+    target = {"private": publish.private, "revision": publish.revision}
+    if publish.push_to_hub and runs.is_main():
+        check_repository(publish.repo_id, **target)
     with claimed_folder(recipe, options.resume_anyway) as folder:
         domains = runs.load_domains(recipe)
         for method in [*recipe.method.baselines, recipe.method.name]:
@@ -32,15 +36,17 @@ def main(argv: Sequence[str] | None = None) -> None:
             table = results.report(recipe, domains, facts)
             results.write_model_card(recipe, domains, facts)
             print(f"\nmean IoU in per cent\n\n{table}\n\nThe model, a plain Hub folder: {folder}")
-            if recipe.publish.push_to_hub:
-                push_folder(folder, recipe.publish.repo_id, private=recipe.publish.private)
+            if publish.push_to_hub:
+                print(f"On the Hub: {push_folder(folder, publish.repo_id, **target)}")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="deft_hf.train",
+        prog="python -m deft_hf.train",
         description="Fine-tune a segmentation model so that it still works on unseen domains.",
-        epilog="example: accelerate launch -m deft_hf.train recipes/quickstart.yaml training.seed=1",
+        epilog="examples:\n  accelerate launch -m deft_hf.train recipes/quickstart.yaml training.seed=1\n"
+        "  python -m deft_hf.train recipes/quickstart.yaml --dry-run",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("recipe", help="YAML file; see recipes/README.md")
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="values to use instead of the recipe's")

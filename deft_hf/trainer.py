@@ -19,6 +19,7 @@ from deft_hf.data.sampling import EvaluationSet, TrainingSet
 from deft_hf.data.unreadable import Reader
 from deft_hf.errors import TrainingDiverged, UserError
 from deft_hf.evaluation import METRICS, EvaluationMixin, own_randomness
+from deft_hf.hub import HubMixin
 from deft_hf.integrity import last_good_checkpoint
 from deft_hf.method.adapters import add_adapters, merged
 from deft_hf.method.batchnorm import batchnorm_modules, mend_momentum
@@ -39,7 +40,7 @@ __all__ = ["DeFTTrainer", "DeFTTrainingArguments"]
 logger = logging.get_logger(__name__)
 
 
-class DeFTTrainer(EvaluationMixin, CheckpointMixin, ShardingMixin, Trainer):
+class DeFTTrainer(EvaluationMixin, HubMixin, CheckpointMixin, ShardingMixin, Trainer):
     """Fine-tunes a Hub segmentation model by DeFT, or by a baseline on the same loop; in every other way a `Trainer`.
 
     One `train()` runs all stages of `args.method`. Evaluation, checkpoints and `save_model` are of the generalized

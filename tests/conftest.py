@@ -1,9 +1,34 @@
 """Settings that must be in place before any test module imports the stack."""
 
 import os
+from types import SimpleNamespace
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import huggingface_hub  # noqa: E402
+import pytest  # noqa: E402
 import torch  # noqa: E402
+from transformers.utils import hub as transformers_hub  # noqa: E402
+
+from tests.hub import TOKEN, FakeHub  # noqa: E402
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A Hub of its own, which the client of this process talks to as ana."""
+    server = FakeHub()
+    constants = huggingface_hub.constants
+    monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
+    template = f"{server.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+    monkeypatch.setattr(transformers_hub, "_hf_api", None)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    # The client would try again for 23 seconds.
+    monkeypatch.setattr(huggingface_hub.utils._http, "time", SimpleNamespace(sleep=lambda seconds: None))
+    yield server
+    server.close()

@@ -20,10 +20,12 @@ MODULES = {
 
 # From the top down. A module imports from its own level and from those below it.
 LEVELS = (
-    ("train", "evaluate", "compare"),
+    ("__main__",),
+    ("compare", "env", "evaluate", "export", "predict", "push", "train"),
     ("comparison",),
     ("folder",),
     ("runs",),
+    ("segmenter",),
     ("results",),
     ("provenance",),
     ("backbones", "loading"),
@@ -32,7 +34,9 @@ LEVELS = (
         "trainer",
         "arguments",
         "checkpoints",
+        "components",
         "evaluation",
+        "hub",
         "optimization",
         "optimizer_state",
         "plain",
@@ -45,7 +49,7 @@ LEVELS = (
     ("scoring",),
     ("data",),
     ("method",),
-    ("errors",),
+    ("console", "errors"),
 )
 RANK = {part: rank for rank, level in enumerate(LEVELS) for part in level}
 

@@ -394,7 +394,7 @@ def test_mixed_sources_windows_recoloured_copies_and_a_push_that_fails(recipe, t
     datasets.DatasetDict({"train": hub}).save_to_disk(tmp_path / "hub")
     entry = f"{{hub: {tmp_path / 'hub'}, split: train, image_column: photo, mask_column: truth, name: hub, weight: 1}}"
     path = recipe(method={"baselines": []}, publish={"push_to_hub": True, "repo_id": "someone/model"})
-    with pytest.raises(UserError, match="the push to someone/model failed.*safe in .*out.*hf upload"):
+    with pytest.raises(UserError, match="the push to someone/model failed.*safe in .*out.*python -m deft_hf.push"):
         main(
             [
                 path,

@@ -120,7 +120,8 @@ class Plan:
         # What the recipe asks of DeFT, a regulariser for one, is none of a rival's business.
         deft = changes.get("method.name", "deft") == "deft"
         neutral = {} if deft else {f"method.{name}": value for name, value in own_defaults().items()}
-        changes = {"method.baselines": [], **neutral, **changes}
+        alone = {"method.baselines": [], "publish.push_to_hub": False, "publish.every_save": False}
+        changes = {**alone, **neutral, **changes}
         texts = [f"{key}={yaml.safe_dump(value, default_flow_style=True)}" for key, value in changes.items()]
         return Recipe.load(self.recipe, [*self.overrides, *texts])
 

@@ -64,7 +64,7 @@ class LabelSpace:
         if len(names) > _UNKNOWN:
             raise UserError(f"labels.names: found {len(names)} classes; masks of train ids hold at most {_UNKNOWN}")
 
-        palette = _sequence(self.palette, "palette", "a list of [red, green, blue]") or _default_palette(len(names))
+        palette = _sequence(self.palette, "palette", "a list of [red, green, blue]") or default_palette(len(names))
         palette = tuple(_color(color, "palette") for color in palette)
         if len(palette) != len(names):
             raise UserError(f"labels.palette: found {len(palette)} colours for {len(names)} names; give one a class")
@@ -216,7 +216,7 @@ class LabelSpace:
         return f"found the ids {found}, which labels.ids does not list; give each one a train id there (255 = ignore)"
 
 
-def _default_palette(count: int) -> tuple[tuple[int, int, int], ...]:
+def default_palette(count: int) -> tuple[tuple[int, int, int], ...]:
     # Every further round of the seven hues is darkened by another step of the golden ratio, which keeps rounds apart.
     rounds = (1 - 0.7 * (index // len(_OKABE_ITO) * 0.618 % 1) for index in range(count))
     return tuple(

@@ -92,7 +92,7 @@ def render_card(facts: CardFacts) -> str:
     Absolute paths are cut to their last name and tokens are left out, in the recipe and the command too.
     """
     jinja = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
-    jinja.filters |= {"shareable": _shareable, "value": _value}
+    jinja.filters |= {"shareable": shareable, "value": _value}
     template = jinja.from_string(files("deft_hf.publish").joinpath("model_card.md").read_text(encoding="utf-8"))
     scores = facts.results[facts.method]
     objective = objective_of(facts.config.model_type)
@@ -164,7 +164,7 @@ def _base_name(facts: CardFacts) -> str:
     return facts.base_model if _is_hub_name(facts.base_model) else Path(facts.base_model).expanduser().resolve().name
 
 
-def _shareable(text: str) -> str:
+def shareable(text: str) -> str:
     """`text` without what concerns the author's machine or account alone."""
     text = _TOKEN.sub(r"\1(left out)", text)
     return _LOCAL_PATH.sub(lambda match: re.split(r"[/\\]", match[0].rstrip("/\\"))[-1], text).strip()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
@@ -18,7 +19,10 @@ from torch import Tensor
 from transformers import BaseImageProcessor, PreTrainedModel, SegformerImageProcessorPil
 
 from deft_hf.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from deft_hf.errors import UserError
 from deft_hf.method.families import objective_of
+
+_STORED = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64"}
 
 # Run in a process of its own. Tensors read from a file lie wherever the file has them, and kernels of the CPU round
 # differently there. Copies lie at aligned addresses, as everything does in the process that trained the model.
@@ -75,52 +79,87 @@ def segmentation_processor(base: BaseImageProcessor | None, size: tuple[int, int
 
 
 def export_generalized(
-    model: PreTrainedModel, output_dir: str | os.PathLike, processor: BaseImageProcessor, card: str | None = None
+    model: PreTrainedModel,
+    output_dir: str | os.PathLike,
+    processor: BaseImageProcessor,
+    card: str | None = None,
+    dtype: torch.dtype | None = None,
+    max_shard_size: str = "5GB",
 ) -> None:
     """Writes a model as a plain Hub folder that loads with transformers alone.
 
     `config.json`, `model.safetensors`, `preprocessor_config.json` and, with a card, `README.md`. Every file comes into
-    place whole; what else the folder holds (checkpoints, results, figures) stays.
+    place whole; what else the folder holds (checkpoints, results, figures) stays, but for weights that were there.
 
     Args:
-        model: the model to hand on, which is `trainer.generalized_model` after training.
+        model: the model to hand on, which is `trainer.generalized_model` after training; it is left as it is.
         output_dir: the folder; made where it is missing.
         processor: prepares images as the model was evaluated on; see `segmentation_processor`.
         card: text of the model card; `None` leaves a README that is there as it is.
+        dtype: of the weights and buffers in the files; default: the model's.
+        max_shard_size: weights that are larger are spread over several files, `model-00001-of-0000N.safetensors`.
+
+    Raises:
+        UserError: `dtype` cannot hold the weights.
     """
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
+    if dtype is not None:
+        model = _rounded(model, dtype)
     # Inside the folder, which may be a mount of its own: files can be moved within one file system only.
     with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as partial:
-        model.save_pretrained(partial)
+        model.save_pretrained(partial, max_shard_size=max_shard_size)
         processor.save_pretrained(partial)
         if card is not None:
             Path(partial, "README.md").write_text(card, encoding="utf-8")
-        for path in Path(partial).iterdir():
-            os.replace(path, folder / path.name)
+        written = {path.name for path in Path(partial).iterdir()}
+        for name in written:
+            os.replace(Path(partial, name), folder / name)
+    for path in weight_files(folder):
+        if path.name not in written:
+            path.unlink()  # of an export in more or fewer shards, which would be loaded in place of this one
 
 
-def verify_export(output_dir: str | os.PathLike, model: PreTrainedModel, example: Image.Image) -> dict[str, Any]:
+def weight_files(folder: Path) -> list[Path]:
+    """The files of a folder that `from_pretrained` reads weights from, and their index."""
+    return [*folder.glob("model.safetensors*"), *folder.glob("model-*-of-*.safetensors")]
+
+
+def _rounded(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    rounded = copy.deepcopy(model).to(dtype)
+    after = rounded.state_dict()
+    for name, before in model.state_dict().items():
+        if before.isfinite().all() and not after[name].isfinite().all():
+            raise UserError(f"dtype: {name} has values that {dtype} cannot hold: choose bfloat16 or float32.")
+    return rounded
+
+
+def verify_export(
+    output_dir: str | os.PathLike, model: PreTrainedModel, example: Image.Image, dtype: torch.dtype | None = None
+) -> dict[str, Any]:
     """Loads an export in a fresh process that cannot import deft_hf, and compares its outputs exactly.
 
     Compared is what semantic logits are made of: `logits`, or the class and mask logits of the queries.
 
     Both run on the CPU in float32 and eval mode, with the same number of threads, on what the exported processor makes
-    of the example. The network is not used.
+    of the example; the model with its weights rounded to `dtype`. The network is not used.
 
     Args:
         output_dir: what `export_generalized` wrote.
         model: the model that was exported; it is left as it is.
         example: any image; it is taken as RGB.
+        dtype: that it was exported in; default: the model's.
 
     Returns:
         `max_difference` (0.0), `logits_shape` (N, C, h, w) of the semantic logits, `seconds`.
 
     Raises:
-        RuntimeError: the folder does not load or run, or gives other logits; with what differs.
+        RuntimeError: the folder does not load or run, holds weights of another type, or gives other logits; with what
+            differs.
     """
     start = time.perf_counter()
     folder = Path(output_dir).resolve()
+    _check_dtype(folder, dtype or model.dtype)
     objective = objective_of(model.config.model_type)
     how = [objective.auto_class, json.dumps(objective.outputs), json.dumps(objective.inputs(model.config))]
     with tempfile.TemporaryDirectory() as work:
@@ -137,10 +176,10 @@ def verify_export(output_dir: str | os.PathLike, model: PreTrainedModel, example
         with safe_open(Path(work, "answer.safetensors"), framework="pt") as answer:
             problems = json.loads(answer.metadata()["problems"])
             pixel_values = answer.get_tensor("pixel_values").clone()
-            found = {name: answer.get_tensor(name) for name in objective.outputs}
+            found = {name: answer.get_tensor(name).clone() for name in objective.outputs}
     if problems:
         raise RuntimeError(f"{folder} does not hold the weights of a {type(model).__name__}: {problems}")
-    reference = _on_cpu(model)
+    reference = _on_cpu(model, dtype)
     with torch.inference_mode():
         outputs = objective.forward(reference, pixel_values)
         shape = objective.logits(outputs).shape
@@ -155,12 +194,30 @@ def verify_export(output_dir: str | os.PathLike, model: PreTrainedModel, example
     }
 
 
-def _on_cpu(model: PreTrainedModel) -> PreTrainedModel:
-    """The model's weights in float32 in a new model of its class, which has the attention kernel of a plain load."""
+def _check_dtype(folder: Path, dtype: torch.dtype) -> None:
+    for path in weight_files(folder):
+        if path.suffix != ".safetensors":
+            continue
+        with safe_open(path, framework="pt") as weights:
+            for name in weights.keys():
+                # Counters, such as BatchNorm's, are no weights.
+                found = weights.get_slice(name).get_dtype()
+                if found.startswith(("F", "BF")) and found != _STORED[dtype]:
+                    raise RuntimeError(f"{path}: {name} is {found}, but the export is in {dtype}")
+
+
+def _on_cpu(model: PreTrainedModel, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    """The model's weights, rounded to `dtype`, in float32 in a new model of its class.
+
+    It has the attention kernel of a plain load.
+    """
     config = type(model.config).from_dict(model.config.to_dict())
     with torch.random.fork_rng(devices=[]):  # the weights that it starts with are drawn
         rebuilt = type(model)(config).float()
-    rebuilt.load_state_dict(model.state_dict())
+    weights = model.state_dict()
+    if dtype is not None:
+        weights = {name: value.to(dtype) if value.is_floating_point() else value for name, value in weights.items()}
+    rebuilt.load_state_dict(weights)
     return rebuilt.eval()
 
 

@@ -1,57 +1,205 @@
-"""The final folder on the Hub."""
+"""A model folder on the Hub."""
 
 from __future__ import annotations
 
 import os
+import re
 import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub import HfApi
+from huggingface_hub import CommitInfo, HfApi, get_token
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+from transformers.utils import logging
 
 from deft_hf.errors import UserError
 
-# Patterns of the Hub, whose `*` matches `/` too: checkpoints, whole or in writing, and the folders of baselines.
-LEFT_OUT = ("checkpoint-*", "baselines/*", ".*")
+logger = logging.get_logger(__name__)
+
+# Patterns of the Hub, whose `*` matches `/` too: checkpoints, whole or in writing, and the folders of baselines; then
+# what a checkpoint holds for going on, which is of no use to others and partly pickled.
+LEFT_OUT = (
+    "checkpoint-*",
+    "baselines/*",
+    ".*",
+    "*.pt",
+    "*.pth",
+    "*.bin",
+    "*.pkl",
+    "usual*.safetensors",
+    "generalized*.safetensors",
+    "initial*.safetensors",
+    "deft_state.json",
+    "manifest.json",
+    "trainer_state.json",
+)
+# Weights of an earlier push under other names, of which `from_pretrained` would take one for the model.
+_WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
+_REFUSALS = (400, 401, 402, 403, 404, 409, 422)
+
+
+class PushFailed(UserError):
+    """A push that came to nothing, with what is safe where and the command that pushes again.
+
+    Attributes:
+        refused: the Hub said no, so that trying again without a change is of no use.
+    """
+
+    def __init__(self, message: str, refused: bool) -> None:
+        super().__init__(message)
+        self.refused = refused
 
 
 def push_folder(
-    folder: str | os.PathLike, repo_id: str, private: bool, token: str | None = None, revision: str | None = None
+    folder: str | os.PathLike,
+    repo_id: str,
+    private: bool | None,
+    token: str | None = None,
+    revision: str | None = None,
+    message: str = "Upload model",
 ) -> str:
-    """Uploads a finished run to a model repository, without checkpoints and baselines.
+    """Uploads a model folder to a model repository, without checkpoints, baselines and what only training needs.
+
+    Big files that an earlier push got across are not sent again, so that a push that broke off is gone on with.
 
     Args:
-        folder: what `export_generalized` wrote into, with results and figures beside it.
-        repo_id: `user/name`; the repository is made where there is none. One that exists stays as visible as it is.
-        private: whether a new repository is private.
-        token: the Hub's access token; default: the one that `hf auth login` saved.
+        folder: a final folder (what `export_generalized` wrote into, with results and figures beside it) or a
+            checkpoint.
+        repo_id: `user/name` or `organisation/name`; the repository is made where there is none.
+        private: whether a new repository is private; None: as the account has it by default.
+        token: the Hub's access token; default: `HF_TOKEN`, or the one that `hf auth login` saved.
         revision: branch to push to, made where there is none; default: main.
+        message: of the commit.
 
     Returns:
         Address of the repository.
 
     Raises:
-        UserError: the Hub refused or could not be reached; with the command that pushes again.
+        PushFailed: the Hub refused or could not be reached, or the repository is public and `private` was asked for;
+            with the command that pushes again.
+    """
+    with explained(folder, repo_id, private, token, revision):
+        repo_id = prepare_repository(repo_id, private, token, revision)
+        upload(folder, repo_id, token=token, revision=revision, message=message)
+        return f"{HfApi().endpoint}/{repo_id}"
+
+
+def prepare_repository(
+    repo_id: str, private: bool | None, token: str | None = None, revision: str | None = None
+) -> str:
+    """Makes repository and branch where there are none; returns the repository's full name.
+
+    Raises:
+        PushFailed: the repository exists and is public although `private` was asked for.
     """
     api = HfApi(token=token)
+    name = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    if private and not api.repo_info(name).private:
+        raise PushFailed(
+            f"the repository {name} exists and is public, but this push is private. Make it private on the Hub, "
+            "choose another name, or push publicly",
+            refused=True,
+        )
+    if revision is not None:
+        api.create_branch(name, branch=revision, exist_ok=True)
+    return name
+
+
+def check_repository(repo_id: str, private: bool | None, token: str | None = None, revision: str | None = None) -> str:
+    """`prepare_repository`, to know before training whether the Hub will take what comes.
+
+    Returns:
+        The repository's full name; `repo_id` where the Hub cannot be reached, which is a warning.
+
+    Raises:
+        PushFailed: the Hub refused, so that no push will succeed.
+    """
     try:
-        address = api.create_repo(repo_id, private=private, exist_ok=True)
-        if revision is not None:
-            api.create_branch(address.repo_id, branch=revision, exist_ok=True)
-        api.upload_folder(repo_id=address.repo_id, folder_path=folder, revision=revision, ignore_patterns=[*LEFT_OUT])
+        return prepare_repository(repo_id, private, token, revision)
+    except Exception as error:  # as in `explained`
+        found, refused, way_out = _reason(error, token)
+        if refused:
+            message = f"{repo_id} cannot be pushed to: {found}. Nothing was trained. {way_out}start again."
+            raise PushFailed(message, refused) from error
+        logger.warning(f"{repo_id}: {found}. Training starts all the same; every push tries again.")
+        return repo_id
+
+
+def upload(
+    folder: str | os.PathLike,
+    repo_id: str,
+    *,
+    token: str | None = None,
+    revision: str | None = None,
+    message: str = "Upload model",
+    path_in_repo: str | None = None,
+    left_out: Sequence[str] = LEFT_OUT,
+) -> CommitInfo:
+    """Uploads a folder into a repository that exists; raises what the Hub's client raises."""
+    return HfApi(token=token).upload_folder(
+        repo_id=repo_id,
+        folder_path=folder,
+        path_in_repo=path_in_repo,
+        revision=revision,
+        commit_message=message,
+        ignore_patterns=[*left_out],
+        delete_patterns=[*_WEIGHTS],
+    )
+
+
+@contextmanager
+def explained(
+    folder: str | os.PathLike,
+    repo_id: str,
+    private: bool | None,
+    token: str | None = None,
+    revision: str | None = None,
+) -> Iterator[None]:
+    """Around a push of `folder`: whatever goes wrong is one `PushFailed`, without the token."""
+    try:
+        yield
     # The Hub, the network, a proxy and the storage client fail in ways that no list of exceptions covers.
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(
-            f"the push to {repo_id} failed: {reason}. Training and export are safe in {folder}. Log in (hf auth "
-            f"login) with a token that may write there, then push again: "
-            f"{_command(folder, repo_id, private, revision)}"
+        found, refused, way_out = _reason(error, token)
+        raise PushFailed(
+            f"the push to {repo_id} failed: {found}. Everything is safe in {folder}. {way_out}push again: "
+            f"{_command(folder, repo_id, private, revision)}",
+            refused,
         ) from error
-    return str(address)
 
 
-def _command(folder: str | os.PathLike, repo_id: str, private: bool, revision: str | None) -> str:
-    words = ["hf", "upload", repo_id, str(Path(folder).resolve()), ".", "--private" if private else "--no-private"]
+def _reason(error: BaseException, token: str | None) -> tuple[str, bool, str]:
+    """What went wrong, whether the Hub or its client refused, and what to do before pushing again."""
+    chain, link = [], error
+    while link is not None and len(chain) < 3:
+        chain.append(link)
+        link = link.__cause__
+    texts = dict.fromkeys(" ".join(str(link).split()).rstrip(".") or type(link).__name__ for link in chain)
+    status = next((link.response.status_code for link in chain if isinstance(link, HfHubHTTPError)), None)
+    refused = status in _REFUSALS or isinstance(error, HFValidationError | PushFailed)
+    way_out = "Then " if isinstance(error, PushFailed | HFValidationError) else "When the Hub can be reached, "
+    if status in (401, 403, 404):
+        way_out = "Log in (hf auth login, or HF_TOKEN) with a token that may write there, then "
+    elif isinstance(error, OfflineModeIsEnabled):
+        way_out = "Without HF_HUB_OFFLINE, "
+    return without_token("; ".join(texts), token), refused, way_out
+
+
+def without_token(text: str, token: str | None = None) -> str:
+    """`text` without access tokens: this one, the one that is set on this machine, and what looks like one."""
+    try:
+        tokens = [token, os.environ.get("HF_TOKEN"), get_token()]
+    except OSError:  # the file of the token cannot be read
+        tokens = [token, os.environ.get("HF_TOKEN")]
+    for secret in filter(None, tokens):
+        for form in sorted({secret, secret.strip(), repr(secret)[1:-1]} - {""}, key=len, reverse=True):
+            text = text.replace(form, "(token)")
+    return re.sub(r"\bhf_\w{8,}", "(token)", text)
+
+
+def _command(folder: str | os.PathLike, repo_id: str, private: bool | None, revision: str | None) -> str:
+    words = ["python", "-m", "deft_hf.push", str(Path(folder).resolve()), repo_id]
+    words += [] if private is None else ["--private" if private else "--public"]
     words += [] if revision is None else ["--revision", revision]
-    for pattern in LEFT_OUT:
-        words += ["--exclude", pattern]
     return shlex.join(words)

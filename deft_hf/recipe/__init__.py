@@ -73,6 +73,8 @@ class PublishSection(Section):
     push_to_hub: StrictBool = False
     repo_id: str | None = None
     private: StrictBool = True
+    revision: str | None = None
+    every_save: StrictBool = False
     license: str | None = None
 
 

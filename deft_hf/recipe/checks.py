@@ -183,6 +183,8 @@ def _publish(recipe: Recipe) -> Iterator[str]:
         yield "publish.repo_id: missing, expected owner/name, since publish.push_to_hub is true"
     elif name is not None and not is_hub_name(name):
         yield f"publish.repo_id: found {name!r}, expected owner/name"
+    if recipe.publish.every_save and not recipe.publish.push_to_hub:
+        yield "publish.every_save: true without publish.push_to_hub, so that nothing is pushed; set that too"
 
 
 def _entries(data: DataSection) -> Iterator[tuple[str, Entry]]:

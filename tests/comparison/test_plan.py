@@ -139,6 +139,12 @@ def test_a_recipe_with_baselines_has_runs_of_one_method_each(plan):
         assert run.recipe.method.baselines == [] and run.folder == plan.run(variant.settings, 0).folder, name
 
 
+def test_the_runs_of_a_comparison_are_not_pushed(plan):
+    pushed = ("publish.push_to_hub=true", "publish.every_save=true", "publish.repo_id=ana/town")
+    run = replace(plan, overrides=pushed).run(VARIANTS["deft"].settings, 0)
+    assert not method_arguments(run.recipe, "deft").push_to_hub and not run.recipe.publish.push_to_hub
+
+
 # ---- the address
 
 

@@ -1,12 +1,22 @@
+"""Pushing, by the real client, to a small Hub on loopback."""
+
+import json
+import os
+import re
 import shlex
-from unittest import mock
+import subprocess
+import sys
 
 import pytest
-from huggingface_hub import HfApi, RepoUrl
-from huggingface_hub.utils import filter_repo_objects
+import torch
+from transformers import AutoModelForSemanticSegmentation
 
-from deft_hf.errors import UserError
-from deft_hf.publish.push import push_folder
+from deft_hf import push
+from deft_hf.errors import UserError, run_command
+from deft_hf.publish.export import export_generalized, segmentation_processor
+from deft_hf.publish.push import PushFailed, push_folder, without_token
+from tests import models
+from tests.hub import TOKEN, Repository
 
 PUBLISHED = {
     "README.md",
@@ -14,88 +24,157 @@ PUBLISHED = {
     "model.safetensors",
     "preprocessor_config.json",
     "recipe.yaml",
-    "results/scores.json",
+    "results/metrics.json",
     "figures/domains.png",
 }
-PRIVATE = {
+KEPT_BACK = {
     "checkpoint-5/model.safetensors",
     "checkpoint-5/optimizer.pt",
-    "checkpoint-100/nested/state.json",
     ".checkpoint-5.partial/model.safetensors",
-    ".export-x1/model.safetensors",
     "baselines/joint/model.safetensors",
-    "baselines/joint/results/scores.json",
+    "training_args.bin",
 }
 
 
 @pytest.fixture
 def folder(tmp_path):
-    for name in PUBLISHED | PRIVATE:
-        path = tmp_path / "final run" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(name)
-    return tmp_path / "final run"
+    folder = tmp_path / "final run"
+    export_generalized(models.build("segformer"), folder, segmentation_processor(None, (64, 96)), "# A card")
+    for name in (PUBLISHED | KEPT_BACK) - {path.name for path in folder.iterdir()}:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    return folder
 
 
-@pytest.fixture
-def hub():
-    """The calls that reach the Hub, with the real signatures, which answer nothing."""
-    with mock.patch.multiple(
-        HfApi,
-        create_repo=mock.create_autospec(HfApi.create_repo, return_value=RepoUrl("https://huggingface.co/ana/town")),
-        create_branch=mock.create_autospec(HfApi.create_branch),
-        upload_folder=mock.create_autospec(HfApi.upload_folder),
-    ):
-        yield HfApi
+def again(message):
+    """The arguments of the command that a message tells to push again with."""
+    python, m, module, *arguments = shlex.split(message[message.index("push again: ") + len("push again: ") :])
+    assert (python, m, module) == ("python", "-m", "deft_hf.push")
+    return arguments
 
 
-def uploaded(folder, patterns):
-    files = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    return set(filter_repo_objects(files, ignore_patterns=patterns))
+def test_create_push_and_reload_by_name(folder, hub, tmp_path):
+    assert push_folder(folder, "town", private=True) == f"{hub.endpoint}/ana/town"
+    assert hub.repositories["ana/town"].private
+    assert hub.files("ana/town") == {name: (folder / name).read_bytes() for name in PUBLISHED}
+    code = (
+        "import sys; sys.modules['deft_hf'] = None\n"
+        "from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation\n"
+        "print(AutoImageProcessor.from_pretrained('ana/town').size)\n"
+        "AutoModelForSemanticSegmentation.from_pretrained('ana/town').save_pretrained(sys.argv[1])\n"
+    )
+    settings = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": TOKEN}
+    settings |= {"HF_HOME": str(tmp_path / "cache"), "DISABLE_SAFETENSORS_CONVERSION": "1"}
+    reloaded = [sys.executable, "-c", code, str(tmp_path / "reloaded")]
+    printed = subprocess.run(reloaded, env=os.environ | settings, capture_output=True, text=True, check=True).stdout
+    assert "height=64, width=96" in printed
+    expected = models.build("segformer").state_dict()
+    found = AutoModelForSemanticSegmentation.from_pretrained(tmp_path / "reloaded").state_dict()
+    assert all(torch.equal(value, found[name]) for name, value in expected.items())
 
 
-def test_push_uploads_the_final_folder_without_checkpoints_and_baselines(folder, hub):
-    assert push_folder(folder, "town", private=True) == "https://huggingface.co/ana/town"
-    hub.create_repo.assert_called_once_with(mock.ANY, "town", private=True, exist_ok=True)
-    hub.create_branch.assert_not_called()
-    ((_,), call) = hub.upload_folder.call_args
-    # The Hub tells the full name.
-    assert (call["repo_id"], call["folder_path"], call["revision"]) == ("ana/town", folder, None)
-    assert uploaded(folder, call["ignore_patterns"]) == PUBLISHED
+def test_push_to_a_branch_of_an_organisation_with_a_given_token(folder, hub, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN")
+    push_folder(folder, "lab/town", private=False, token=TOKEN, revision="v2", message="Second try")
+    assert not hub.repositories["lab/town"].private
+    assert set(hub.files("lab/town", "v2")) == PUBLISHED and hub.files("lab/town") == {}
+    assert hub.repositories["lab/town"].commits == ["Second try"]
 
 
-def test_push_to_a_branch_makes_it(folder, hub):
-    push_folder(folder, "ana/town", private=False, token="hf_secret", revision="v2")
-    hub.create_branch.assert_called_once_with(mock.ANY, "ana/town", branch="v2", exist_ok=True)
-    assert hub.upload_folder.call_args.kwargs["revision"] == "v2"
-    assert hub.create_repo.call_args.args[0].token == "hf_secret"
+def test_a_repository_that_exists_keeps_what_is_others_and_loses_stale_weights(folder, hub):
+    hub.repositories["ana/town"] = Repository(private=True)
+    stale = {"model-00001-of-00002.safetensors": b"old", "model.safetensors.index.json": b"{}", "mine.txt": b"mine"}
+    hub.repositories["ana/town"].branches["main"] |= stale
+    push_folder(folder, "ana/town", private=True)
+    assert set(hub.files("ana/town")) == PUBLISHED | {"mine.txt"}
+    push_folder(folder, "ana/town", private=True)
+    assert hub.repositories["ana/town"].commits == ["Upload model"]  # nothing changed
 
 
-@pytest.mark.parametrize("private", [True, False])
-@pytest.mark.parametrize("failing", ["create_repo", "upload_folder"])
-@pytest.mark.parametrize("error", [ConnectionError("no route\nto host"), RuntimeError("CAS service"), KeyError()])
-def test_push_that_fails_tells_how_to_push_again(folder, hub, private, failing, error):
-    getattr(hub, failing).side_effect = error
-    with pytest.raises(UserError) as raised:
-        push_folder(folder, "ana/town", private, token="hf_secret", revision="v2")
-    message = str(raised.value)
-    assert message.count("\n") == 0
-    assert " ".join(str(error).split()) in message
-    assert f"Training and export are safe in {folder}" in message
-    assert "hf_secret" not in message
-    assert raised.value.__cause__ is error
-
-    hf, upload, repo, path, target, visibility, *options = shlex.split(message[message.index("hf upload") :])
-    assert (hf, upload, repo, path, target) == ("hf", "upload", "ana/town", str(folder), ".")
-    assert visibility == ("--private" if private else "--no-private")
-    pairs = list(zip(options[::2], options[1::2], strict=True))
-    assert ("--revision", "v2") in pairs
-    assert uploaded(folder, [value for option, value in pairs if option == "--exclude"]) == PUBLISHED
-
-
-def test_push_without_network_and_with_a_bad_name(folder):
-    """Through the real client, which the tests' settings keep offline."""
-    with pytest.raises(UserError, match="(?i)offline.*safe in.*hf upload ana/town"):
+def test_what_is_meant_to_be_private_is_not_pushed_where_everybody_reads(folder, hub):
+    hub.repositories["ana/town"] = Repository(private=False)
+    with pytest.raises(PushFailed, match="ana/town exists and is public, but this push is private") as raised:
         push_folder(folder, "ana/town", private=True)
-    with pytest.raises(UserError, match="the push to a/b/c failed: Repo id must"):
-        push_folder(folder, "a/b/c", private=True)
+    assert raised.value.refused and hub.files("ana/town") == {}
+    push_folder(folder, "ana/town", private=False)
+    assert set(hub.files("ana/town")) == PUBLISHED
+
+
+def fail_on_third_upload(status):
+    def fault(method, path, seen=[]):  # noqa: B006
+        if method == "PUT":
+            seen.append(path)
+            if path in list(dict.fromkeys(seen))[2:]:
+                return status
+
+    return fault
+
+
+@pytest.mark.parametrize("fault", [500, "cut"])
+def test_a_push_that_breaks_off_is_gone_on_with(folder, hub, fault):
+    for index in range(4):
+        (folder / "figures" / f"{index}.png").write_bytes(bytes([index]) * 200_000)
+    hub.fault = fail_on_third_upload(fault)
+    with pytest.raises(PushFailed, match="Error while uploading 'figures.*Everything is safe in ") as raised:
+        push_folder(folder, "ana/town", private=True)
+    assert not raised.value.refused and str(raised.value).count("\n") == 0
+    assert TOKEN not in str(raised.value)
+    assert hub.files("ana/town") == {}  # nobody sees half a model
+    sent = set(hub.blobs)
+    assert len(sent) >= 2
+    hub.fault, hub.requests[:] = lambda method, path: None, []
+    push.main(again(str(raised.value)))
+    assert set(hub.files("ana/town")) == PUBLISHED | {f"figures/{index}.png" for index in range(4)}
+    assert not any(f"PUT /storage/{oid}" in hub.requests for oid in sent)
+
+
+def test_a_short_failure_is_tried_again_and_a_slow_hub_waited_for(folder, hub):
+    failures = iter([503, "cut", 0.3, 0.3])
+    hub.fault = lambda method, path: next(failures, None) if method == "PUT" else None
+    push_folder(folder, "ana/town", private=True)
+    assert set(hub.files("ana/town")) == PUBLISHED
+    assert next(failures, None) is None
+
+
+@pytest.mark.parametrize(
+    "token, repo, message",
+    [
+        ("hf_wrongtokenofana", "ana/town", r"401.*Log in \(hf auth login, or HF_TOKEN\) with a token that may write"),
+        ("hf_broken\ntoken", "ana/town", "Everything is safe"),
+        (TOKEN, "stranger/town", "403.*You don't have the rights to write to stranger/town.*Log in"),
+        (TOKEN, "a/b/c", "Repo id must"),
+    ],
+)
+def test_a_refused_push_names_the_way_out_and_never_the_token(folder, hub, monkeypatch, token, repo, message, caplog):
+    monkeypatch.setenv("HF_TOKEN", "hf_anothersecret")
+    with pytest.raises(PushFailed, match=message) as raised:
+        push_folder(folder, repo, private=False, token=token, revision="v2")
+    told = str(raised.value) + caplog.text
+    assert not re.search(r"hf_(?!TOKEN)\w", told) and "secret" not in told and "token-of" not in told
+    assert again(str(raised.value)) == [str(folder), repo, "--public", "--revision", "v2"]
+    assert hub.repositories == {}
+
+
+def test_tokens_are_cut_out_of_whatever_a_client_says(monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "odd-secret\n")
+    told = without_token(r"Illegal header value b'Bearer odd-secret\n', not hf_abcdefghijkl or given", "given")
+    assert told == "Illegal header value b'Bearer (token)', not (token) or (token)"
+
+
+def test_push_without_network(folder, monkeypatch):
+    with pytest.raises(PushFailed, match="(?i)offline mode is enabled.*Without HF_HUB_OFFLINE, push again:") as raised:
+        push_folder(folder, "ana/town", private=True)
+    assert not raised.value.refused
+
+
+def test_the_command(folder, hub, capsys):
+    push.main([str(folder), "ana/town", "--json", "--quiet"])
+    printed = capsys.readouterr()
+    facts = json.loads(printed.out)
+    assert facts == {"folder": str(folder), "url": f"{hub.endpoint}/ana/town", "revision": "main"}
+    (folder / "config.json").unlink()
+    with pytest.raises(UserError, match="holds no model"):
+        push.main([str(folder), "ana/town"])
+    with pytest.raises(SystemExit, match="2"):
+        run_command(lambda: push.main(["--private", "--public", "a", "b"]), "")
+    assert "not allowed with argument" in capsys.readouterr().err

@@ -1,0 +1,59 @@
+"""Push a model folder to the Hub: `python -m deft_hf.push FOLDER REPO`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from huggingface_hub.utils import disable_progress_bars
+
+from deft_hf.components import model_folder
+from deft_hf.console import Console, add_output_options, command_parser
+from deft_hf.errors import run_command
+from deft_hf.publish.push import push_folder
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Check the folder, push it, say where it is."""
+    options = _parser().parse_args(argv)
+    console = Console(options)
+    folder = model_folder(options.folder)
+    if options.quiet:
+        disable_progress_bars()
+    address = push_folder(folder, options.repo, options.private, revision=options.revision, message=options.message)
+    console.say(f"{folder} is at {address}")
+    console.result({"folder": str(folder), "url": address, "revision": options.revision or "main"})
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = command_parser(
+        "push",
+        "Push a final folder, an export or a checkpoint to a model repository on the Hub. Only what a model needs is "
+        "pushed: no optimizer state, no pickles, no baselines. The token is HF_TOKEN or that of `hf auth login`.",
+        "outputs/quickstart ana/quickstart",
+        "outputs/quickstart/checkpoint-800 lab/quickstart --public --revision step-800",
+    )
+    add = parser.add_argument
+    add("folder", help="final folder, export or checkpoint-N")
+    add("repo", help="user/name or organisation/name; made where there is none")
+    visibility = parser.add_mutually_exclusive_group()
+    visibility.add_argument(
+        "--private",
+        action="store_true",
+        default=True,
+        help="a new repository is private, and a public one is refused (default)",
+    )
+    visibility.add_argument("--public", action="store_false", dest="private", help="a new repository is public")
+    add("--revision", help="branch, made where there is none (default: main)")
+    add("--message", default="Upload model", help="of the commit")
+    add_output_options(parser)
+    return parser
+
+
+def run() -> None:
+    """`main` for the command line."""
+    run_command(main, "the same command pushes what is missing")
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,188 @@
+"""The export command, and the components that a checkpoint holds."""
+
+import importlib.util
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForSemanticSegmentation
+
+from deft_hf import export, train
+from deft_hf.components import load_component, model_folder
+from deft_hf.errors import UserError, run_command
+from deft_hf.method.adapters import merged
+from deft_hf.publish.export import segmentation_processor
+from tests import models
+from tests.test_hub import RECIPE
+from tests.test_trainer import Drawn, trainer
+
+PLAIN = {"config.json", "model.safetensors", "preprocessor_config.json"}
+
+
+def state(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def same(one, two):
+    assert one.keys() == two.keys()
+    return [name for name, value in one.items() if not torch.equal(value, two[name])] == []
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"component": "usual"},
+        {"method": "joint"},
+        {"method": "lp_ft", "lora_rank": 2, "lora_alpha": 4.0},
+    ],
+    ids=["deft", "usual", "joint", "lora"],
+)
+def test_a_checkpoint_holds_both_components_and_the_line_between(tmp_path, settings):
+    run = trainer(tmp_path, ema_decay=0.9, ema_decay_steps=None, save_strategy="steps", save_steps=100, **settings)
+    run.train()
+    folder = max(tmp_path.glob("checkpoint-*"))
+    pathways = run.pathways
+    usual, generalized = (state(merged(model, run.family)) for model in (pathways.usual, pathways.generalized))
+    assert same(usual, generalized) == (not pathways.averages)
+    assert same(state(load_component(folder)), state(run.generalized_model))
+    assert same(state(load_component(folder, "generalized")), generalized)
+    assert same(state(load_component(folder, "usual")), usual)
+    assert same(state(load_component(folder, "interpolated", 1.0)), usual)
+    found = load_component(folder, "interpolated", 0.25)
+    assert type(found) is type(models.build("segformer"))
+    with torch.no_grad():
+        for name, parameter in pathways.usual.named_parameters():
+            if name in pathways.initial:
+                parameter.mul_(0.25).add_(pathways.initial[name], alpha=0.75)
+    expected = state(merged(pathways.usual, run.family))
+    for name, value in state(found).items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6)
+
+
+def test_what_a_folder_does_not_hold_is_said(tmp_path):
+    trainer(tmp_path, save_strategy="steps", save_steps=5).train()
+    checkpoint = tmp_path / "checkpoint-5"
+    for which, alpha in (("interpolated", None), ("usual", 0.5), ("interpolated", 1.5)):
+        with pytest.raises(UserError, match=f"alpha: found {alpha}, expected a number from 0 to 1 with"):
+            load_component(checkpoint, which, alpha)
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((checkpoint / name).read_bytes())
+    with pytest.raises(UserError, match="components are in checkpoints. It has: checkpoint-10, "):
+        load_component(tmp_path, "usual")
+    with pytest.raises(UserError, match="holds no model"):
+        model_folder(tmp_path.parent)
+    (checkpoint / "usual.safetensors").write_bytes(b"torn")
+    with pytest.raises(UserError, match="checkpoint-5 is damaged: usual.safetensors is not the"):
+        load_component(checkpoint)
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    """A small run with a checkpoint in its first epoch and one in its second; its model has BatchNorm."""
+    folder = tmp_path_factory.mktemp("run")
+    text = RECIPE.format(publish="").replace("output_dir: out", f"output_dir: {folder}/out")
+    (folder / "recipe.yaml").write_text(text)
+    train.main([str(folder / "recipe.yaml")])
+    return folder / "out"
+
+
+def test_bfloat16_in_shards_opens_in_a_fresh_process(run_folder, tmp_path, capsys):
+    arguments = ["--dtype", "bfloat16", "--max-shard-size", "300KB", "--which", "usual", "--json"]
+    export.main([str(run_folder / "checkpoint-2"), str(tmp_path / "small"), *arguments])
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["max_difference"] == 0 and facts["which"] == "usual" and facts["dtype"] == "bfloat16"
+    names = {path.name for path in (tmp_path / "small").iterdir()}
+    assert names == set(facts["files"]) and "model.safetensors" not in names
+    assert {path.rpartition(".")[2] for path in names} == {"json", "safetensors"} and len(names) > 4
+    found = AutoModelForSemanticSegmentation.from_pretrained(tmp_path / "small", dtype="auto")
+    assert found.dtype == torch.bfloat16
+    expected = load_component(run_folder / "checkpoint-2", "usual").bfloat16()
+    assert same(state(expected), state(found))
+    assert {path.name for path in tmp_path.iterdir()} == {"small"}
+
+
+def test_batchnorm_is_taken_anew_as_in_training(run_folder, tmp_path, monkeypatch, capsys):
+    """In the first epoch on the same crops, so that every bit is the same; in the second on others."""
+    monkeypatch.setattr(export, "verify_export", lambda *arguments: {})
+    first, second = run_folder / "checkpoint-1", run_folder / "checkpoint-2"
+    export.main([str(first), str(tmp_path / "first"), "--bn", "reestimate", "--quiet"])
+    assert same(load_file(first / "model.safetensors"), load_file(tmp_path / "first" / "model.safetensors"))
+    export.main([str(second), str(tmp_path / "second"), "--bn", "reestimate", "--quiet"])
+    before, after = (load_file(folder / "model.safetensors") for folder in (second, tmp_path / "second"))
+    changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    assert changed and all(name.endswith(("running_mean", "running_var")) for name in changed)
+    export.main([str(second), str(tmp_path / "third"), "--which", "interpolated", "--alpha", "0.5", "--quiet"])
+    assert "warning: the BatchNorm statistics are those of the usual" in capsys.readouterr().err
+
+    alone = tmp_path / "elsewhere" / "a" / "b" / "checkpoint-2"
+    alone.parent.mkdir(parents=True)
+    second.rename(alone)
+    try:
+        with pytest.raises(UserError, match="needs source images, and no recipe.yaml lies in .*--recipe"):
+            export.main([str(alone), str(tmp_path / "fourth"), "--bn", "reestimate"])
+        recipe = ["--recipe", str(run_folder / "recipe.yaml"), "--json"]
+        capsys.readouterr()
+        export.main([str(alone), str(tmp_path / "fourth"), "--bn", "reestimate", *recipe])
+        assert json.loads(capsys.readouterr().out)["batchnorm_batches"] == 1
+    finally:
+        alone.rename(second)
+
+
+def test_nothing_is_left_of_an_export_that_fails(run_folder, tmp_path, monkeypatch, capsys):
+    def broken(*arguments):
+        raise RuntimeError("other logits")
+
+    monkeypatch.setattr(export, "verify_export", broken)
+    with pytest.raises(RuntimeError, match="other logits"):
+        export.main([str(run_folder), str(tmp_path / "out")])
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match="is there already; nothing was touched"):
+        export.main([str(run_folder), str(tmp_path / "out")])
+    for wrong in (["--max-shard-size", "lots"], ["--onnx", "12"], ["--dtype", "int8"], []):
+        with pytest.raises(SystemExit, match="2"):
+            run_command(lambda wrong=wrong: export.main(["only-one", *wrong]), "")
+    assert "usage: python -m deft_hf.export" in capsys.readouterr().err
+
+
+def test_a_type_too_small_for_the_weights_is_refused(tmp_path):
+    model = models.build("segformer")
+    with torch.no_grad():
+        model.decode_head.classifier.bias[0] = 1e6
+    with pytest.raises(UserError, match="classifier.bias has values that torch.float16 cannot hold"):
+        export.export_generalized(model, tmp_path, segmentation_processor(None, None), dtype=torch.float16)
+
+
+def test_onnx_gives_the_same_logits_or_says_what_is_missing(tmp_path, run_folder, monkeypatch):
+    if importlib.util.find_spec("onnxruntime") is None or importlib.util.find_spec("onnxscript") is None:
+        with pytest.raises(UserError, match=r"ONNX needs .*pip install 'deft-hf\[onnx\]'"):
+            export.main([str(run_folder), str(tmp_path / "out"), "--onnx"])
+        return
+    monkeypatch.setattr(export, "verify_export", lambda *arguments: {})
+    export.main([str(run_folder), str(tmp_path / "out"), "--onnx"])
+    assert {path.name for path in (tmp_path / "out").iterdir()} == PLAIN | {"model.onnx"}
+    from deft_hf.publish.onnx import export_onnx
+
+    with pytest.raises(UserError, match="cannot export beit to ONNX"):
+        export_onnx(models.build("beit").eval(), tmp_path, (64, 64))
+
+
+@pytest.mark.parametrize("family", models.BUILDERS)
+def test_every_family_is_exported_in_shards_and_half_the_bits(family, tmp_path):
+    model = models.build(family).eval()
+    processor = segmentation_processor(None, (64, 64))
+    export.export_generalized(model, tmp_path, processor)
+    export.export_generalized(model, tmp_path, processor, dtype=torch.bfloat16, max_shard_size="20KB")
+    assert not (tmp_path / "model.safetensors").exists()
+    pixels = Drawn(1)[0]["pixel_values"][None]
+    rounded = {n: v.bfloat16().float() if v.is_floating_point() else v for n, v in model.state_dict().items()}
+    reference = models.build(family).eval()
+    reference.load_state_dict(rounded)
+    found = AutoModelForSemanticSegmentation.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    with torch.no_grad():
+        assert torch.equal(found(pixels).logits, reference(pixels).logits)
+    export.export_generalized(model, tmp_path, processor)
+    assert {path.name for path in tmp_path.iterdir()} == PLAIN

@@ -1,0 +1,206 @@
+"""Using trained models: predict, evaluate, the pipeline; models of others too."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn.functional import interpolate
+from transformers import (
+    BertConfig,
+    Mask2FormerConfig,
+    MobileViTImageProcessorPil,
+    pipeline,
+)
+
+from deft_hf import evaluate, predict, train
+from deft_hf.data.labels import LabelSpace
+from deft_hf.errors import UserError
+from deft_hf.method.families import FAMILIES
+from deft_hf.publish.export import export_generalized, segmentation_processor
+from deft_hf.publish.opening import auto_class, open_model
+from deft_hf.scoring.inference import sliding_window_logits
+from deft_hf.segmenter import Segmenter
+from tests import models
+from tests.hub import Repository
+from tests.test_hub import RECIPE
+
+
+def picture(height=50, width=70, seed=0):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8))
+
+
+def exported(folder, family="segformer", processor=None):
+    """A model whose classes differ from pixel to pixel."""
+    model = models.build(family).eval()
+    with torch.no_grad():
+        for parameter in model.decode_head.parameters() if family == "segformer" else ():
+            parameter.normal_(generator=torch.Generator().manual_seed(1))
+    export_generalized(model, folder, processor or segmentation_processor(None, (64, 96)))
+    return model
+
+
+def by_hand(model, pixels, image):
+    with torch.no_grad():
+        logits = model(pixels).logits
+    return interpolate(logits, size=image.size[::-1], mode="bilinear", align_corners=False).argmax(1)[0].numpy()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "final"
+    return exported(folder), folder
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    images = {"a": picture(), "deep/b": picture(40, 30, 1)}
+    for key, image in images.items():
+        image.save(tmp_path / "in" / f"{key}.png")
+    return tmp_path / "in", images
+
+
+def test_pictures_become_ids_colours_and_overlays(model, pictures, tmp_path, capsys):
+    net, folder = model
+    source, images = pictures
+    picture(seed=2).convert("L").save(tmp_path / "single.jpg")
+    out = tmp_path / "out"
+    predict.main([str(folder), str(source), str(tmp_path / "single.jpg"), "--out", str(out), "--json"])
+    printed = capsys.readouterr()
+    facts = json.loads(printed.out)
+    assert facts == json.loads((out / "predictions.json").read_text())
+    assert [item["image"] for item in facts["images"]] == [
+        *(str(source / f"{key}.png") for key in images),
+        str(tmp_path / "single.jpg"),
+    ]
+    processor = segmentation_processor(None, (64, 96))
+    palette = LabelSpace(tuple(f"class {index}" for index in range(models.NUM_LABELS))).palette
+    for (key, image), item in zip(images.items(), facts["images"], strict=False):
+        ids = np.asarray(Image.open(out / "classes" / f"{key}.png"))
+        expected = by_hand(net, processor(images=image, return_tensors="pt")["pixel_values"], image)
+        assert len(np.unique(ids)) > 1 and np.array_equal(ids, expected)
+        colors = np.array(palette, np.uint8)[ids]
+        assert np.array_equal(np.asarray(Image.open(out / "colors" / f"{key}.png")), colors)
+        overlay = np.asarray(Image.open(out / "overlays" / f"{key}.png")).astype(int)
+        assert abs(2 * overlay - colors - np.asarray(image)).max() <= 2
+        shares = {f"LABEL_{index}": (ids == index).mean() for index in np.unique(ids)}
+        assert item["shares"] == pytest.approx(shares) and item["height"] == image.height
+        assert list(item["shares"].values()) == sorted(item["shares"].values(), reverse=True)
+    assert "3 images in" in printed.err
+
+
+def test_a_window_slides_over_images_of_their_own_size(model):
+    net, folder = model
+    image = picture(90, 130)
+    window = {"window": (64, 64), "stride": (32, 48)}
+    processor = segmentation_processor(None, None)
+    pixels = processor(images=image, return_tensors="pt")["pixel_values"]
+    assert pixels.shape[-2:] == (90, 130)
+    with torch.no_grad():
+        expected = sliding_window_logits(net, FAMILIES["segformer"], pixels, (90, 130), **window).argmax(1)[0]
+    assert np.array_equal(Segmenter.open(str(folder), **window).classes(image), expected.numpy())
+    resized = Segmenter.open(str(folder), size=(48, 80)).classes(image)
+    pixels = processor(images=image.resize((80, 48), Image.Resampling.BILINEAR), return_tensors="pt")["pixel_values"]
+    assert np.array_equal(resized, by_hand(net, pixels, image))
+
+
+def test_models_of_others_see_the_whole_image(tmp_path):
+    """Their processors may cut out the centre, which would shift every class."""
+    processor = MobileViTImageProcessorPil(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64})
+    net = exported(tmp_path / "m", "mobilevit", processor)
+    seen = []
+    segmenter = Segmenter.open(str(tmp_path / "m"))
+    segmenter.model.register_forward_pre_hook(
+        lambda module, given, named: seen.append(named["pixel_values"].shape), with_kwargs=True
+    )
+    assert segmenter.classes(picture(64, 128)).shape == (64, 128)
+    assert seen[0][-2:] == (64, 128) and type(net) is type(segmenter.model)
+
+
+def test_a_run_has_its_own_colours(tmp_path):
+    exported(tmp_path)
+    colors = [[index, 0, 0] for index in range(models.NUM_LABELS)]
+    names = [f"LABEL_{index}" for index in range(models.NUM_LABELS)]
+    (tmp_path / "recipe.yaml").write_text(json.dumps({"data": {"labels": {"names": names, "palette": colors}}}))
+    assert Segmenter.open(str(tmp_path)).palette.tolist() == colors
+
+
+def test_mistakes_are_one_message(model, pictures, tmp_path):
+    _, folder = model
+    source, _ = pictures
+    (source / "torn.png").write_bytes((source / "a.png").read_bytes()[:200])
+    with pytest.raises(UserError, match="1 of 3 images were left out:\n.*torn.png: cannot be read"):
+        predict.main([str(folder), str(source), "--out", str(tmp_path / "out"), "--quiet"])
+    assert {path.name for path in (tmp_path / "out" / "classes").rglob("*.png")} == {"a.png", "b.png"}
+    for arguments, message in (
+        ([str(source), "--out", str(source / "out")], "lies in .* taken for pictures"),
+        ([str(source), str(source / "a.png"), "--out", "o"], "have the same name a"),
+        (["nowhere.png", "--out", "o"], "nowhere.png: is no folder and no picture; expected one that ends in .png"),
+        ([str(source / "a.png"), "--out", str(tmp_path / "o"), "--device", "moon"], "--device: found 'moon'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            predict.main([str(folder), *arguments])
+    exported(tmp_path / "checkpoint-3")
+    with pytest.raises(UserError, match="checkpoint-3 is damaged: it has no manifest.json"):
+        Segmenter.open(str(tmp_path / "checkpoint-3"))
+    with pytest.raises(UserError, match="cannot be read .*Give a Hub name that can be reached"):
+        open_model(str(tmp_path / "nothing"))
+    models.build("segformer").segformer.save_pretrained(tmp_path / "backbone")
+    with pytest.raises(UserError, match="lacks .* tensors of a SegformerForSemanticSegmentation.*Fine-tune it first"):
+        open_model(str(tmp_path / "backbone"))
+    with pytest.raises(UserError, match="a bert model is no semantic segmentation model"):
+        auto_class(BertConfig())
+    assert auto_class(Mask2FormerConfig()).__name__ == "AutoModelForUniversalSegmentation"
+
+
+def test_a_gated_model_is_called_so(hub, monkeypatch):
+    hub.repositories["lab/gated"] = Repository(private=False, gated=True)
+    hub.repositories["lab/gated"].branches["main"] = {"config.json": b"{}"}
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(UserError, match="is gated: accept its terms at https://huggingface.co/lab/gated, then log"):
+        open_model("lab/gated")
+
+
+@pytest.mark.parametrize("family", models.BUILDERS)
+def test_the_pipeline_opens_every_family(family, tmp_path):
+    # Square, which some transformers do not go without.
+    processor = segmentation_processor(None, (64, 64))
+    net = exported(tmp_path, family, processor)
+    image = picture()
+    found = pipeline("image-segmentation", str(tmp_path))(image)
+    expected = by_hand(net, processor(images=image, return_tensors="pt")["pixel_values"], image)
+    assert {item["label"] for item in found} == {f"LABEL_{index}" for index in np.unique(expected)}
+    for item in found:
+        index = int(item["label"].removeprefix("LABEL_"))
+        assert np.array_equal(np.asarray(item["mask"]) > 0, expected == index)
+
+
+# ---- evaluate
+
+
+def test_evaluate_gives_a_run_the_scores_that_it_gave_itself(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipe.yaml").write_text(RECIPE.format(publish=""))
+    train.main(["recipe.yaml"])
+    capsys.readouterr()
+    evaluate.main(["out", "recipe.yaml", "--out", "scores", "--name", "ours", "--json"])
+    facts = json.loads(capsys.readouterr().out)
+    own = json.loads((tmp_path / "out" / "results" / "metrics.json").read_text())
+    written = json.loads((tmp_path / "scores" / "results" / "metrics.json").read_text())
+    assert written["scores"] == own["scores"] and written["data"]["unseen"] == own["data"]["unseen"]
+    assert set(facts["scores"]) == {"val", "night"}
+    files = {path.relative_to(tmp_path / "scores").as_posix() for path in (tmp_path / "scores").rglob("*.*")}
+    assert {"results/table.md", "figures/panels.png"} < files
+    assert sum(name.startswith("night/") for name in files) == 3
+    assert "| ours |" in (tmp_path / "scores" / "results" / "table.md").read_text()
+
+    exported(tmp_path / "other")
+    evaluate.main(["other", "recipe.yaml", "--out", "more", "--no-pictures", "--quiet"])  # LABEL_0 and so on
+    assert not (tmp_path / "more" / "night").exists() and capsys.readouterr().out == ""
+    config = json.loads((tmp_path / "other" / "config.json").read_text())
+    config["id2label"]["0"] = "boat"
+    (tmp_path / "other" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="other has the classes boat, LABEL_1, .*expected the same in the same order"):
+        evaluate.main(["other", "recipe.yaml", "--out", "more"])
