@@ -7,7 +7,7 @@ decoder, although one is no function of the other's output.
 A small EoMT is trained on every look of the streets but `clear`. A run starts from its encoder, with queries and
 heads drawn anew; it is fine-tuned on `clear` and scored on clear streets that it has not seen, and on the other looks.
 
-    python benchmarks/eomt_split.py --pretraining 400 --steps 120 > benchmarks/results/eomt_split.json
+    OMP_NUM_THREADS=1 python benchmarks/eomt_split.py --pretraining 400 --steps 120 > eomt_split.json
 """
 
 from __future__ import annotations

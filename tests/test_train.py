@@ -450,9 +450,7 @@ def test_a_mask_classification_checkpoint_goes_all_the_way(recipe, tmp_path, cap
 def test_a_model_of_one_image_size_says_so(recipe, tmp_path):
     models.build("eomt").save_pretrained(tmp_path / "square")
     path, checkpoint = recipe(), f"model.checkpoint={tmp_path / 'square'}"
-    with pytest.raises(
-        UserError, match=r"data.crop_size: found \(32, 32\), but .*square takes images of 64 x 64 alone"
-    ):
+    with pytest.raises(UserError, match=r"data.crop_size: found \(32, 32\), but .*square takes images of 64 x 64"):
         main([path, checkpoint])
     with pytest.raises(UserError, match=r"data.image_size: found \(80, 96\)"):
         main([path, checkpoint, "data.crop_size=[64, 64]", "data.image_size=[80, 96]"])
