@@ -113,7 +113,7 @@ def test_models_of_others_see_the_whole_image(tmp_path):
     seen = []
     segmenter = Segmenter.open(str(tmp_path / "m"))
     segmenter.model.register_forward_pre_hook(
-        lambda module, given, named: seen.append(named["pixel_values"].shape), with_kwargs=True
+        lambda module, given, named: seen.append((*given, *named.values())[0].shape), with_kwargs=True
     )
     assert segmenter.classes(picture(64, 128)).shape == (64, 128)
     assert seen[0][-2:] == (64, 128) and type(net) is type(segmenter.model)
@@ -163,8 +163,9 @@ def test_a_gated_model_is_called_so(hub, monkeypatch):
         open_model("lab/gated")
 
 
-@pytest.mark.parametrize("family", models.BUILDERS)
-def test_the_pipeline_opens_every_family(family, tmp_path):
+# Of mask classification the pipeline asks the family's own processor, which asks for masks at 384 x 384.
+@pytest.mark.parametrize("family", [name for name in models.BUILDERS if "logits" in FAMILIES[name].objective.outputs])
+def test_the_pipeline_opens_every_family_with_logits_of_pixels(family, tmp_path):
     # Square, which some transformers do not go without.
     processor = segmentation_processor(None, (64, 64))
     net = exported(tmp_path, family, processor)

@@ -434,9 +434,10 @@ def test_a_mask_classification_checkpoint_goes_all_the_way(recipe, tmp_path, cap
     ):
         main([path, f"model.checkpoint={tmp_path / 'seven'}", "model.config={is_training: true}"])
     main([path, f"model.checkpoint={tmp_path / 'seven'}"])
-    # Classifier (weight, bias) and the weights of the loss's classes.
     assert "OneFormerForUniversalSegmentation" in (said := capsys.readouterr().out)
-    assert "3 tensors of the head drawn anew" in said
+    # The classifier, and the weights of the loss's classes.
+    newly = re.search("Newly made: (.*)", said)[1]
+    assert "class_embed" in newly and "empty_weight" in newly and "encoder" not in newly
     exported = AutoModelForUniversalSegmentation.from_pretrained(tmp_path / "out")
     assert exported.config.num_labels == 2 and exported.model.text_mapper is None
     assert exported.criterion.empty_weight.tolist() == pytest.approx([1, 1, 0.1])

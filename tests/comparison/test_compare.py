@@ -446,7 +446,7 @@ def command(finished, tmp_path, monkeypatch):
     process.wait()
 
 
-def wait_for(condition, process=None, seconds=300):
+def wait_for(condition, process=None, seconds=600):
     end = time.monotonic() + seconds
     while not condition():
         assert process is None or process.poll() is None, "ended before its time"
