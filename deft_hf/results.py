@@ -27,6 +27,9 @@ from deft_hf.trainer import DeFTTrainer
 
 RECIPE = "recipe.yaml"
 METRICS = Path("results") / "metrics.json"
+HISTORY = Path("results") / "history.json"
+CONFUSIONS = Path("results") / "confusions.json"
+DISTANCES = Path("results") / "layer_distances.json"
 
 
 @dataclass(frozen=True)
