@@ -172,7 +172,7 @@ def _license(name: str | None) -> dict[str, str]:
 def _base_terms(facts: CardFacts) -> Terms | None:
     if facts.base_license is not None:
         return Terms(facts.base_license)
-    return base_terms(facts.base_model, facts.config.model_type)
+    return base_terms(facts.base_model, facts.config.model_type, _is_hub_name(facts.base_model))
 
 
 def _eval_results(facts: CardFacts) -> Iterator[EvalResult]:

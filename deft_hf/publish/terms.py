@@ -49,18 +49,19 @@ DATA: Mapping[str, Terms] = {
 DRAWN = Terms("Apache-2.0, drawn by deft_hf")
 
 
-def base_terms(base_model: str, model_type: str) -> Terms | None:
+def base_terms(base_model: str, model_type: str, on_hub: bool) -> Terms | None:
     """The terms of pretrained weights; None where they are not known.
 
     Args:
         base_model: Hub name or folder, as a recipe has it.
-        model_type: of the model's config. Weights of a SegFormer in a folder are taken for NVIDIA's: no others are at
-            hand for most, and the warning is the safer mistake.
+        model_type: of the model's config.
+        on_hub: whether `base_model` is a Hub name. A SegFormer in a folder is taken for NVIDIA's, where nearly all of
+            them come from: a warning too many is the safer mistake.
     """
     for pattern, terms in _BASES.items():
         if fnmatch(base_model.lower(), pattern):
             return terms
-    return SEGFORMER if model_type == "segformer" and ("/" not in base_model or base_model.count("/") > 1) else None
+    return SEGFORMER if model_type == "segformer" and not on_hub else None
 
 
 # Identifiers of the Hub (https://huggingface.co/docs/hub/repositories-licenses); another licence is `other` by name.

@@ -77,7 +77,9 @@ class PublishSection(Section):
     every_save: StrictBool = False
     license: str | None = None
     base_license: str | None = None
-    data_licenses: dict[str, StrictStr] = Field({}, description="a mapping of names of domains to the terms of their images")
+    data_licenses: dict[str, StrictStr] = Field(
+        {}, description="a mapping of names of domains to the terms of their images"
+    )
 
 
 _TRAINING_FIELDS = {field.name for field in dataclasses.fields(TrainingArguments)}
