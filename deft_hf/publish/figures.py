@@ -21,7 +21,8 @@ from deft_hf.scoring.report import METHOD_COLORS, Results, save_figure
 
 History = Sequence[Mapping[str, Any]]
 
-_ENCODER, _DECODER = METHOD_COLORS[0], METHOD_COLORS[1]
+# Colours that the first methods do not have.
+_ENCODER, _DECODER = METHOD_COLORS[4], METHOD_COLORS[5]
 _PARTS = {"encoder": _ENCODER, "decoder": _DECODER}
 _MARKERS = "osD^vPX"
 _MOST_LAYER_NAMES = 60
@@ -147,7 +148,8 @@ def draw_classes(run: RunRecord) -> Figure | None:
     if not domains:
         return None
     others = [method for method in run.results if method != run.method]
-    names, columns = run.labels.names, min(3, len(domains))
+    names = run.labels.names
+    columns = min((3, 2), key=lambda count: -len(domains) % count) if len(domains) > 2 else len(domains)
     rows = math.ceil(len(domains) / columns)
     width = 0.075 * max(map(len, names)) + 2.9 * columns + 0.3
     figure = Figure(figsize=(max(width, 5.5), 1.1 + rows * (0.6 + 0.24 * len(names))), layout="constrained")
@@ -176,7 +178,8 @@ def draw_classes(run: RunRecord) -> Figure | None:
         axes.tick_params(labelsize=8)
         axes.tick_params(axis="y", length=0, labelsize=9)
         axes.spines[["top", "right", "left"]].set_visible(False)
-    figure.supxlabel("IoU, per cent", fontsize=9)
+        axes.set_xlabel("IoU, per cent", fontsize=9)
+        axes.label_outer()
     handles = [Patch(facecolor="0.8", edgecolor="0.4", label=f"{run.method}, in the colour of the class")]
     for index, method in enumerate(others):
         marker = {"color": "black", "marker": _MARKERS[index % len(_MARKERS)], "linestyle": ""}
