@@ -249,7 +249,9 @@ def test_tokens_are_left_out():
 def test_the_snippet_runs(model_type, tmp_path, monkeypatch, capsys):
     model = models.build(model_type).eval()
     card = render_card(replace(FACTS, config=model.config))
-    export_generalized(model, tmp_path / "final", segmentation_processor(None, (64, 96)), card)
+    family = resolve_family(model)
+    size = (64, 96) if family.side is None else (getattr(model.config, family.side),) * 2
+    export_generalized(model, tmp_path / "final", segmentation_processor(None, size), card)
     pixels = np.random.default_rng(0).integers(0, 256, (70, 110, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "image.png")
     monkeypatch.chdir(tmp_path)
@@ -258,7 +260,7 @@ def test_the_snippet_runs(model_type, tmp_path, monkeypatch, capsys):
     found = {}
     exec(code.replace("ana/town-segformer", "final"), found)
 
-    item = EvalTransform((64, 96))(Image.fromarray(pixels), np.zeros((70, 110), np.uint8))
-    expected = predict(model, resolve_family(model), item["pixel_values"][None], (70, 110))[0]
+    item = EvalTransform(size)(Image.fromarray(pixels), np.zeros((70, 110), np.uint8))
+    expected = predict(model, family, item["pixel_values"][None], (70, 110))[0]
     assert torch.equal(found["classes"], expected)
     assert "LABEL_" in capsys.readouterr().out
