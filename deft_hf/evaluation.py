@@ -18,7 +18,7 @@ from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 from deft_hf.data.collate import MaskTargets
 from deft_hf.errors import UserError
 from deft_hf.method.batchnorm import average_over_ranks, batchnorm_modules, reestimate
-from deft_hf.scoring.confusion import Scores
+from deft_hf.scoring.confusion import ConfusionMatrix, Scores
 from deft_hf.scoring.inference import predict, score_batches
 from deft_hf.termination import out_of_reach
 
@@ -31,12 +31,14 @@ class EvaluationMixin:
     Attributes:
         class_names: the classes in the order of the logits.
         scores: the last scores by metric prefix (`eval_<domain>`, `eval_<domain>_usual`), per class too.
+        confusions: the confusion matrices behind `scores`, int64 (C, C) by the same keys.
         image_counts: where it is a dict, the confusion matrices of each image of the last evaluation, int64
             (images, C, C), by the same keys. In one process only.
     """
 
     class_names: list[str]
     scores: dict[str, Scores]
+    confusions: dict[str, Tensor]
     image_counts: dict[str, Tensor] | None = None
 
     def _get_dataloader(self, *args: Any, is_training: bool = False, **kwargs: Any) -> DataLoader:
@@ -81,7 +83,9 @@ class EvaluationMixin:
             key = f"{metric_key_prefix}_{label}".removesuffix("_")
             # A loader draws its base seed: a run that looks at itself is to stay the run that does not.
             with own_randomness(self.args.seed):
-                scores = self.scores[key] = self._score(model, dataloader, images)
+                matrix = self._score(model, dataloader, images)
+            self.confusions[key] = matrix.counts.cpu()
+            scores = self.scores[key] = matrix.compute(self.class_names)
             if images is not None:
                 self.image_counts[key] = torch.stack(images)
             for name in METRICS:
@@ -110,7 +114,7 @@ class EvaluationMixin:
                 predictions.append(classes[0].cpu().numpy())
         return PredictionOutput(predictions=predictions, label_ids=None, metrics=output.metrics)
 
-    def _score(self, model: nn.Module, dataloader: DataLoader, images: list[Tensor] | None = None) -> Scores:
+    def _score(self, model: nn.Module, dataloader: DataLoader, images: list[Tensor] | None = None) -> ConfusionMatrix:
         matrix = score_batches(
             model,
             self.family,
@@ -122,7 +126,7 @@ class EvaluationMixin:
             images=images,
         )
         matrix.all_reduce()
-        return matrix.compute(self.class_names)
+        return matrix
 
     def _each_once(self, dataloader: DataLoader) -> Iterator[dict[str, Any]]:
         """This rank's batches without the samples that sharding repeats to make the last ones equally long."""
@@ -163,7 +167,7 @@ class EvaluationMixin:
             place(alpha)
             self.refresh_batchnorm()
             loaders = [self.get_eval_dataloader(self.eval_dataset[name]) for name in domains]
-            found[alpha] = float(np.mean([self._score(model, loader).mean_iou for loader in loaders]))
+            found[alpha] = float(np.mean([self._score(model, loader).compute().mean_iou for loader in loaders]))
         place(best_point(found))
         self.refresh_batchnorm()
         return found

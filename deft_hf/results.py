@@ -1,4 +1,4 @@
-"""What a run leaves behind: facts as JSON, a table, pictures, the model card."""
+"""What a run leaves behind: facts as JSON, a table, pictures, the model card, a page."""
 
 from __future__ import annotations
 
@@ -19,14 +19,22 @@ from deft_hf.evaluation import best_point
 from deft_hf.method.families import auto_class, resolve_family
 from deft_hf.method.pathways import PARTS
 from deft_hf.provenance import data_lists, git_states, hardware, versions
-from deft_hf.publish.card import CardFacts, render_card
+from deft_hf.publish.card import CardFacts, DataUse, render_card
+from deft_hf.publish.figures import RunRecord, save_run_figures
+from deft_hf.publish.page import render_page
+from deft_hf.publish.terms import DATA, DRAWN, Terms
 from deft_hf.recipe import Recipe
+from deft_hf.recipe.data import Entry, HubEntry, StreetsEntry
 from deft_hf.scoring.inference import predict
 from deft_hf.scoring.report import domain_table, save_domain_bars, save_panels
 from deft_hf.trainer import DeFTTrainer
 
 RECIPE = "recipe.yaml"
 METRICS = Path("results") / "metrics.json"
+HISTORY = Path("results") / "history.json"
+CONFUSIONS = Path("results") / "confusions.json"
+DISTANCES = Path("results") / "layer_distances.json"
+PAGE = "report.html"
 
 
 @dataclass(frozen=True)
@@ -133,39 +141,100 @@ def report(recipe: Recipe, domains: Domains, facts: dict[str, dict[str, Any]]) -
 
 
 def write_model_card(recipe: Recipe, domains: Domains, facts: dict[str, dict[str, Any]]) -> None:
-    """README.md of the output folder, from the facts that the methods left behind."""
+    """README.md and report.html of the output folder, with their pictures, from what the methods left behind."""
     folder, own = Path(recipe.training.output_dir), facts[recipe.method.name]
     defaults = {field.name: field.default for field in fields(DeFTTrainingArguments)}
     chosen = recipe.method.model_dump(exclude={"name", "baselines"}) | recipe.training.model_dump(exclude_unset=True)
     settings = {name: value for name, value in chosen.items() if name != "output_dir" and value != defaults[name]}
-    card = render_card(
-        CardFacts(
-            model_name=folder.resolve().name,
-            config=AutoConfig.from_pretrained(folder),
-            base_model=recipe.model.pretrained,
-            method=own["method"],
-            settings=settings,
-            stages=[(stage["stage"], stage["steps"]) for stage in own["stages"]],
-            decays=own["decays"] or {},
-            shares_left=own["initial_share"],
-            distances=own["distance"],
-            labels=own["labels"],
-            source=[domain.name for domain in domains.validation],
-            unseen=[domain.name for domain in domains.unseen],
-            results={method: fact["scores"] for method, fact in facts.items()},
-            recipe=recipe.to_yaml(),
-            command=f"accelerate launch -m deft_hf.train {RECIPE}",
-            versions=own["versions"],
-            seed=own["seed"],
-            hardware=own["hardware"],
-            seconds=own["train_seconds"],
-            unreadable={name: len(ids) for name, ids in own.get("unreadable", {}).items()},
-            figures=["figures/domains.png", "figures/panels.png"],
-            license=recipe.publish.license,
-            repo_id=recipe.publish.repo_id,
-        )
+    captions = {
+        "domains.png": "Mean IoU of each method on each domain",
+        "panels.png": "An image of each domain, its truth, and what each method makes of it",
+        **save_run_figures(folder / "figures", _record(recipe, domains, facts)),
+    }
+    card_facts = CardFacts(
+        model_name=folder.resolve().name,
+        config=AutoConfig.from_pretrained(folder),
+        base_model=recipe.model.pretrained,
+        method=own["method"],
+        settings=settings,
+        stages=[(stage["stage"], stage["steps"]) for stage in own["stages"]],
+        decays=own["decays"] or {},
+        shares_left=own["initial_share"],
+        distances=own["distance"],
+        labels=own["labels"],
+        source=[domain.name for domain in domains.validation],
+        unseen=[domain.name for domain in domains.unseen],
+        results={method: fact["scores"] for method, fact in facts.items()},
+        recipe=recipe.to_yaml(),
+        command=f"accelerate launch -m deft_hf.train {RECIPE}",
+        versions=own["versions"],
+        seed=own["seed"],
+        hardware=own["hardware"],
+        seconds=own["train_seconds"],
+        unreadable={name: len(ids) for name, ids in own.get("unreadable", {}).items()},
+        figures={f"figures/{name}": caption for name, caption in captions.items()},
+        page=PAGE,
+        data=_data_uses(recipe, domains),
+        base_license=recipe.publish.base_license,
+        license=recipe.publish.license,
+        repo_id=recipe.publish.repo_id,
     )
-    (folder / "README.md").write_text(card)
+    (folder / "README.md").write_text(render_card(card_facts), "utf-8")
+    (folder / PAGE).write_text(render_page(card_facts, folder, _origin(own)), "utf-8")
+
+
+def _record(recipe: Recipe, domains: Domains, facts: dict[str, dict[str, Any]]) -> RunRecord:
+    # A run that an earlier version finished lacks what there was not: then these pictures are not drawn.
+    def kept(method: str, name: Path, default: Any) -> Any:
+        path = method_folder(recipe, method) / name
+        return json.loads(path.read_text("utf-8")) if path.is_file() else default
+
+    own = recipe.method.name
+    return RunRecord(
+        method=own,
+        stages=[(stage["stage"], stage["steps"]) for stage in facts[own]["stages"]],
+        histories={method: kept(method, HISTORY, []) for method in facts},
+        results={method: fact["scores"] for method, fact in facts.items()},
+        confusions=kept(own, CONFUSIONS, {}),
+        distances={method: kept(method, DISTANCES, {}) for method in facts},
+        labels=domains.labels,
+        source=[domain.name for domain in domains.validation],
+        unseen=[domain.name for domain in domains.unseen],
+    )
+
+
+def _data_uses(recipe: Recipe, domains: Domains) -> list[DataUse]:
+    sections = {
+        "training": (recipe.data.source, domains.source),
+        "validation": (recipe.data.validation, domains.validation),
+        "unseen": (recipe.data.unseen, domains.unseen),
+    }
+    return [
+        DataUse(domain.name, use, len(domain), _hub_name(entry), _terms(recipe, entry))
+        for use, (entries, loaded) in sections.items()
+        for entry, domain in zip(entries, loaded, strict=True)
+    ]
+
+
+def _hub_name(entry: Entry) -> str | None:
+    return entry.hub if isinstance(entry, HubEntry) and not Path(entry.hub).exists() else None
+
+
+def _terms(recipe: Recipe, entry: Entry) -> Terms | None:
+    said = recipe.publish.data_licenses.get(entry.name)
+    if said is not None:
+        return Terms(said)
+    return DRAWN if isinstance(entry, StreetsEntry) else DATA.get(getattr(entry, "layout", None))
+
+
+def _origin(own: dict[str, Any]) -> dict[str, str]:
+    """Commits and processes of a run, in words."""
+    commits = {
+        f"commit of {name}": state["commit"] + (", with changes" if state["dirty"] else "")
+        for name, state in own.get("git", {}).items()
+        if state
+    }
+    return {**commits, "processes": str(own["processes"]), "batch size": str(own["batch_size"])}
 
 
 def _panel_rows(recipe: Recipe, domains: Domains) -> list[tuple]:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from safetensors import SafetensorError
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import (
     AutoConfig,
@@ -43,7 +44,7 @@ from deft_hf.publish.export import export_generalized, segmentation_processor, v
 from deft_hf.publish.opening import first_line, unreadable
 from deft_hf.recipe import Recipe
 from deft_hf.recipe.data import Entry, FolderEntry, HubEntry
-from deft_hf.results import METRICS, Domains, collect_facts, method_folder
+from deft_hf.results import CONFUSIONS, DISTANCES, HISTORY, METRICS, Domains, collect_facts, method_folder
 from deft_hf.scoring.report import save_json
 from deft_hf.trainer import DeFTTrainer
 
@@ -128,10 +129,13 @@ def _domain(entry: Entry, root: str | None, labels: LabelSpace) -> Domain:
 # ---- model
 
 
-def load_model(recipe: Recipe, labels: LabelSpace) -> tuple[PreTrainedModel, BaseImageProcessor]:
+def load_model(
+    recipe: Recipe, labels: LabelSpace, announce: bool = True
+) -> tuple[PreTrainedModel, BaseImageProcessor]:
     """The pretrained checkpoint with a head for the classes, and the processor that the export will have.
 
-    What the checkpoint does not hold, the head or its classifier, is drawn by `training.seed` and reported by name.
+    What the checkpoint does not hold, the head or its classifier, is drawn by `training.seed` and reported by name
+    (`announce`).
 
     Raises:
         UserError: the checkpoint cannot be read, is of an unknown type, lacks weights that it should have, or takes no
@@ -178,7 +182,8 @@ def load_model(recipe: Recipe, labels: LabelSpace) -> tuple[PreTrainedModel, Bas
     if section.channels_last:
         model = model.to(memory_format=torch.channels_last)
     size = f"{model.num_parameters():,} parameters"
-    say(f"{section.pretrained}: {type(model).__name__}, {size}. Newly made: {summary(new, model.state_dict())}")
+    if announce:
+        say(f"{section.pretrained}: {type(model).__name__}, {size}. Newly made: {summary(new, model.state_dict())}")
     return model, segmentation_processor(_base_processor(name, section.revision), recipe.data.image_size)
 
 
@@ -231,12 +236,16 @@ def train_method(recipe: Recipe, method: str, domains: Domains, resume_anyway: b
     trainer = make_trainer(recipe, method, domains)
     facts = fit(trainer, recipe, domains, resume_anyway=resume_anyway)
     model = trainer.generalized_model  # with every rank: it may be gathered
+    initial = trainer.pathways.whole_initial(keep=trainer.is_world_process_zero())
     if trainer.is_world_process_zero():
         with writing(folder, lambda: "The trained model is in the last checkpoint: make room and start again."):
             export_generalized(model, folder, trainer.processing_class)
             example, *_ = Reader(domains.evaluated, recipe.data.unreadable).load(0, 0)
             verify_export(folder, model, example)
-            save_json(folder / "results" / "history.json", trainer.state.log_history)
+            save_json(folder / HISTORY, trainer.state.log_history)
+            confusions = {domain.name: trainer.confusions[f"eval_{domain.name}"] for domain in domains.evaluated}
+            save_json(folder / CONFUSIONS, confusions)
+            save_json(folder / DISTANCES, layer_distances(trainer, recipe, domains, model, initial))
             save_json(folder / METRICS, facts)
     trainer.accelerator.wait_for_everyone()
     # Trainer and callbacks refer to each other: without a collection the next method would share the memory.
@@ -351,6 +360,24 @@ def fit(
     trainer.image_counts = {} if keep_images else None
     trainer.evaluate()
     return collect_facts(trainer, recipe, domains, seconds, resumed=checkpoint is not None, alphas=alphas)
+
+
+@torch.no_grad()
+def layer_distances(
+    trainer: DeFTTrainer, recipe: Recipe, domains: Domains, model: nn.Module, initial: Mapping[str, Tensor]
+) -> dict[str, float]:
+    """By layer, ||θ - θ_init|| / ||θ_init|| of its weight: from the pretrained encoder and from `initial`, where the
+    last stage started, of the decoder.
+    """
+    start, _ = load_model(recipe, domains.labels, announce=False)
+    before = dict(start.named_parameters())
+    before |= {name: value for name, value in initial.items() if name in before}
+    distances = {}
+    for name, parameter in model.named_parameters():
+        if parameter.ndim > 1 and name in before and trainer.family.is_trained(name):
+            there = before[name].to(parameter.device)
+            distances[name.removesuffix(".weight")] = float((parameter - there).norm() / there.norm())
+    return distances
 
 
 # ---- around a run

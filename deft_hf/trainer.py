@@ -101,6 +101,7 @@ class DeFTTrainer(EvaluationMixin, HubMixin, CheckpointMixin, ShardingMixin, Tra
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         self.window, self.stride = window, stride
         self.scores: dict[str, Scores] = {}
+        self.confusions: dict[str, Tensor] = {}
         self.gathered: dict[str, nn.Module] = {}
         self.spans: list[Span] = []
         self.rates: dict[str, float] = {}

@@ -168,6 +168,7 @@ def test_a_recipe_pushes_every_save_and_the_finished_run(tmp_path, hub, monkeypa
     found = hub.files("ana/town", "run-1")
     assert MODEL | {"README.md", "recipe.yaml", "results/metrics.json", "figures/panels.png"} <= set(found)
     assert found["model.safetensors"] == (tmp_path / "out" / "model.safetensors").read_bytes()
+
     assert not [name for name in found if name.startswith("checkpoint-") or name.endswith((".pt", ".pth", ".bin"))]
 
 

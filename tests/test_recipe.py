@@ -434,6 +434,10 @@ def test_merge_keys_are_no_repetition(path: Path):
         ("training.metric_for_best_model=loss", "found loss, expected one of town_mean_iou"),
         ("training.metric_for_best_model=eval_coast_mean_iou", "unseen domains are reported, never selected on"),
         ("publish.push_to_hub=true", "publish.repo_id: missing, expected owner/name"),
+        (
+            "publish.data_licenses={oslo: CC0}",
+            "publish.data_licenses.oslo: found no domain of this name",
+        ),
         ("publish.repo_id=a/b/c", "publish.repo_id: found 'a/b/c', expected owner/name"),
     ],
 )

@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import (
     AutoImageProcessor,
     AutoModelForSemanticSegmentation,
@@ -100,22 +101,49 @@ def weights(folder):
     return AutoModelForSemanticSegmentation.from_pretrained(folder).state_dict()
 
 
+def tensorboard_has_what_the_log_has(out):
+    (events,) = (out / "runs").rglob("events.out.tfevents*")
+    written = EventAccumulator(str(events)).Reload()
+    last = {}
+    for entry in json.loads((out / "results" / "history.json").read_text()):
+        kind = "loss" in entry or any(key.startswith("eval_") for key in entry)
+        last |= {key: (entry["step"], value) for key, value in entry.items() if kind and key not in ("step", "epoch")}
+    wanted = {"encoder_loss", "decoder_loss", "encoder_learning_rate", "encoder_initial_share", "decoder_distance"}
+    assert wanted | {"usual_encoder_distance", "eval_town_mean_iou", "eval_coast_mean_iou"} <= set(last)
+    for key, (step, value) in last.items():
+        tag = f"eval/{key.removeprefix('eval_')}" if key.startswith("eval_") else f"train/{key}"
+        found = written.Scalars(tag)[-1]
+        assert (found.step, found.value) == (step, pytest.approx(value, rel=1e-5)), tag
+
+
 def test_a_run_from_recipe_to_model(recipe, tmp_path, capsys):
-    main([recipe(), "training.seed=3"])
+    main([recipe(), "training.seed=3", "training.report_to=tensorboard", "training.eval_strategy=steps"])
     out = tmp_path / "out"
     assert "| deft |" in capsys.readouterr().out
     assert {p.name for p in out.iterdir()} == {
         ".lock", "README.md", "baselines", "checkpoint-3", "checkpoint-6", "config.json", "figures",
-        "model.safetensors", "preprocessor_config.json", "recipe.yaml", "results",
+        "model.safetensors", "preprocessor_config.json", "recipe.yaml", "report.html", "results", "runs",
     }  # fmt: skip
     assert yaml.safe_load((out / "recipe.yaml").read_text())["training"]["seed"] == 3
     facts = json.loads((out / "results" / "metrics.json").read_text())
     assert facts["stages"] == [{"stage": "warmup", "steps": 2}, {"stage": "decoupled", "steps": 4}]
     assert facts["initial_share"]["encoder"] == pytest.approx(0.9999**80_000)
     assert set(facts["scores"]) == {"town", "coast"}
-    for picture in ("panels.png", "domains.png"):
-        assert min(Image.open(out / "figures" / picture).size) > 200
-    card = (out / "README.md").read_text()
+    pictures = ("domains", "panels", "curves", "classes", "confusion", "layers")
+    assert {path.stem for path in (out / "figures").iterdir()} == set(pictures)
+    for picture in pictures:
+        assert min(Image.open(out / "figures" / f"{picture}.png").size) > 200
+    confusions = json.loads((out / "results" / "confusions.json").read_text())
+    for domain, counts in confusions.items():
+        assert np.sum(counts) == facts["scores"][domain]["pixels"]
+        assert np.trace(counts) / np.sum(counts) == pytest.approx(facts["scores"][domain]["pixel_accuracy"])
+    moved = json.loads((out / "results" / "layer_distances.json").read_text())
+    for part in ("segformer.", "decode_head."):  # single layers of so small a model may have no gradient
+        assert any(value > 0 for name, value in moved.items() if name.startswith(part))
+    tensorboard_has_what_the_log_has(out)
+    card, page = (out / "README.md").read_text(), (out / "report.html").read_text()
+    assert all(f"](figures/{picture}.png)" in card for picture in pictures)
+    assert page.count("data:image/png;base64,") == len(pictures) and str(tmp_path) not in page
     assert str(tmp_path) not in card and "pipeline_tag: image-segmentation" in card
     assert not any(torch_file in {p.suffix for p in out.glob("*")} for torch_file in (".bin", ".pt", ".pth"))
 

@@ -7,12 +7,10 @@ import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from filelock import FileLock
-from torch import nn
 from transformers.utils import logging
 
 from deft_hf import runs
@@ -20,12 +18,10 @@ from deft_hf.comparison.plan import FAILURE
 from deft_hf.errors import TrainingDiverged
 from deft_hf.publish.export import export_generalized
 from deft_hf.recipe import Recipe
-from deft_hf.results import METRICS, RECIPE, Domains
+from deft_hf.results import HISTORY, METRICS, RECIPE
 from deft_hf.scoring.report import save_json
-from deft_hf.trainer import DeFTTrainer
 
 COUNTS = Path("results") / "image_counts.npz"
-HISTORY = Path("results") / "history.json"
 
 
 def work(folder: Path, environment: Mapping[str, str]) -> None:
@@ -58,9 +54,10 @@ def _run(recipe: Recipe, folder: Path) -> None:
     domains = runs.load_domains(recipe)
     trainer = runs.make_trainer(recipe, recipe.method.name, domains)
     facts = runs.fit(trainer, recipe, domains, keep_images=True)
+    initial = trainer.pathways.whole_initial()
     facts["layer_distances"] = {
-        "exported": layer_distances(trainer, recipe, domains, trainer.generalized_model),
-        "usual": layer_distances(trainer, recipe, domains, trainer.pathways.usual),
+        "exported": runs.layer_distances(trainer, recipe, domains, trainer.generalized_model, initial),
+        "usual": runs.layer_distances(trainer, recipe, domains, trainer.pathways.usual, initial),
     }
     export_generalized(trainer.generalized_model, folder, trainer.processing_class)
     (folder / COUNTS).parent.mkdir(exist_ok=True)
@@ -70,19 +67,3 @@ def _run(recipe: Recipe, folder: Path) -> None:
     # Only now: half a checkpoint would be gone on from.
     for checkpoint in folder.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
-
-
-@torch.no_grad()
-def layer_distances(trainer: DeFTTrainer, recipe: Recipe, domains: Domains, model: nn.Module) -> dict[str, float]:
-    """By layer, ||θ - θ_init|| / ||θ_init|| of its weight: from the pretrained encoder and the decoder that the last
-    stage started with.
-    """
-    start, _ = runs.load_model(recipe, domains.labels)
-    initial = dict(start.named_parameters())
-    initial |= {name: value for name, value in trainer.pathways.initial.items() if name in initial}
-    distances: dict[str, Any] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.ndim > 1 and name in initial and trainer.family.is_trained(name):
-            before = initial[name].to(parameter.device)
-            distances[name.removesuffix(".weight")] = float((parameter - before).norm() / before.norm())
-    return distances

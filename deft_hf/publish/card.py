@@ -19,6 +19,7 @@ from jinja2 import Environment, StrictUndefined
 from transformers import PreTrainedConfig
 
 from deft_hf.method.families import objective_of
+from deft_hf.publish.terms import EMBEDDED, HUB_LICENSES, Terms, base_terms
 from deft_hf.scoring.report import Results, class_table, domain_table
 
 _METRICS = {
@@ -29,6 +30,25 @@ _METRICS = {
 # Absolute, at the start of a word: `https://host/path` and `a/b` are none.
 _LOCAL_PATH = re.compile(r"""(?<![\w.~:/\\<-])(?:~\w*|[A-Za-z]:)?[/\\][^\s"',;()\[\]{}]+""")
 _TOKEN = re.compile(r"""(\b\w*token\b["']?\s*[:=]\s*)[^\s,}\]]+""", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class DataUse:
+    """A domain of a run.
+
+    Attributes:
+        name: of the domain.
+        use: what for: `training`, `validation` or `unseen`.
+        images: how many.
+        hub: Hub name of the data set, where it is one.
+        terms: what its images come under, where known.
+    """
+
+    name: str
+    use: str
+    images: int
+    hub: str | None = None
+    terms: Terms | None = None
 
 
 @dataclass(frozen=True)
@@ -56,7 +76,10 @@ class CardFacts:
         hardware: what it ran on, in words.
         seconds: training time.
         unreadable: how many images of which domain could not be read while it ran.
-        figures: PNG files, relative to the card.
+        figures: by PNG file, relative to the card, what it shows.
+        page: HTML file with all figures, relative to the card.
+        data: what it was trained and scored on, in the order to print.
+        base_license: terms of the base model in words, where the recipe says them.
         license: identifier of the model's licence (https://huggingface.co/docs/hub/repositories-licenses).
         repo_id: Hub name that the model is pushed to; the snippet loads it from there.
     """
@@ -81,7 +104,10 @@ class CardFacts:
     hardware: str
     seconds: float
     unreadable: Mapping[str, int] = field(default_factory=dict)
-    figures: Sequence[str] = ()
+    figures: Mapping[str, str] = field(default_factory=dict)
+    page: str | None = None
+    data: Sequence[DataUse] = ()
+    base_license: str | None = None
     license: str | None = None
     repo_id: str | None = None
 
@@ -94,24 +120,32 @@ def render_card(facts: CardFacts) -> str:
     jinja = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
     jinja.filters |= {"shareable": shareable, "value": _value}
     template = jinja.from_string(files("deft_hf.publish").joinpath("model_card.md").read_text(encoding="utf-8"))
-    scores = facts.results[facts.method]
     objective = objective_of(facts.config.model_type)
     return template.render(
-        **vars(facts),
+        **contents(facts),
         auto_class=objective.auto_class,
         inputs=objective.inputs(facts.config),
         mask_classification="logits" not in objective.outputs,
         metadata=_metadata(facts).to_yaml(),
-        base=_base_name(facts),
-        base_on_hub=_is_hub_name(facts.base_model),
-        domain_table=domain_table(facts.results, facts.source, facts.unseen),
-        class_tables=[
+    )
+
+
+def contents(facts: CardFacts) -> dict[str, Any]:
+    """What the card and the page of a run have in common: the facts, their tables as Markdown, names fit to print."""
+    scores = facts.results[facts.method]
+    return {
+        **vars(facts),
+        "base": _base_name(facts),
+        "base_on_hub": _is_hub_name(facts.base_model),
+        "base_terms": _base_terms(facts),
+        "domain_table": domain_table(facts.results, facts.source, facts.unseen),
+        "class_tables": [
             (_title(facts, domain), class_table(facts.results, domain, facts.labels), scores[domain]["absent"])
             for domain in [*facts.source, *facts.unseen]
             if domain in scores
         ],
-        duration=str(timedelta(seconds=round(facts.seconds))),
-    )
+        "duration": str(timedelta(seconds=round(facts.seconds))),
+    }
 
 
 def _metadata(facts: CardFacts) -> ModelCardData:
@@ -121,10 +155,24 @@ def _metadata(facts: CardFacts) -> ModelCardData:
         pipeline_tag="image-segmentation",
         tags=["deft", "domain-generalization", "semantic-segmentation"],
         base_model=facts.base_model if _is_hub_name(facts.base_model) else None,
-        license=facts.license,
+        datasets=list(dict.fromkeys(use.hub for use in facts.data if use.hub and use.use == "training")) or None,
+        **_license(facts.license),
         model_name=facts.model_name if scores else None,
         eval_results=scores or None,
     )
+
+
+def _license(name: str | None) -> dict[str, str]:
+    # The Hub refuses a card with an identifier that it does not know.
+    if name is None or name.lower() in HUB_LICENSES:
+        return {"license": name and name.lower()}
+    return {"license": "other", "license_name": re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")}
+
+
+def _base_terms(facts: CardFacts) -> Terms | None:
+    if facts.base_license is not None:
+        return Terms(facts.base_license)
+    return base_terms(facts.base_model, facts.config.model_type, _is_hub_name(facts.base_model))
 
 
 def _eval_results(facts: CardFacts) -> Iterator[EvalResult]:
@@ -151,6 +199,8 @@ def _title(facts: CardFacts, domain: str) -> str:
 
 def _is_hub_name(base_model: str) -> bool:
     # In the order in which `from_pretrained` looks.
+    if base_model == EMBEDDED:
+        return False
     if Path(base_model).expanduser().exists():
         return False
     try:
@@ -161,6 +211,8 @@ def _is_hub_name(base_model: str) -> bool:
 
 
 def _base_name(facts: CardFacts) -> str:
+    if facts.base_model == EMBEDDED:
+        return "the tiny SegFormer of deft_hf"
     return facts.base_model if _is_hub_name(facts.base_model) else Path(facts.base_model).expanduser().resolve().name
 
 
@@ -168,6 +220,16 @@ def shareable(text: str) -> str:
     """`text` without what concerns the author's machine or account alone."""
     text = _TOKEN.sub(r"\1(left out)", text)
     return _LOCAL_PATH.sub(lambda match: re.split(r"[/\\]", match[0].rstrip("/\\"))[-1], text).strip()
+
+
+def shareable_tree(tree: Any) -> Any:
+    """[`shareable`] for each text in lists and mappings, as YAML and JSON have them."""
+    if isinstance(tree, Mapping):
+        hidden = {key for key in tree if str(key).lower().endswith("token")}
+        return {key: "(left out)" if key in hidden else shareable_tree(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [shareable_tree(value) for value in tree]
+    return shareable(tree) if isinstance(tree, str) else tree
 
 
 def _value(setting: Any) -> str:

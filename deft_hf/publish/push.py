@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
+import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import yaml
 from huggingface_hub import CommitInfo, HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+from huggingface_hub.utils import filter_repo_objects
 from transformers.utils import logging
 
 from deft_hf.errors import UserError
+from deft_hf.publish.card import shareable_tree
 
 logger = logging.get_logger(__name__)
 
@@ -33,7 +39,10 @@ LEFT_OUT = (
     "deft_state.json",
     "manifest.json",
     "trainer_state.json",
+    "*tfevents*",  # TensorBoard's, which have the name of the machine
 )
+# Files of a run that name folders of the machine, and are read again from the local copy as they are.
+_WITH_PATHS = ("recipe*.yaml", "results/metrics.json")
 # Weights of an earlier push under other names, of which `from_pretrained` would take one for the model.
 _WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
 _REFUSALS = (400, 401, 402, 403, 404, 409, 422)
@@ -136,16 +145,64 @@ def upload(
     path_in_repo: str | None = None,
     left_out: Sequence[str] = LEFT_OUT,
 ) -> CommitInfo:
-    """Uploads a folder into a repository that exists; raises what the Hub's client raises."""
-    return HfApi(token=token).upload_folder(
-        repo_id=repo_id,
-        folder_path=folder,
-        path_in_repo=path_in_repo,
-        revision=revision,
-        commit_message=message,
-        ignore_patterns=[*left_out],
-        delete_patterns=[*_WEIGHTS],
-    )
+    """Uploads a folder into a repository that exists; raises what the Hub's client raises.
+
+    Recipe and facts go without folders of the machine and without tokens, as `shareable` has it.
+    """
+    with _shareable_copy(Path(folder), left_out) as staged:
+        return HfApi(token=token).upload_folder(
+            repo_id=repo_id,
+            folder_path=staged,
+            path_in_repo=path_in_repo,
+            revision=revision,
+            commit_message=message,
+            ignore_patterns=[*left_out],
+            delete_patterns=[*_WEIGHTS],
+        )
+
+
+@contextmanager
+def _shareable_copy(folder: Path, left_out: Sequence[str]) -> Iterator[Path]:
+    """The folder itself; where files of it name folders of the machine, one of links to the others beside their copies
+    without.
+    """
+    cleaned = {path: text for pattern in _WITH_PATHS for path in folder.glob(pattern) if (text := _cleaned(path))}
+    if not cleaned:
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="deft_hf-push-") as staged:
+        files = (path for path in folder.resolve().rglob("*") if path.is_file())
+        names = [str(path.relative_to(folder.resolve())) for path in files]
+        for name in filter_repo_objects(names, ignore_patterns=[*left_out]):
+            target = Path(staged, name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if folder / name in cleaned:
+                target.write_text(cleaned[folder / name], "utf-8")
+            else:
+                _link(folder.resolve() / name, target)
+        yield Path(staged)
+
+
+def _cleaned(path: Path) -> str | None:
+    """The file's text without folders of the machine; None where that is what it is, or where it cannot be read."""
+    try:
+        text = path.read_text("utf-8")
+        tree = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        return None
+    clean = shareable_tree(tree)
+    if clean == tree:
+        return None
+    if path.suffix == ".json":
+        return json.dumps(clean, indent=2, ensure_ascii=False) + "\n"
+    return yaml.safe_dump(clean, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        target.symlink_to(source)
+    except OSError:  # Windows asks for a right
+        shutil.copy2(source, target)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from importlib.resources import files
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, Field, PrivateAttr, StrictBool, ValidationError
+from pydantic import AfterValidator, Field, PrivateAttr, StrictBool, StrictStr, ValidationError
 from transformers import TrainingArguments
 
 from deft_hf.arguments import DeFTTrainingArguments
@@ -76,6 +76,10 @@ class PublishSection(Section):
     revision: str | None = None
     every_save: StrictBool = False
     license: str | None = None
+    base_license: str | None = None
+    data_licenses: dict[str, StrictStr] = Field(
+        {}, description="a mapping of names of domains to the terms of their images"
+    )
 
 
 _TRAINING_FIELDS = {field.name for field in dataclasses.fields(TrainingArguments)}

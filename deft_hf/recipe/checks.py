@@ -23,6 +23,7 @@ def contradictions(recipe: Recipe) -> Iterator[str]:
     yield from _labels(recipe.data)
     yield from _places(recipe.data)
     yield from _names(recipe.data)
+    yield from _licenses(recipe)
     yield from _weights(recipe.data)
     yield from _corruptions(recipe.data)
     yield from _leaks(recipe.data)
@@ -86,6 +87,14 @@ def _places(data: DataSection) -> Iterator[str]:
     for key, entry in _entries(data):
         if problem := entry.problem(data.root):
             yield f"{key}.{problem}"
+
+
+def _licenses(recipe: Recipe) -> Iterator[str]:
+    known = {entry.name for _, entry in _entries(recipe.data)}
+    for name in recipe.publish.data_licenses:
+        if name not in known:
+            names = ", ".join(sorted(known))
+            yield f"publish.data_licenses.{name}: found no domain of this name, expected one of {names}"
 
 
 def _names(data: DataSection) -> Iterator[str]:

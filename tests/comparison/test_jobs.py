@@ -215,13 +215,14 @@ def test_checkpoints_go_once_the_run_is_done(training, monkeypatch):
     run = training.runs[0]
     (run.folder / "checkpoint-2").mkdir(parents=True)
     trainer = SimpleNamespace(
-        generalized_model=None, pathways=SimpleNamespace(usual=None), processing_class=None, image_counts={},
+        generalized_model=None, pathways=SimpleNamespace(usual=None, whole_initial=dict), processing_class=None,
+        image_counts={},
         state=SimpleNamespace(log_history=[]),
     )  # fmt: skip
     monkeypatch.setattr(worker.runs, "load_domains", lambda recipe: None)
     monkeypatch.setattr(worker.runs, "make_trainer", lambda *args: trainer)
     monkeypatch.setattr(worker.runs, "fit", lambda *args, keep_images: {})
-    monkeypatch.setattr(worker, "layer_distances", lambda *args: {})
+    monkeypatch.setattr(worker.runs, "layer_distances", lambda *args: {})
     monkeypatch.setattr(worker, "export_generalized", lambda *args: None)
     removed = []
     monkeypatch.setattr(worker.shutil, "rmtree", lambda path: removed.append((path.name, run.done)))

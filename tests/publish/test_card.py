@@ -8,12 +8,13 @@ import torch
 import yaml
 from huggingface_hub import ModelCard
 from PIL import Image
-from transformers import SegformerConfig
+from transformers import AutoConfig, SegformerConfig
 
 from deft_hf.data.transforms import EvalTransform
 from deft_hf.method.families import resolve_family
-from deft_hf.publish.card import CardFacts, render_card
+from deft_hf.publish.card import CardFacts, DataUse, render_card, shareable_tree
 from deft_hf.publish.export import export_generalized, segmentation_processor
+from deft_hf.publish.terms import Terms
 from deft_hf.scoring.confusion import ConfusionMatrix
 from deft_hf.scoring.inference import predict
 from deft_hf.scoring.report import class_table, domain_table
@@ -59,7 +60,12 @@ FACTS = CardFacts(
     seed=3,
     hardware="1 NVIDIA H100",
     seconds=4000.3,
-    figures=["figures/domain_bars.png"],
+    figures={"figures/domain_bars.png": "Bars by domain"},
+    data=[
+        DataUse("town", "training", 80, hub="ana/towns", terms=Terms("CC0", "https://example.org/cc0", False)),
+        DataUse("town", "validation", 20, hub="ana/towns"),
+        DataUse("coast", "unseen", 30, hub="ana/coasts", terms=Terms("mine")),
+    ],
     license="apache-2.0",
     repo_id="ana/town-segformer",
 )
@@ -80,6 +86,7 @@ def test_metadata_is_what_the_hub_reads():
     assert (data.library_name, data.pipeline_tag) == ("transformers", "image-segmentation")
     assert data.tags == ["deft", "domain-generalization", "semantic-segmentation"]
     assert (data.base_model, data.license) == ("nvidia/mit-b0", "apache-2.0")
+    assert data.datasets == ["ana/towns"]  # what it was trained on
     assert data.model_name == "town-segformer"
     found = {(result.dataset_name, result.metric_type): result.metric_value for result in data.eval_results}
     own = FACTS.results["deft"]
@@ -100,7 +107,7 @@ def test_model_index_has_one_entry_a_domain_and_plain_numbers():
 
 
 def test_card_without_any_score_has_no_model_index():
-    data = metadata(render_card(replace(FACTS, results={"deft": {}}, unseen=[], license=None)))
+    data = metadata(render_card(replace(FACTS, results={"deft": {}}, unseen=[], license=None, data=[])))
     assert data.keys() == {"base_model", "library_name", "pipeline_tag", "tags"}
 
 
@@ -110,7 +117,7 @@ def test_body_has_the_tables_of_the_report():
     for domain in ("town", "coast", "night"):
         assert class_table(FACTS.results, domain, LABELS) in card
     assert card.count("Without a pixel in this domain: boat.") == 1
-    assert "![domain bars](figures/domain_bars.png)" in card
+    assert "![Bars by domain](figures/domain_bars.png)" in card
     assert "| `decoder_warmup_steps` | `30` |\n| `ema_decay_steps` | `null` |\n| `batchnorm` | `reference` |" in card
     assert "| encoder | 0.97368 | 0.0335 % | 1.25 |\n| decoder | 0.9 | 36.8 % | 2.5 |" in card
     assert "| warmup | 30 |\n| decoupled | 300 |" in card
@@ -122,7 +129,7 @@ def test_tables_stand_apart():
     """Markdown takes a table for text where no empty line is before it."""
     lines = render_card(FACTS).splitlines()
     starts = [index for index, line in enumerate(lines) if line.startswith("| ---")]
-    assert len(starts) == 8
+    assert len(starts) == 9
     assert all(lines[index - 2] == "" for index in starts)
 
 
@@ -136,6 +143,59 @@ def test_card_of_a_baseline():
     assert "All settings of `joint` are the defaults." in card
     assert "| encoder | - | 0 % | 1.25 |" in card
     assert "It was evaluated on no unseen domain" in card
+
+
+def test_data_stand_with_their_terms():
+    card = render_card(FACTS)
+    assert (
+        "| [town](https://huggingface.co/datasets/ana/towns) | training | 80 | [CC0](https://example.org/cc0) |"
+        in card
+    )
+    assert "| validation | 20 | not stated |\n" in card
+    assert "| unseen | 30 | mine |\n" in card
+
+
+@pytest.mark.parametrize(
+    ("base", "model_type", "said", "warned"),
+    [
+        ("nvidia/mit-b0", "segformer", None, True),
+        ("nvidia/segformer-b5-finetuned-cityscapes-1024-1024", "segformer", None, True),
+        (".", "segformer", None, True),  # weights in a folder: most probably NVIDIA's
+        ("ana/mit-again", "segformer", None, False),
+        ("embedded", "segformer", None, False),
+        ("nvidia/mit-b0", "segformer", "bought", False),
+        ("facebook/dinov2-small", "upernet", None, False),
+    ],
+)
+def test_weights_that_are_not_for_commercial_use_are_warned_of(base, model_type, said, warned):
+    facts = replace(FACTS, base_model=base, config=AutoConfig.for_model(model_type), base_license=said)
+    card = render_card(facts)
+    assert ("> **Non-commercial.**" in card) == warned
+    assert ("[NVIDIA Source Code License for SegFormer](https://github.com/NVlabs/SegFormer" in card) == warned
+    assert said is None or f"({said})" in card
+    assert ("base_model" in metadata(card)) == (base not in (".", "embedded"))
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [("MIT", {"license": "mit"}), ("Our own (2026)", {"license": "other", "license_name": "our-own-2026"})],
+)
+def test_a_licence_is_one_that_the_hub_knows_or_other_by_name(name, found):
+    data = metadata(render_card(replace(FACTS, license=name)))
+    assert {key: value for key, value in data.items() if key.startswith("license")} == found
+
+
+def test_both_citations_are_there():
+    cited = block(render_card(FACTS), "bibtex")
+    assert cited.count("{") == cited.count("}")
+    assert "Pahk, Jaehyun" in cited
+    assert "author  = {{The deft\\_hf authors}},\n  version = {0.1.0}\n}" in cited
+
+
+def test_what_is_pushed_as_data_names_no_folder_and_no_token():
+    tree = {"data": {"root": "/home/ana/data", "source": [{"folder": "town"}]}, "hub_token": "hf_abc", "steps": 1e-5}
+    clean = {"data": {"root": "data", "source": [{"folder": "town"}]}, "hub_token": "(left out)", "steps": 1e-5}
+    assert shareable_tree(tree) == clean
 
 
 def test_recipe_and_command_can_be_used_again():
@@ -189,7 +249,9 @@ def test_tokens_are_left_out():
 def test_the_snippet_runs(model_type, tmp_path, monkeypatch, capsys):
     model = models.build(model_type).eval()
     card = render_card(replace(FACTS, config=model.config))
-    export_generalized(model, tmp_path / "final", segmentation_processor(None, (64, 64)), card)
+    family = resolve_family(model)
+    size = (64, 96) if family.side is None else (getattr(model.config, family.side),) * 2
+    export_generalized(model, tmp_path / "final", segmentation_processor(None, size), card)
     pixels = np.random.default_rng(0).integers(0, 256, (70, 110, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "image.png")
     monkeypatch.chdir(tmp_path)
@@ -198,7 +260,7 @@ def test_the_snippet_runs(model_type, tmp_path, monkeypatch, capsys):
     found = {}
     exec(code.replace("ana/town-segformer", "final"), found)
 
-    item = EvalTransform((64, 64))(Image.fromarray(pixels), np.zeros((70, 110), np.uint8))
-    expected = predict(model, resolve_family(model), item["pixel_values"][None], (70, 110))[0]
+    item = EvalTransform(size)(Image.fromarray(pixels), np.zeros((70, 110), np.uint8))
+    expected = predict(model, family, item["pixel_values"][None], (70, 110))[0]
     assert torch.equal(found["classes"], expected)
     assert "LABEL_" in capsys.readouterr().out

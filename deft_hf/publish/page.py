@@ -1,0 +1,73 @@
+"""The page of a run: tables and pictures in one HTML file that needs nothing beside itself."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup, escape
+
+from deft_hf.publish.card import CardFacts, contents, shareable
+from deft_hf.scoring.report import percent, unseen_mean
+
+
+def render_page(facts: CardFacts, folder: Path, origin: Mapping[str, Any]) -> str:
+    """The page as HTML, with the pictures in it; like the card without folders of the machine and tokens.
+
+    Args:
+        facts: what the card is made of.
+        folder: which `facts.figures` lie in.
+        origin: what else it came from, by name in words: commits, numbers of processes.
+    """
+    jinja = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=True)
+    jinja.filters |= {"shareable": shareable, "table": html_table, "value": _value}
+    template = jinja.from_string(files("deft_hf.publish").joinpath("page.html").read_text(encoding="utf-8"))
+    known = contents(facts)
+    known["figures"] = [(_inlined(folder / path), caption) for path, caption in facts.figures.items()]
+    return template.render(**known, headline=_headline(facts), origin=origin)
+
+
+def html_table(markdown: str) -> Markup:
+    """A table of [`~deft_hf.scoring.report.markdown_table`] as HTML, bold cells bold."""
+    header, _, *rows = ([_cell(cell) for cell in _cells(line)] for line in markdown.splitlines())
+    head = "".join(f'<th scope="col">{cell}</th>' for cell in header)
+    body = "".join(
+        f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in others)}</tr>'
+        for first, *others in rows
+    )
+    return Markup(f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>')
+
+
+def _cells(line: str) -> list[str]:
+    return [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+
+
+def _cell(text: str) -> Markup:
+    bold = re.fullmatch(r"\*\*(.*)\*\*", text)
+    return Markup(f"<strong>{escape(bold[1])}</strong>") if bold else escape(text)
+
+
+def _headline(facts: CardFacts) -> list[tuple[str, str]]:
+    """The numbers to see first, each with what it is."""
+    own = facts.results[facts.method]
+    means = [("source", unseen_mean(own, facts.source)), ("unseen", unseen_mean(own, facts.unseen))]
+    tiles = [(percent(mean), f"mean IoU on {kind} domains, per cent") for kind, mean in means if mean == mean]
+    for other, scores in facts.results.items():
+        gain = unseen_mean(own, facts.unseen) - unseen_mean(scores, facts.unseen)
+        if other != facts.method and gain == gain:
+            tiles.append((f"{100 * gain:+.1f}", f"points on unseen domains against {other}"))
+    return tiles
+
+
+def _inlined(path: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+def _value(setting: Any) -> str:
+    return setting if isinstance(setting, str) else json.dumps(setting)

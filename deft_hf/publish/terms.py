@@ -1,0 +1,79 @@
+"""The terms that pretrained weights and data sets come under, where they are known.
+
+What stands here is a pointer for whoever gets a model, not advice: the texts behind the links hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatch
+
+EMBEDDED = "embedded"
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Terms of use.
+
+    Attributes:
+        name: of the licence, in words.
+        url: where its text stands.
+        non_commercial: whether commercial use is excluded.
+    """
+
+    name: str
+    url: str | None = None
+    non_commercial: bool = False
+
+
+_APACHE = Terms("Apache-2.0", "https://www.apache.org/licenses/LICENSE-2.0")
+SEGFORMER = Terms(
+    "NVIDIA Source Code License for SegFormer", "https://github.com/NVlabs/SegFormer/blob/master/LICENSE", True
+)
+_BASES: Mapping[str, Terms] = {
+    EMBEDDED: _APACHE,
+    "nvidia/mit-b*": SEGFORMER,
+    "nvidia/segformer-*": SEGFORMER,
+    "facebook/dinov2-*": _APACHE,
+    "microsoft/swin-*": _APACHE,
+    "openmmlab/upernet-*": Terms("MIT", "https://opensource.org/license/mit"),
+}
+# By the layout of a recipe.
+DATA: Mapping[str, Terms] = {
+    "gtav": Terms("research and education only", "https://download.visinf.tu-darmstadt.de/data/from_games/", True),
+    "cityscapes": Terms("non-commercial, after registration", "https://www.cityscapes-dataset.com/license/", True),
+    "bdd100k": Terms("BDD100K licence", "https://doc.bdd100k.com/license.html"),
+    "mapillary": Terms("CC BY-NC-SA 4.0", "https://www.mapillary.com/dataset/vistas", True),
+}
+DRAWN = Terms("Apache-2.0, drawn by deft_hf")
+
+
+def base_terms(base_model: str, model_type: str, on_hub: bool) -> Terms | None:
+    """The terms of pretrained weights; None where they are not known.
+
+    Args:
+        base_model: Hub name or folder, as a recipe has it.
+        model_type: of the model's config.
+        on_hub: whether `base_model` is a Hub name. A SegFormer in a folder is taken for NVIDIA's, where nearly all of
+            them come from: a warning too many is the safer mistake.
+    """
+    for pattern, terms in _BASES.items():
+        if fnmatch(base_model.lower(), pattern):
+            return terms
+    return SEGFORMER if model_type == "segformer" and not on_hub else None
+
+
+# Identifiers of the Hub (https://huggingface.co/docs/hub/repositories-licenses); another licence is `other` by name.
+HUB_LICENSES = frozenset(
+    """
+    afl-3.0 agpl-3.0 apache-2.0 apple-amlr apple-ascl artistic-2.0 bigcode-openrail-m bigscience-bloom-rail-1.0
+    bigscience-openrail-m bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear bsl-1.0 c-uda cc cc-by-2.0 cc-by-2.5
+    cc-by-3.0 cc-by-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0
+    cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cc-by-nd-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc0-1.0 cdla-permissive-1.0
+    cdla-permissive-2.0 cdla-sharing-1.0 creativeml-openrail-m ecl-2.0 epl-1.0 epl-2.0 etalab-2.0 eupl-1.1 eupl-1.2
+    fair-noncommercial-research-license gfdl gpl gpl-2.0 gpl-3.0 h-research intel-research isc lgpl lgpl-2.1 lgpl-3.0
+    lppl-1.3c mit mpl-2.0 ms-pl ncsa odbl odc-by ofl-1.1 openrail openrail++ osl-3.0 other pddl postgresql unknown
+    unlicense wtfpl zlib
+    """.split()
+)
