@@ -57,7 +57,8 @@ def row(model_type: str) -> list[str]:
         stage: step_flops(pathways(model_type, family, stage), batch(model_type)) for stage in ("decoupled", "joint")
     }
     cost = f"{flops['decoupled'] / flops['joint']:.2f}"
-    return [model_type, f"`{family.encoder}`", *("yes" if passed else "no" for passed in checks), cost]
+    encoder = ", ".join(f"`{path}`" for path in family.encoders)
+    return [model_type, encoder, *("yes" if passed else "no" for passed in checks), cost]
 
 
 def batch(model_type: str) -> dict:
@@ -73,7 +74,7 @@ def pathways(model_type: str, family: SegmentationFamily, stage: Stage) -> DualP
 
 def split_is_exact(model: nn.Module, family: SegmentationFamily) -> bool:
     """Every parameter is in one part, and both parts have some."""
-    encoder = {id(parameter) for parameter in model.get_submodule(family.encoder).parameters()}
+    encoder = {id(parameter) for path in family.encoders for parameter in model.get_submodule(path).parameters()}
     parts = {"encoder": set(), "decoder": set()}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         parts[family.part_of(name)].add(id(parameter))
