@@ -169,7 +169,9 @@ def test_a_recipe_pushes_every_save_and_the_finished_run(tmp_path, hub, monkeypa
     train.main(["recipe.yaml"])
     repository = hub.repositories["ana/town"]
     assert repository.private and repository.branches["main"] == {}
-    assert repository.commits == ["Training in progress, step 1", "Training in progress, step 2", "Upload model"]
+    first, *between, last = repository.commits
+    assert (first, last) == ("Training in progress, step 1", "Upload model")
+    assert between in ([], ["Training in progress, step 2"])  # passed over where the push before it still goes on
     found = hub.files("ana/town", "run-1")
     assert MODEL | {"README.md", "recipe.yaml", "results/metrics.json", "figures/panels.png"} <= set(found)
     assert found["model.safetensors"] == (tmp_path / "out" / "model.safetensors").read_bytes()
