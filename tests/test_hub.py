@@ -1,9 +1,11 @@
 """What `DeFTTrainer` pushes, to a small Hub on loopback, and that no failure of a push costs training."""
 
+import json
 import threading
 
 import pytest
 import torch
+import yaml
 from transformers import AutoModelForSemanticSegmentation
 
 from deft_hf import hub as module
@@ -159,15 +161,29 @@ def test_a_hub_out_of_reach_lets_training_start(tmp_path, hub, warnings):
 
 def test_a_recipe_pushes_every_save_and_the_finished_run(tmp_path, hub, monkeypatch):
     publish = "push_to_hub: true, every_save: true, repo_id: ana/town, revision: run-1, license: mit"
-    (tmp_path / "recipe.yaml").write_text(RECIPE.format(publish=publish))
+    text = RECIPE.format(publish=publish).replace(
+        "output_dir: out", f"output_dir: {tmp_path}/out, report_to: tensorboard"
+    )
+    (tmp_path / "recipe.yaml").write_text(text)
     monkeypatch.chdir(tmp_path)
     train.main(["recipe.yaml"])
     repository = hub.repositories["ana/town"]
     assert repository.private and repository.branches["main"] == {}
-    assert repository.commits == ["Training in progress, step 1", "Training in progress, step 2", "Upload model"]
+    first, *between, last = repository.commits
+    assert (first, last) == ("Training in progress, step 1", "Upload model")
+    assert between in ([], ["Training in progress, step 2"])  # passed over where the push before it still goes on
     found = hub.files("ana/town", "run-1")
     assert MODEL | {"README.md", "recipe.yaml", "results/metrics.json", "figures/panels.png"} <= set(found)
     assert found["model.safetensors"] == (tmp_path / "out" / "model.safetensors").read_bytes()
+    assert (tmp_path / "out" / "runs").is_dir() and not [name for name in found if "tfevents" in name]
+    # The local recipe stays as it is, which the run goes on by.
+    assert str(tmp_path) in (tmp_path / "out" / "recipe.yaml").read_text()
+    assert not [name for name, content in found.items() if str(tmp_path).encode() in content]
+    facts = json.loads((tmp_path / "out" / "results" / "metrics.json").read_text())
+    assert facts["recipe"]["training"]["output_dir"] == f"{tmp_path}/out"
+    pushed = json.loads(found["results/metrics.json"])
+    assert pushed["recipe"]["training"]["output_dir"] == "out" and pushed["scores"] == facts["scores"]
+    assert yaml.safe_load(found["recipe.yaml"]) == pushed["recipe"]
 
     assert not [name for name in found if name.startswith("checkpoint-") or name.endswith((".pt", ".pth", ".bin"))]
 
