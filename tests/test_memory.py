@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from deft_hf.errors import UserError
 from deft_hf.method.families import resolve_family
 from deft_hf.method.pathways import DualPathway
 from tests import models
@@ -79,3 +80,10 @@ def test_a_compiled_step_gives_the_same_loss_and_is_compiled_once():
         torch.testing.assert_close(compiled(**batch)["loss"], expected)
         graphs.append(counters["stats"]["unique_graphs"])
     assert graphs[0] > 0 and graphs[0] == graphs[2]
+
+
+def test_a_batch_that_batchnorm_cannot_be_trained_on_is_one_message(tmp_path):
+    """Behind a pooling to one pixel a single image leaves one value per channel."""
+    run = trainer(tmp_path, model=models.build("mobilenet_v2"), per_device_train_batch_size=1)
+    with pytest.raises(UserError, match="per_device_train_batch_size: found 1, too few for a BatchNorm"):
+        run.train()

@@ -24,9 +24,3 @@ def squared_distance(parameters: Iterable[Tensor], initial: Iterable[Tensor]) ->
         term = (parameter.float() - start.to(parameter.device, torch.float32)).pow(2).sum()
         total = term if total is None else total + term
     return torch.zeros(()) if total is None else total
-
-
-@torch.no_grad()
-def distance(parameters: Iterable[Tensor], initial: Iterable[Tensor]) -> Tensor:
-    """||parameters - initial||_2 over all tensors together, a float32 scalar."""
-    return squared_distance(parameters, initial).sqrt()
