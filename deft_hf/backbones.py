@@ -33,7 +33,7 @@ from transformers.utils import is_timm_available
 
 from deft_hf.data.labels import LabelSpace
 from deft_hf.errors import UserError
-from deft_hf.loading import summary
+from deft_hf.new_tensors import summary
 
 _TIMM = "timm_backbone"
 _STRIDES = ("feature_strides", "common_stride")

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from accelerate import PartialState
+
 
 def command_parser(name: str, purpose: str, *examples: str) -> argparse.ArgumentParser:
     """The parser of `python -m deft_hf.NAME`; mistakes go to stderr, with status 2.
@@ -68,3 +70,14 @@ def sizes(text: str) -> tuple[int, int]:
     if min(height, width) < 1:
         raise argparse.ArgumentTypeError(f"found {text!r}, expected sides of at least one pixel")
     return height, width
+
+
+def say(text: str) -> None:
+    """Print on the main process."""
+    if is_main():
+        print(text, flush=True)
+
+
+def is_main() -> bool:
+    """Whether this process is the one that writes and prints."""
+    return PartialState().is_main_process

@@ -12,11 +12,11 @@ import yaml
 from accelerate import PartialState
 from filelock import FileLock, Timeout
 
+from deft_hf.console import say
 from deft_hf.errors import UserError
 from deft_hf.integrity import check_writable, replace_text
 from deft_hf.recipe import Recipe
 from deft_hf.results import METRICS, RECIPE
-from deft_hf.runs import say
 
 _LOCK = ".lock"
 _PATIENCE = 20  # seconds

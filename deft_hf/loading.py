@@ -1,76 +1,120 @@
-"""What of a model is pretrained and what is new, checked against what a start may lack."""
+"""The model of a recipe: a checkpoint or a backbone of the Hub, opened, checked, and made ready to be trained."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    BaseImageProcessor,
+    PreTrainedConfig,
+    PreTrainedModel,
+    set_seed,
+)
+from transformers.utils import logging
 
+from deft_hf.backbones import patch_size, under_head
+from deft_hf.console import say
+from deft_hf.data.labels import LabelSpace
 from deft_hf.errors import UserError
-from deft_hf.method.families import SegmentationFamily
+from deft_hf.method.families import FAMILIES, SegmentationFamily, auto_class, resolve_family
+from deft_hf.new_tensors import newly_made, summary
+from deft_hf.publish.export import segmentation_processor
+from deft_hf.publish.opening import first_line, unreadable
+from deft_hf.recipe import Recipe
 
 
-def newly_made(
-    model: nn.Module, family: SegmentationFamily, keys: Mapping[str, Any], classes_before: int, where: str
-) -> list[str]:
-    """Names of the tensors that a checkpoint did not give, in the model's order, if it may lack them.
+def load_model(
+    recipe: Recipe, labels: LabelSpace, announce: bool = True
+) -> tuple[PreTrainedModel, BaseImageProcessor]:
+    """The pretrained checkpoint with a head for the classes, and the processor that the export will have.
 
-    A start for fine-tuning is either a whole segmentation model, of which the tensors with one row per class are new
-    where it has other classes, or an encoder without any part of the decoder, which is new then. Parts that are never
-    trained (auxiliary heads) may be missing.
-
-    Args:
-        model: as loaded, for the new classes.
-        family: its encoder/decoder split.
-        keys: the `output_loading_info` of `from_pretrained(..., ignore_mismatched_sizes=True)`.
-        classes_before: `num_labels` of the checkpoint's config.
-        where: key and value in the user's recipe, for the message.
+    What the checkpoint does not hold, the head or its classifier, is drawn by `training.seed` and reported by name
+    (`announce`).
 
     Raises:
-        UserError: anything else is missing or has another size.
+        UserError: the checkpoint cannot be read, is of an unknown type, lacks weights that it should have, or takes no
+            images of the recipe's sizes.
     """
-    change = classes_before - model.config.num_labels
-    sizes = {key: (tuple(before), tuple(now)) for key, before, now in keys["mismatched_keys"]}
-    rows = {key for key, (before, now) in sizes.items() if _rows_of_classes(before, now, change)}
-    new = {*keys["missing_keys"], *sizes}
-    names = [name for name in model.state_dict() if name in new]
-    wanted = [name for name in names if family.is_trained(name)]
-    lost = [name for name in wanted if family.part_of(name) == "encoder"]
-    if lost:
+    section, where = recipe.model, f"model.{recipe.model.key}: {recipe.model.pretrained}"
+    name, revision = section.resolved_checkpoint(), section.revision or "main"
+    set_seed(recipe.training_arguments().seed)
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # what the head lacks is said below, in one line
+    try:
+        if section.backbone is not None:
+            model, new = under_head(name, section.head, labels, revision, section.config, section.head_config)
+            family = resolve_family(model)
+        else:
+            config = AutoConfig.from_pretrained(name, revision=revision)
+            _check_config(config, section.config)
+            needed = FAMILIES[config.model_type].config if config.model_type in FAMILIES else {}
+            model, keys = auto_class(config).from_pretrained(
+                name,
+                revision=revision,
+                num_labels=labels.num_labels,
+                id2label=labels.id2label,
+                label2id=labels.label2id,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                **{**needed, **section.config},
+            )
+            family = resolve_family(model, section.encoder)
+            new = newly_made(model, family, keys, config.num_labels, where)
+    except UserError:
+        raise
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"model.{section.key}: {unreadable(section.pretrained, error)}") from error
+    except ValueError as error:
         raise UserError(
-            f"{where} lacks {len(lost)} tensors of the encoder, {lost[0]} first, or has them in another size: there "
-            "would be nothing to retain. Give one of the same architecture."
-        )
-    decoder = [n for n in model.state_dict() if family.part_of(n) == "decoder" and family.is_trained(n)]
-    found = sorted(set(decoder) - set(keys["missing_keys"]))
-    odd = [name for name in wanted if name not in rows]
-    if odd and found:
-        sized = f" (of size {sizes[odd[0]][0]}, expected {sizes[odd[0]][1]})" if odd[0] in sizes else ""
+            f"{where} does not open as a semantic segmentation model "
+            f"({first_line(error)}). Known types: {', '.join(sorted(FAMILIES))}."
+        ) from error
+    finally:
+        logging.set_verbosity(verbosity)
+    _check_sizes(recipe, model, family)
+    if section.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    size = f"{model.num_parameters():,} parameters"
+    if announce:
+        say(f"{section.pretrained}: {type(model).__name__}, {size}. Newly made: {summary(new, model.state_dict())}")
+    return model, segmentation_processor(_base_processor(name, section.revision), recipe.data.image_size)
+
+
+def _check_config(config: PreTrainedConfig, changes: Mapping[str, Any]) -> None:
+    unknown = [key for key in changes if key not in config.to_dict()]
+    if unknown:
         raise UserError(
-            f"{where} has a part of the decoder ({found[0]}, for one) but lacks {summary(odd, model.state_dict())}"
-            f"{sized}. Only the classifier may be new: give a whole segmentation model, or an encoder without a head."
+            f"model.config.{unknown[0]}: a {config.model_type} config has no such field; it has "
+            f"{', '.join(sorted(config.to_dict()))}."
         )
-    return names
 
 
-def _rows_of_classes(before: tuple[int, ...], now: tuple[int, ...], change: int) -> bool:
-    return change != 0 and before[1:] == now[1:] and before[0] - now[0] == change
+def _check_sizes(recipe: Recipe, model: PreTrainedModel, family: SegmentationFamily) -> None:
+    data, patch = recipe.data, patch_size(model.config)
+    side = None if family.side is None else getattr(model.config, family.side)
+    for key in ("crop_size", "window" if data.window else "image_size"):
+        size = getattr(data, key)
+        if side is not None and (size is None or tuple(size) != (side, side)):
+            raise UserError(
+                f"data.{key}: found {size}, but {recipe.model.pretrained} takes images of {side} x {side} alone: set "
+                "data.crop_size to it, and data.window for larger images."
+            )
+        if size is not None and any(length % patch for length in size):
+            near = [max(1, round(length / patch)) * patch for length in size]
+            raise UserError(
+                f"data.{key}: found {list(size)}, but the encoder takes patches of {patch} x {patch} pixels and "
+                f"would not see the rest; take multiples of {patch}, {near} for one."
+            )
 
 
-def summary(names: Sequence[str], everything: Iterable[str]) -> str:
-    """The names in one line; `module.*` stands for a module all of whose tensors are among them.
-
-    Args:
-        names: names of tensors.
-        everything: the names of all tensors of the model.
-    """
-    chosen, everything = set(names), list(everything)
-    shown: dict[str, int] = {}
-    for name in names:
-        parts = name.split(".")
-        whole = (".".join(parts[:depth]) + "." for depth in range(1, len(parts)))
-        prefix = next((p for p in whole if all(n in chosen for n in everything if n.startswith(p))), None)
-        key = f"{prefix}*" if prefix else name
-        shown[key] = shown.get(key, 0) + 1
-    return ", ".join(f"{key} ({count})" if key.endswith("*") else key for key, count in shown.items()) or "nothing"
+def _base_processor(name: str, revision: str | None) -> BaseImageProcessor | None:
+    try:
+        return AutoImageProcessor.from_pretrained(name, revision=revision or "main")
+    except (OSError, ValueError):
+        return None  # a backbone without preprocessor_config.json

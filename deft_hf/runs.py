@@ -10,21 +10,12 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    BaseImageProcessor,
-    PreTrainedConfig,
-    PreTrainedModel,
-    set_seed,
-)
-from transformers.utils import logging
+from transformers import BaseImageProcessor, PreTrainedModel
 
 from deft_hf.arguments import DeFTTrainingArguments, own_defaults
-from deft_hf.backbones import patch_size, under_head
+from deft_hf.console import say
 from deft_hf.data.collate import collate
 from deft_hf.data.corruptions import corrupted
 from deft_hf.data.domains import Domain
@@ -36,12 +27,11 @@ from deft_hf.data.unreadable import Reader
 from deft_hf.errors import UserError
 from deft_hf.evaluation import own_randomness
 from deft_hf.integrity import writing
-from deft_hf.loading import newly_made, summary
+from deft_hf.loading import load_model
 from deft_hf.method.batchnorm import batchnorm_modules, reestimate
-from deft_hf.method.families import FAMILIES, SegmentationFamily, auto_class, objective_of, resolve_family
+from deft_hf.method.families import objective_of
 from deft_hf.optimization import schedule_shape
-from deft_hf.publish.export import export_generalized, segmentation_processor, verify_export
-from deft_hf.publish.opening import first_line, unreadable
+from deft_hf.publish.export import export_generalized, verify_export
 from deft_hf.recipe import Recipe
 from deft_hf.recipe.data import Entry, FolderEntry, HubEntry
 from deft_hf.results import CONFUSIONS, DISTANCES, HISTORY, METRICS, Domains, collect_facts, method_folder
@@ -124,101 +114,6 @@ def _domain(entry: Entry, root: str | None, labels: LabelSpace) -> Domain:
     return Domain.from_streets(
         entry.streets, labels=labels, **entry.model_dump(include={"count", "seed", "size", "name"})
     )
-
-
-# ---- model
-
-
-def load_model(
-    recipe: Recipe, labels: LabelSpace, announce: bool = True
-) -> tuple[PreTrainedModel, BaseImageProcessor]:
-    """The pretrained checkpoint with a head for the classes, and the processor that the export will have.
-
-    What the checkpoint does not hold, the head or its classifier, is drawn by `training.seed` and reported by name
-    (`announce`).
-
-    Raises:
-        UserError: the checkpoint cannot be read, is of an unknown type, lacks weights that it should have, or takes no
-            images of the recipe's sizes.
-    """
-    section, where = recipe.model, f"model.{recipe.model.key}: {recipe.model.pretrained}"
-    name, revision = section.resolved_checkpoint(), section.revision or "main"
-    set_seed(recipe.training_arguments().seed)
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # what the head lacks is said below, in one line
-    try:
-        if section.backbone is not None:
-            model, new = under_head(name, section.head, labels, revision, section.config, section.head_config)
-            family = resolve_family(model)
-        else:
-            config = AutoConfig.from_pretrained(name, revision=revision)
-            _check_config(config, section.config)
-            needed = FAMILIES[config.model_type].config if config.model_type in FAMILIES else {}
-            model, keys = auto_class(config).from_pretrained(
-                name,
-                revision=revision,
-                num_labels=labels.num_labels,
-                id2label=labels.id2label,
-                label2id=labels.label2id,
-                dtype=torch.float32,
-                ignore_mismatched_sizes=True,
-                output_loading_info=True,
-                **{**needed, **section.config},
-            )
-            family = resolve_family(model, section.encoder)
-            new = newly_made(model, family, keys, config.num_labels, where)
-    except UserError:
-        raise
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"model.{section.key}: {unreadable(section.pretrained, error)}") from error
-    except ValueError as error:
-        raise UserError(
-            f"{where} does not open as a semantic segmentation model "
-            f"({first_line(error)}). Known types: {', '.join(sorted(FAMILIES))}."
-        ) from error
-    finally:
-        logging.set_verbosity(verbosity)
-    _check_sizes(recipe, model, family)
-    if section.channels_last:
-        model = model.to(memory_format=torch.channels_last)
-    size = f"{model.num_parameters():,} parameters"
-    if announce:
-        say(f"{section.pretrained}: {type(model).__name__}, {size}. Newly made: {summary(new, model.state_dict())}")
-    return model, segmentation_processor(_base_processor(name, section.revision), recipe.data.image_size)
-
-
-def _check_config(config: PreTrainedConfig, changes: Mapping[str, Any]) -> None:
-    unknown = [key for key in changes if key not in config.to_dict()]
-    if unknown:
-        raise UserError(
-            f"model.config.{unknown[0]}: a {config.model_type} config has no such field; it has "
-            f"{', '.join(sorted(config.to_dict()))}."
-        )
-
-
-def _check_sizes(recipe: Recipe, model: PreTrainedModel, family: SegmentationFamily) -> None:
-    data, patch = recipe.data, patch_size(model.config)
-    side = None if family.side is None else getattr(model.config, family.side)
-    for key in ("crop_size", "window" if data.window else "image_size"):
-        size = getattr(data, key)
-        if side is not None and (size is None or tuple(size) != (side, side)):
-            raise UserError(
-                f"data.{key}: found {size}, but {recipe.model.pretrained} takes images of {side} x {side} alone: set "
-                "data.crop_size to it, and data.window for larger images."
-            )
-        if size is not None and any(length % patch for length in size):
-            near = [max(1, round(length / patch)) * patch for length in size]
-            raise UserError(
-                f"data.{key}: found {list(size)}, but the encoder takes patches of {patch} x {patch} pixels and "
-                f"would not see the rest; take multiples of {patch}, {near} for one."
-            )
-
-
-def _base_processor(name: str, revision: str | None) -> BaseImageProcessor | None:
-    try:
-        return AutoImageProcessor.from_pretrained(name, revision=revision or "main")
-    except (OSError, ValueError):
-        return None  # a backbone without preprocessor_config.json
 
 
 # ---- training
@@ -378,17 +273,3 @@ def layer_distances(
             there = before[name].to(parameter.device)
             distances[name.removesuffix(".weight")] = float((parameter - there).norm() / there.norm())
     return distances
-
-
-# ---- around a run
-
-
-def say(text: str) -> None:
-    """Print on the main process."""
-    if is_main():
-        print(text, flush=True)
-
-
-def is_main() -> bool:
-    """Whether this process is the one that writes and prints."""
-    return PartialState().is_main_process

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from transformers.utils import logging
 
 from deft_hf import results, runs
+from deft_hf.console import command_parser, is_main, say
 from deft_hf.errors import run_command
 from deft_hf.folder import claimed_folder
 from deft_hf.publish.push import check_repository, push_folder
@@ -20,18 +21,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.disable_progress_bar()
     recipe = Recipe.load(options.recipe, options.overrides)
     runs.check_arguments(recipe)
-    runs.say(recipe.to_yaml())
+    say(recipe.to_yaml())
     if options.dry_run:
         return
     publish = recipe.publish
     target = {"private": publish.private, "revision": publish.revision}
-    if publish.push_to_hub and runs.is_main():
+    if publish.push_to_hub and is_main():
         check_repository(publish.repo_id, **target)
     with claimed_folder(recipe, options.resume_anyway) as folder:
         domains = runs.load_domains(recipe)
         for method in [*recipe.method.baselines, recipe.method.name]:
             runs.train_method(recipe, method, domains, options.resume_anyway)
-        if runs.is_main():
+        if is_main():
             facts = results.read_results(recipe)
             table = results.report(recipe, domains, facts)
             results.write_model_card(recipe, domains, facts)
@@ -41,12 +42,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m deft_hf.train",
-        description="Fine-tune a segmentation model so that it still works on unseen domains.",
-        epilog="examples:\n  accelerate launch -m deft_hf.train recipes/quickstart.yaml training.seed=1\n"
-        "  python -m deft_hf.train recipes/quickstart.yaml --dry-run",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_parser(
+        "train",
+        "Fine-tune a segmentation model so that it still works on unseen domains. "
+        "On several GPUs: accelerate launch -m deft_hf.train ...",
+        "recipes/quickstart.yaml training.seed=1",
+        "recipes/quickstart.yaml --dry-run",
     )
     parser.add_argument("recipe", help="YAML file; see recipes/README.md")
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="values to use instead of the recipe's")

@@ -28,7 +28,8 @@ LEVELS = (
     ("segmenter",),
     ("results",),
     ("provenance",),
-    ("backbones", "loading"),
+    ("loading",),
+    ("backbones", "new_tensors"),
     ("recipe",),
     (
         "trainer",

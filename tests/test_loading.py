@@ -7,10 +7,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSemanticSegmentation
 
 from deft_hf.errors import UserError
-from deft_hf.loading import newly_made, summary
+from deft_hf.loading import load_model
 from deft_hf.method.families import resolve_family
+from deft_hf.new_tensors import newly_made, summary
 from deft_hf.recipe import Recipe
-from deft_hf.runs import load_model
 from tests import models
 
 CLASSES = 19

@@ -16,6 +16,7 @@ from deft_hf import runs
 from deft_hf.data.streets import STREETS
 from deft_hf.errors import UserError
 from deft_hf.evaluation import best_point
+from deft_hf.loading import load_model
 from deft_hf.method.batchnorm import batchnorm_modules
 from deft_hf.publish.export import export_generalized
 from deft_hf.recipe import Recipe
@@ -697,8 +698,8 @@ def test_a_baseline_has_an_average_and_a_component_of_its_own(recipe):
 
 
 def test_channels_last_changes_the_layout_and_nothing_else(recipe, tmp_path):
-    plain, _ = runs.load_model(recipe(), STREETS)
-    model, _ = runs.load_model(recipe("model.channels_last=true"), STREETS)
+    plain, _ = load_model(recipe(), STREETS)
+    model, _ = load_model(recipe("model.channels_last=true"), STREETS)
     assert differing(model.state_dict(), plain.state_dict()) == []
     images = models.batch()["pixel_values"]
     torch.testing.assert_close(model.eval()(images).logits, plain.eval()(images).logits, rtol=0, atol=1e-5)

@@ -26,6 +26,7 @@ from deft_hf.comparison.plan import Plan, Run
 from deft_hf.comparison.variants import VARIANTS, Settings, Variant
 from deft_hf.data.collate import MaskTargets, collate
 from deft_hf.errors import UserError
+from deft_hf.loading import load_model
 from deft_hf.method.cost import equal_compute_steps, method_flops, step_flops
 from deft_hf.method.families import resolve_family
 from deft_hf.provenance import hardware
@@ -99,7 +100,7 @@ def with_equal_compute(plan: Plan, variants: Mapping[str, Variant]) -> dict[str,
     if all(variant.compute_of is None for variant in variants.values()):
         return dict(variants)
     recipe = plan.run({}, 0).recipe
-    model, _ = runs.load_model(recipe, recipe.data.label_space())
+    model, _ = load_model(recipe, recipe.data.label_space())
     family = resolve_family(model, recipe.model.encoder)
     side = recipe.data.crop_size
     image = {"pixel_values": torch.zeros(3, *side), "labels": torch.zeros(*side, dtype=torch.int64)}

@@ -15,6 +15,7 @@ from deft_hf.comparison import cost
 from deft_hf.comparison.plan import Plan
 from deft_hf.comparison.variants import VARIANTS, parse_variants
 from deft_hf.errors import UserError
+from deft_hf.loading import load_model
 from deft_hf.method.cost import step_flops
 from deft_hf.method.families import resolve_family
 from deft_hf.method.pathways import DualPathway
@@ -169,7 +170,7 @@ def test_a_step_computes_in_the_precision_of_the_training(plan, bf16, expected):
 def run_flops(plan):
     """A function from settings to the operations of the whole run, on two images a step."""
     recipe = plan.run({}, 0).recipe
-    model, _ = runs.load_model(recipe, recipe.data.label_space())
+    model, _ = load_model(recipe, recipe.data.label_space())
     pathways = DualPathway(model, resolve_family(model))
     batch = {"pixel_values": torch.randn(2, 3, 64, 64), "labels": torch.randint(0, 7, (2, 64, 64))}
     cost_of = {}
@@ -218,6 +219,6 @@ def test_a_warmup_that_takes_all_of_the_compute_is_refused(plan):
 
 
 def test_without_equal_compute_nothing_is_counted(plan, monkeypatch):
-    monkeypatch.setattr(runs, "load_model", None)
+    monkeypatch.setattr(cost, "load_model", None)
     asked = parse_variants("joint,lp_ft,deft")
     assert cost.with_equal_compute(plan, asked) == asked
