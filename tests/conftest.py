@@ -16,6 +16,13 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture
+def unverified(request, monkeypatch):
+    """Exports are not loaded again in a fresh process, which takes longer than a tiny run; but for tests marked so."""
+    if request.node.get_closest_marker("verified") is None:
+        monkeypatch.setattr("deft_hf.runs.verify_export", lambda *args: None)
+
+
+@pytest.fixture
 def hub(monkeypatch, tmp_path):
     """A Hub of its own, which the client of this process talks to as ana."""
     server = FakeHub()

@@ -19,6 +19,7 @@ from tests import models
 from tests.hub import TOKEN, Repository
 from tests.test_trainer import Drawn, arguments
 
+pytestmark = pytest.mark.usefixtures("unverified")
 RECIPE = """\
 model: {{checkpoint: embedded}}
 method: {{name: deft, decoder_warmup_steps: 1, batchnorm_batches: 1}}

@@ -181,6 +181,7 @@ def test_the_pipeline_opens_every_family_with_logits_of_pixels(family, tmp_path)
 # ---- evaluate
 
 
+@pytest.mark.usefixtures("unverified")
 def test_evaluate_gives_a_run_the_scores_that_it_gave_itself(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "recipe.yaml").write_text(RECIPE.format(publish=""))

@@ -16,6 +16,7 @@ from deft_hf.train import main
 from tests import models
 from tests.test_backbones import SMALL, pretrained
 
+pytestmark = pytest.mark.usefixtures("unverified")
 FOLDER = Path(__file__).parents[1] / "recipes"
 RECIPES = sorted(path.name for path in FOLDER.glob("*.yaml"))
 SIDE = 48

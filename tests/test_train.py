@@ -28,6 +28,7 @@ from deft_hf.recipe import Recipe
 from deft_hf.train import main
 from tests import models
 
+pytestmark = pytest.mark.usefixtures("unverified")
 SIZE = (48, 64)
 
 
@@ -117,6 +118,7 @@ def tensorboard_has_what_the_log_has(out):
         assert (written[tag].step, written[tag].value) == (step, pytest.approx(value, rel=1e-5)), tag
 
 
+@pytest.mark.verified
 def test_a_run_from_recipe_to_model(recipe, tmp_path, capsys):
     main([recipe(), "training.seed=3", "training.report_to=tensorboard", "training.eval_strategy=steps"])
     out = tmp_path / "out"
@@ -452,6 +454,7 @@ def test_a_head_for_other_classes_is_replaced(recipe, tmp_path):
     assert AutoModelForSemanticSegmentation.from_pretrained(tmp_path / "out").config.num_labels == 2
 
 
+@pytest.mark.verified
 def test_a_mask_classification_checkpoint_goes_all_the_way(recipe, tmp_path, capsys):
     """With an input of its own beside the image, and a text branch that is left out."""
     model = models.build("oneformer", is_training=True, text_encoder_width=64, text_encoder_num_layers=1)

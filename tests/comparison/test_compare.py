@@ -124,9 +124,9 @@ def test_a_comparison_has_every_method_at_every_seed(finished):
 
 
 # At seed 0 the comparison looks at the run while it trains, which must not change it.
+@pytest.mark.usefixtures("unverified")
 @pytest.mark.parametrize("seed", [0, 1])
-def test_joint_read_from_its_averaged_run_is_joint(finished, tmp_path, monkeypatch, seed):
-    monkeypatch.setattr(runs, "verify_export", lambda *args: None)  # takes a process of its own; tested elsewhere
+def test_joint_read_from_its_averaged_run_is_joint(finished, tmp_path, seed):
     assert finished.comparison.outcomes["joint"][seed].scores == alone(finished.place, tmp_path / "alone", seed)
 
 
@@ -505,8 +505,10 @@ def test_an_interrupt_leaves_no_process_and_a_folder_to_go_on_with(finished, tmp
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["compare", *SMALL])
     monkeypatch.setattr(jobs, "time", SimpleNamespace(sleep=sleep))
+    ours = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     with pytest.raises(SystemExit) as exit:
         module.run()
+    signal.signal(signal.SIGINT, ours)
     assert exit.value.code == 130
     assert capsys.readouterr().err.endswith("interrupted; the same command goes on with what is missing\n")
     assert not multiprocessing.active_children()

@@ -1,4 +1,4 @@
-"""Trains a tiny model on all ranks, of which the last one gets SIGTERM at a step; rank 0 writes what came out."""
+"""Trains a tiny model on all ranks, once in each folder; the last rank gets SIGTERM at a step; rank 0 writes."""
 
 import os
 import signal
@@ -23,12 +23,13 @@ class SignalAt(TrainerCallback):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def main(folder: str, step: int) -> None:
-    run = trainer(Path(folder), train=Drawn(12), callbacks=[SignalAt(step)], per_device_train_batch_size=1)
-    run.train(resume_from_checkpoint=run.last_good_checkpoint())
-    if run.is_world_process_zero():
-        save_file(dict(run.pathways.usual.state_dict()), Path(folder, "usual.safetensors"))
+def main(step: int, *folders: str) -> None:
+    for folder in folders:
+        run = trainer(Path(folder), train=Drawn(12), callbacks=[SignalAt(step)], per_device_train_batch_size=1)
+        run.train(resume_from_checkpoint=run.last_good_checkpoint())
+        if run.is_world_process_zero():
+            save_file(dict(run.pathways.usual.state_dict()), Path(folder, "usual.safetensors"))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(int(sys.argv[1]), *sys.argv[2:])

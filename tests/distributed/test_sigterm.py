@@ -10,19 +10,18 @@ from deft_hf.integrity import damage
 ROOT = Path(__file__).parents[2]
 
 
-def launch(folder, step):
+def launch(step, *folders):
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [sys.executable, *launcher, "-m", "tests.distributed.sigterm_script", str(folder), str(step)]
+    command = [sys.executable, *launcher, "-m", "tests.distributed.sigterm_script", str(step), *map(str, folders)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
 def test_a_signal_to_one_rank_stops_all_of_them_at_the_same_step(tmp_path):
-    killed = launch(tmp_path / "killed", 3)
+    killed = launch(3, tmp_path / "killed")
     assert killed.returncode and "exitcode  : 143" in killed.stderr, killed.stderr[-3000:]
     (checkpoint,) = (tmp_path / "killed").glob("checkpoint-*")
     assert checkpoint.name == "checkpoint-4" and damage(checkpoint) is None
-    for folder in ("killed", "unbroken"):
-        done = launch(tmp_path / folder, -1)
-        assert done.returncode == 0, done.stderr[-3000:]
+    done = launch(-1, tmp_path / "killed", tmp_path / "unbroken")
+    assert done.returncode == 0, done.stderr[-3000:]
     expected, found = (load_file(tmp_path / folder / "usual.safetensors") for folder in ("unbroken", "killed"))
     assert [name for name in expected if not torch.equal(expected[name], found[name])] == []

@@ -1,4 +1,4 @@
-"""Trains a tiny model in as many processes as there are, from a checkpoint if there is one; rank 0 writes it out."""
+"""Trains tiny models in as many processes as there are, from a checkpoint if there is one; rank 0 writes them out."""
 
 import json
 import sys
@@ -21,10 +21,10 @@ class SomeWithoutLabels(Drawn):
         return {**item, "labels": torch.full_like(item["labels"], 255)} if index % 3 == 0 else item
 
 
-def main(folder: str, batch_size: int, model_type: str) -> None:
-    torch.rand = models.same_points  # points of masks are otherwise drawn by process
+def train(folder: Path, batch_size: int, model_type: str) -> None:
+    """Both stages, scores of two domains, and both components, in `folder`."""
     run = trainer(
-        Path(folder),
+        folder,
         model=without_batchnorm() if model_type == "segformer" else models.build(model_type),
         train=SomeWithoutLabels(12),
         evaluate={"near": Drawn(5, seed=1), "far": Drawn(1, seed=2)},
@@ -50,4 +50,6 @@ def main(folder: str, batch_size: int, model_type: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])
+    torch.rand = models.same_points  # points of masks are otherwise drawn by process
+    for model_type in sys.argv[2:]:
+        train(Path(sys.argv[1], model_type), 1, model_type)
