@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import get_scheduler
+from transformers import SchedulerType, get_scheduler
 
 from deft_hf.arguments import DeFTTrainingArguments
 from deft_hf.errors import UserError
@@ -61,8 +61,8 @@ def stage_schedule(
         if len(spans) == 1 and args.averages != "swa":
             return None
         raise UserError(
-            f"lr_scheduler_type {args.lr_scheduler_type} can neither restart at the second stage nor stand still for "
-            "swa: choose one that is a function of the step, such as polynomial, cosine, linear or constant."
+            f"lr_scheduler_type {SchedulerType(args.lr_scheduler_type).value} can neither restart at the second stage "
+            "nor stand still for swa: choose one that is a function of the step, such as polynomial, cosine or linear."
         )
     rates = args.learning_rates()
 
@@ -99,6 +99,6 @@ def schedule_shape(args: DeFTTrainingArguments, steps: int) -> Any:
         )
     except (TypeError, ValueError) as error:
         raise UserError(
-            f"lr_scheduler_type {args.lr_scheduler_type} with lr_scheduler_kwargs {args.lr_scheduler_kwargs} and "
-            f"learning_rate {args.learning_rate}: {error}"
+            f"lr_scheduler_type {SchedulerType(args.lr_scheduler_type).value} with lr_scheduler_kwargs "
+            f"{args.lr_scheduler_kwargs} and learning_rate {args.learning_rate}: {error}"
         ) from error

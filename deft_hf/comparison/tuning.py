@@ -24,7 +24,7 @@ def tune(
 
     Every variant is tried at the same rates, and those that have a value of their own at the same number of values
     (three), one run each at a seed that is not reported. A variant that is `like` another takes what was chosen for
-    that one, asked for or not. What a variant sets of its own is left at that.
+    that one, asked for or not. What a variant sets of its own is left at that, and nothing else is tried for it.
 
     Args:
         plan: of the comparison.
@@ -42,13 +42,18 @@ def tune(
     for variant in variants.values():
         if variant.like is not None:
             tuned.setdefault(variant.like, VARIANTS[variant.like])
-    by_rate = {name: [{RATE: rate} for rate in rates] for name in tuned}
+    fixed = {name: _own_settings(name, variant) for name, variant in tuned.items()}
+    by_rate = {
+        name: [{RATE: rate} for rate in ([variant.settings[RATE]] if RATE in fixed[name] else rates)]
+        for name, variant in tuned.items()
+    }
     chosen = _best(plan, tuned, by_rate, source, jobs, trials)
     by_value = {}
     for name, variant in tuned.items():
         if values and variant.tries is not None:
             key, own = variant.tries(chosen[name][RATE], plan.steps(variant.settings))
-            by_value[name] = [{**chosen[name], key: value} for value in own]
+            if key not in fixed[name]:
+                by_value[name] = [{**chosen[name], key: value} for value in own]
     chosen |= _best(plan, tuned, by_value, source, jobs, trials)
     settings = {}
     for name, variant in variants.items():

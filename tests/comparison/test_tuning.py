@@ -140,10 +140,14 @@ def test_a_row_like_another_takes_what_was_chosen_for_that_one(plan, trained, as
 def test_what_a_name_sets_is_left_at_that(plan, trained):
     trained(like_deft)
     own = parse_variants(
-        "deft:method.ema_decay_steps=40000,deft_encoder_only:training.learning_rate=2e-3,l2_sp:method.distance_weight=0.5"
+        "deft:method.ema_decay_steps=40000,deft_encoder_only:training.learning_rate=2e-3,"
+        "l2_sp:method.distance_weight=0.5,spd:training.learning_rate=5e-4"
     )
-    chosen, _ = tuning.tune(plan, own, RATES, True, ["clear"], 1)
-    assert [*chosen.values()] == [{RATE: 3e-3}, {"method.ema_decay_steps": 20_000}, {RATE: 3e-4}]
+    chosen, trials = tuning.tune(plan, own, RATES, True, ["clear"], 1)
+    value = {"method.projection_weight": 0.3}
+    assert [*chosen.values()] == [{RATE: 3e-3}, {"method.ema_decay_steps": 20_000}, {RATE: 3e-4}, value]
+    tried = [len([trial for trial in trials if trial.method == name]) for name in own]
+    assert tried == [3, 0, 3, 1 + 3]  # and six for deft, which deft_encoder_only is tuned as
     for name, variant in own.items():
         recipe = plan.run({**variant.settings, **chosen[name]}, 0).recipe
         key, _, value = name.partition(":")[2].partition("=")
