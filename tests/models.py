@@ -102,36 +102,25 @@ def dpt() -> PreTrainedModel:
     return DPTForSemanticSegmentation(config)
 
 
-def beit() -> PreTrainedModel:
-    config = BeitConfig(
-        image_size=SIDE,
-        patch_size=16,
-        hidden_size=16,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        intermediate_size=32,
-        out_indices=[1, 2, 3, 4],
-        pool_scales=[1, 2],
-        num_labels=NUM_LABELS,
-        use_relative_position_bias=True,
+def beit(config=BeitConfig, model=BeitForSemanticSegmentation) -> PreTrainedModel:
+    return model(
+        config(
+            image_size=SIDE,
+            patch_size=16,
+            hidden_size=16,
+            num_hidden_layers=4,
+            num_attention_heads=2,
+            intermediate_size=32,
+            out_indices=[1, 2, 3, 4],
+            pool_scales=[1, 2],
+            num_labels=NUM_LABELS,
+            use_relative_position_bias=True,
+        )
     )
-    return BeitForSemanticSegmentation(config)
 
 
 def data2vec_vision() -> PreTrainedModel:
-    config = Data2VecVisionConfig(
-        image_size=SIDE,
-        patch_size=16,
-        hidden_size=16,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        intermediate_size=32,
-        out_indices=[1, 2, 3, 4],
-        pool_scales=[1, 2],
-        num_labels=NUM_LABELS,
-        use_relative_position_bias=True,
-    )
-    return Data2VecVisionForSemanticSegmentation(config)
+    return beit(Data2VecVisionConfig, Data2VecVisionForSemanticSegmentation)
 
 
 def mobilevit() -> PreTrainedModel:

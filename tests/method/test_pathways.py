@@ -7,7 +7,7 @@ from deft_hf.method.batchnorm import mend_momentum
 from deft_hf.method.families import resolve_family
 from deft_hf.method.pathways import DualPathway
 from tests import models
-from tests.method.test_families import DECAY, reference_steps, relative_errors
+from tests.method.test_families import DECAY, assert_equal_to, reference_steps
 
 
 def dual(model_type="segformer", overrides=(), dtype=torch.float32, **kwargs):
@@ -34,10 +34,7 @@ def test_twenty_steps_equal_the_equations_in_float64(model_type):
         pathways(**batch)["loss"].backward()
         optimizer.step()
         pathways.update_generalized()
-    for expected, component in ((usual, pathways.usual), (generalized, pathways.generalized)):
-        errors = relative_errors(component, expected)
-        worst = max(errors, key=errors.get)
-        assert errors[worst] < 1e-10, (worst, errors[worst])
+    assert_equal_to(pathways, usual, generalized, 1e-10)
 
 
 def test_warmup_moves_the_decoder_alone_and_the_generalized_one_follows():
