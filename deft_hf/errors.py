@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from traceback import walk_tb
 
 
 class UserError(ValueError):
@@ -59,13 +60,18 @@ def workers_explained() -> Iterator[None]:
         if not before:
             raise
         raise type(error)(text.strip()) from None
-    except RuntimeError as error:
-        if not re.match(r"DataLoader (worker \(pid|timed out)", str(error)):
+    except (RuntimeError, OSError, EOFError) as error:
+        if isinstance(error, RuntimeError):
+            died = re.match(r"DataLoader (worker \(pid|timed out)", str(error))
+        else:  # while it was handing over a batch
+            modules = [frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__)]
+            died = any(module.startswith("multiprocessing.") for module in modules)
+        if not died:
             raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")
         raise UserError(
-            f"a process that loads images died or hangs ({str(error).splitlines()[0].rstrip('. ')}). Mostly memory "
-            "ran out, or shared memory (/dev/shm): lower dataloader_num_workers. Started again, training goes on from "
-            "the last checkpoint."
+            f"a process that loads images died or hangs ({reason}). Mostly memory ran out, or shared memory "
+            "(/dev/shm): lower dataloader_num_workers. Started again, training goes on from the last checkpoint."
         ) from error
 
 

@@ -1,6 +1,7 @@
 """What happens to long jobs: kills, full disks, dead workers, damaged checkpoints. Small runs, real faults."""
 
 import json
+import multiprocessing
 import os
 import re
 import resource
@@ -12,7 +13,7 @@ import torch
 from transformers import TrainerCallback
 
 from deft_hf import integrity
-from deft_hf.errors import UserError, run_command
+from deft_hf.errors import UserError, run_command, workers_explained
 from tests.test_trainer import Drawn, everything, trainer
 
 SAVES = {"save_strategy": "steps", "save_steps": 2}
@@ -302,6 +303,16 @@ def test_a_worker_that_dies_is_one_message_and_the_run_goes_on_later(tmp_path):
     unbroken = trainer(tmp_path / "unbroken", **settings)
     unbroken.train()
     assert same(unbroken, resumed)
+
+
+def test_a_worker_that_dies_while_it_hands_over_a_batch_is_the_same_message():
+    ours, theirs = multiprocessing.Pipe()
+    theirs.close()
+    with pytest.raises(UserError, match="process that loads images died or hangs .EOFError.*dataloader_num_workers"):
+        with workers_explained():
+            ours.recv()
+    with pytest.raises(FileNotFoundError), workers_explained():
+        open("nowhere")  # what a data set raises is its own
 
 
 def test_what_a_worker_refuses_is_one_line(tmp_path, capsys):
