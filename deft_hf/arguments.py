@@ -63,8 +63,9 @@ class DeFTTrainingArguments(TrainingArguments):
             re-scaled to the run, m_run = m^(ema_decay_steps / steps). `None` takes them as they are.
         distance_weight (`float`, defaults to 0): weight λ of λ/2 ||θ - θ_init||² on the usual component.
         decoder_distance_weight (`float`, *optional*): of the decoder; default: the same.
-        decoder_norm_weight (`float`, defaults to 0): weight β of β/2 ||θ||² on the usual decoder: with a
-            `distance_weight` on the encoder alone, L2-SP (Li et al., ICML 2018, arXiv 1802.01483).
+        decoder_norm_weight (`float`, defaults to 0): weight β of β/2 ||θ||² on the usual decoder's weights, not its
+            norms and biases: with a `distance_weight` on the encoder alone, L2-SP (Li et al., ICML 2018, arXiv
+            1802.01483).
         projection_weight (`float`, defaults to 0): weight λ of selective projection decay on the encoder
             (`deft_hf.method.projection`); set `encoder_weight_decay` to 0 with it.
         lora_rank (`int`, defaults to 0): train low-rank adapters of this rank instead of the encoder's weights (needs

@@ -12,15 +12,14 @@ from transformers import SchedulerType, get_scheduler
 
 from deft_hf.arguments import DeFTTrainingArguments
 from deft_hf.errors import UserError
-from deft_hf.method.pathways import PARTS, DualPathway
-from deft_hf.method.shards import whole_shape
+from deft_hf.method.pathways import PARTS, DualPathway, takes_decay
 from deft_hf.stages import METHODS, Span, stage_at
 
 
 def parameter_groups(pathways: DualPathway, args: DeFTTrainingArguments) -> list[dict[str, Any]]:
     """Groups for a torch optimizer: encoder and decoder, each with and without weight decay; `part` names the part.
 
-    Norms, biases and layer scales, which are the tensors of one dimension, get no decay unless `decay_norm_and_bias`.
+    Norms, biases and layer scales get no decay unless `decay_norm_and_bias`.
     """
     rates, decays = args.learning_rates(), args.weight_decays()
     parts = [part for part in PARTS if part == "decoder" or METHODS[args.method] != ("warmup",)]
@@ -29,8 +28,8 @@ def parameter_groups(pathways: DualPathway, args: DeFTTrainingArguments) -> list
         decayed, rest = [], []
         for name, parameter in pathways.usual.named_parameters():
             if pathways.family.part_of(name) == part and pathways.family.is_trained(name):
-                plain = len(whole_shape(parameter)) > 1 and not name.endswith("bias")
-                (decayed if plain or args.decay_norm_and_bias else rest).append(parameter)
+                kept_small = takes_decay(name, parameter) or args.decay_norm_and_bias
+                (decayed if kept_small else rest).append(parameter)
         for parameters, decay in ((decayed, decays[part]), (rest, 0.0)):
             if parameters:
                 groups.append({"params": parameters, "lr": rates[part], "weight_decay": decay, "part": part})

@@ -14,12 +14,18 @@ from transformers import PreTrainedConfig
 from deft_hf.method.distance import squared_distance
 from deft_hf.method.ema import Average, share_left, update_average, weight_of_newest
 from deft_hf.method.families import SegmentationFamily
-from deft_hf.method.shards import cut, join, piece, sum_over_pieces
+from deft_hf.method.shards import cut, join, piece, sum_over_pieces, whole_shape
 from deft_hf.method.views import with_module
 
 Stage = Literal["warmup", "decoupled", "joint"]
 Part = Literal["encoder", "decoder"]
 PARTS: tuple[Part, Part] = ("encoder", "decoder")
+
+
+def takes_decay(name: str, parameter: Tensor) -> bool:
+    """Whether a parameter is a weight that is meant to be kept small: no norm, bias or layer scale, which are the
+    tensors of one dimension."""
+    return len(whole_shape(parameter)) > 1 and not name.endswith("bias")
 
 
 class DualPathway(nn.Module):
@@ -46,7 +52,7 @@ class DualPathway(nn.Module):
         average: how the generalized copy follows; `None` keeps no copy.
         distance_weights: weights λ of the regulariser λ/2 ||θ - θ_init||² on the usual encoder and decoder.
         decoder_norm_weight: weight β of β/2 ||θ||² on the usual decoder, the second half of L2-SP's penalty (Li et
-            al., ICML 2018, arXiv 1802.01483, eq. 3).
+            al., ICML 2018, arXiv 1802.01483, eq. 3); like weight decay, it spares what `takes_decay` does.
         exported: the component that evaluation, checkpoints and the export are of.
         initial_at_hand: keep the initialisation on the device of the parameters, not on the CPU, which spares a
             transfer at each step where a regulariser reads it.
@@ -93,6 +99,7 @@ class DualPathway(nn.Module):
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         self.initial: dict[str, Tensor] = {}
         self._averaged: dict[Part, tuple[list[nn.Parameter], list[nn.Parameter]]] = {}
+        self._decoder_weights: list[nn.Parameter] = []
         self._followed: list[tuple[Tensor, Tensor]] = []
 
     @property
@@ -191,6 +198,9 @@ class DualPathway(nn.Module):
         for part in PARTS:
             names = [name for name in usual if self.family.part_of(name) == part]
             self._averaged[part] = [generalized[name] for name in names], [usual[name] for name in names]
+        self._decoder_weights = [
+            p for n, p in usual.items() if self.family.part_of(n) == "decoder" and takes_decay(n, p)
+        ]
         # In the warm-up D_gc is to be D_uc. In the joint stage no batch passes through the generalized model, so that
         # its own BatchNorm statistics would stay at the start.
         parts = {"warmup": ("decoder",), "decoupled": (), "joint": PARTS}[stage]
@@ -288,7 +298,7 @@ class DualPathway(nn.Module):
             if weight:
                 terms.append(weight / 2 * squared_distance(self._averaged[part][1], [self.initial[n] for n in names]))
         if self.decoder_norm_weight:
-            norms = [parameter.float().pow(2).sum() for parameter in self._averaged["decoder"][1]]
+            norms = [parameter.float().pow(2).sum() for parameter in self._decoder_weights]
             terms.append(self.decoder_norm_weight / 2 * torch.stack(norms).sum())
         return torch.stack(terms).sum()
 
