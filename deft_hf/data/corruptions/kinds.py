@@ -7,7 +7,8 @@ Corruptions and Perturbations", ICLR 2019 (https://arxiv.org/abs/1903.12261), as
 * Their constants are for images of 224 x 224. Lengths (radii, standard deviations of blurs, blocks, flakes) are scaled
   by the shorter side over 224, so that a corruption hides the same share of a picture of any size; their own constants
   for 64 x 64 go the same way. Noise is by pixel and JPEG by blocks of 8 pixels at any size, as there.
-* `frost` is drawn, by a pattern of ours; theirs blends six photographs in. The weights of the blend are theirs.
+* `frost` is drawn, by a pattern of ours; theirs blends one of five photographs in. The weights of the blend are
+  theirs.
 * `motion_blur` does not move the image against its labels, see `motion_kernel`.
 * Values are rounded to whole levels; theirs are cut.
 * Left out: elastic transform and zoom blur, which move things away from their labels; glass blur, which swaps pixels
