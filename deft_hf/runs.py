@@ -29,7 +29,7 @@ from deft_hf.evaluation import own_randomness
 from deft_hf.integrity import writing
 from deft_hf.loading import load_model
 from deft_hf.method.batchnorm import batchnorm_modules, reestimate
-from deft_hf.method.families import objective_of
+from deft_hf.method.families import objective_of, resolve_family
 from deft_hf.optimization import schedule_shape
 from deft_hf.publish.export import export_generalized, verify_export
 from deft_hf.recipe import Recipe
@@ -140,7 +140,7 @@ def train_method(recipe: Recipe, method: str, domains: Domains, resume_anyway: b
             save_json(folder / HISTORY, trainer.state.log_history)
             confusions = {domain.name: trainer.confusions[f"eval_{domain.name}"] for domain in domains.evaluated}
             save_json(folder / CONFUSIONS, confusions)
-            save_json(folder / DISTANCES, layer_distances(trainer, recipe, domains, model, initial))
+            save_json(folder / DISTANCES, layer_distances(recipe, domains, model, initial))
             save_json(folder / METRICS, facts)
     trainer.accelerator.wait_for_everyone()
     # Trainer and callbacks refer to each other: without a collection the next method would share the memory.
@@ -259,17 +259,18 @@ def fit(
 
 @torch.no_grad()
 def layer_distances(
-    trainer: DeFTTrainer, recipe: Recipe, domains: Domains, model: nn.Module, initial: Mapping[str, Tensor]
+    recipe: Recipe, domains: Domains, model: nn.Module, initial: Mapping[str, Tensor]
 ) -> dict[str, float]:
     """By layer, ||θ - θ_init|| / ||θ_init|| of its weight: from the pretrained encoder and from `initial`, where the
     last stage started, of the decoder.
     """
     start, _ = load_model(recipe, domains.labels, announce=False)
+    family = resolve_family(start, recipe.model.encoder)
     before = dict(start.named_parameters())
     before |= {name: value for name, value in initial.items() if name in before}
     distances = {}
     for name, parameter in model.named_parameters():
-        if parameter.ndim > 1 and name in before and trainer.family.is_trained(name):
+        if parameter.ndim > 1 and name in before and family.is_trained(name):
             there = before[name].to(parameter.device)
             distances[name.removesuffix(".weight")] = float((parameter - there).norm() / there.norm())
     return distances

@@ -23,6 +23,7 @@ from deft_hf.recipe import Recipe
 from deft_hf.scoring.inference import predict
 from deft_hf.trainer import DeFTTrainer
 from tests import models
+from tests.comparison.test_plan import write_recipe
 from tests.test_trainer import Drawn, arguments, everything, history, plain_mean_iou, trainer, without_batchnorm
 
 
@@ -106,7 +107,10 @@ def test_l2_sp_adds_its_two_pulls_to_the_gradient_of_the_task(tmp_path, method, 
             if stage == "warmup" and part(name) == "encoder":
                 assert found[name] is None
                 continue
-            pull = alpha * (parameter - start[name]) if part(name) == "encoder" else beta * parameter
+            if part(name) == "encoder":
+                pull = alpha * (parameter - start[name])
+            else:  # where weight decay would be: norms and biases go free
+                pull = beta * parameter if parameter.ndim > 1 else torch.zeros_like(parameter)
             expected = parameter.grad if stage == "warmup" else parameter.grad + pull
             torch.testing.assert_close(found[name], expected.detach(), rtol=1e-4, atol=1e-6, msg=f"{step} {name}")
     moved = [name for name in start if part(name) == "encoder" and not torch.equal(weights[name], start[name])]
@@ -431,6 +435,20 @@ def test_lora_trains_factors_and_decoder_and_gives_a_plain_model(tmp_path, model
         reloaded = AutoModelForSemanticSegmentation.from_pretrained(folder)
         assert type(reloaded) is type(start)
         assert differing(reloaded.state_dict(), plain.state_dict()) == []
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_every_layer_has_its_distance_with_adapters_too(tmp_path, rank):
+    pytest.importorskip("peft")
+    models.mobilenet_v2().save_pretrained(tmp_path / "model")
+    changes = {"model": {"checkpoint": str(tmp_path / "model")}, "method": {"name": "joint", "lora_rank": rank}}
+    recipe = Recipe.load(write_recipe(tmp_path, **changes), [f"training.output_dir={tmp_path / 'out'}"])
+    domains = runs.load_domains(recipe)
+    run = runs.make_trainer(recipe, "joint", domains)
+    merged, initial = run.generalized_model, run.pathways.whole_initial()
+    found = runs.layer_distances(recipe, domains, merged, initial)
+    weights = {name.removesuffix(".weight") for name, p in merged.named_parameters() if p.ndim > 1}
+    assert weights - found.keys() == {"mobilenet_v2.conv_1x1.convolution"}  # which segmentation does not use
 
 
 # ---- ablations of DeFT

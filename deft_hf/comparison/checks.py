@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
+
 from deft_hf.comparison import tuning
 from deft_hf.errors import UserError
+from deft_hf.provenance import data_lists
 from deft_hf.recipe import Recipe
-from deft_hf.results import RECIPE
+from deft_hf.results import METRICS, RECIPE, Domains
 
 
 def check_request(
@@ -35,14 +39,14 @@ def check_request(
         raise UserError(f"--curve-points: found {curve_points}, expected how many, 0 or more")
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise UserError("found several processes of a launcher, expected one: python -m deft_hf.compare with --jobs N")
+    if tuning.SEED in numbers:
+        raise UserError(f"--seeds: found {tuning.SEED}, which is the seed that --tune tries settings at; leave it out")
     if values and not rates:
         raise UserError("--tune-values: found without --tune, expected learning rates too, such as --tune 3e-4,1e-3")
     if not rates:
         return
     if not all(0 < rate < math.inf for rate in rates):
         raise UserError(f"--tune: found {', '.join(map(str, rates))}, expected learning rates above 0")
-    if tuning.SEED in numbers:
-        raise UserError(f"--seeds: found {tuning.SEED}, which is the seed that --tune tries settings at; leave it out")
     if not recipe.data.validation:
         raise UserError("data.validation: missing, expected source data, on which --tune chooses")
     if None not in (recipe.method.encoder_learning_rate, recipe.method.decoder_learning_rate):
@@ -64,3 +68,33 @@ def check_folder(folder: Path) -> None:
             f"training.output_dir: {folder} exists and is no comparison of deft_hf; nothing was touched. "
             "Choose another with training.output_dir=FOLDER."
         )
+
+
+def check_data(runs: Path, recipe: Recipe, domains: Domains) -> None:
+    """Refuse to set runs on other images beside new ones.
+
+    Args:
+        runs: the folder of run folders.
+        recipe: of the comparison.
+        domains: as they are now.
+
+    Raises:
+        UserError: a domain of a finished run, of the same recipe, had other images.
+    """
+    now = data_lists(source=domains.source, validation=domains.validation, unseen=domains.unseen)
+    wanted = yaml.safe_load(recipe.to_yaml())["data"]
+    for path in sorted(runs.glob(f"*/{METRICS}")):
+        run = path.parent.parent
+        data = yaml.safe_load((run / RECIPE).read_text())["data"]
+        if any(data.get(key) != wanted.get(key) for key in ("root", "labels")):
+            continue
+        then = json.loads(path.read_text()).get("data", now)  # earlier versions did not write it down
+        for section, current in now.items():
+            found = then[section] if data.get(section) == wanted.get(section) else current
+            for before, after in zip(found, current, strict=True):
+                if before != after:
+                    raise UserError(
+                        f"data.{section}: {after['name']} has {after['images']} images now and had "
+                        f"{before['images']}, or others, when {run} ran, so that new runs cannot be compared with it. "
+                        f"Choose another folder with training.output_dir=FOLDER, or remove {runs}"
+                    )

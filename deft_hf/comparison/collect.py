@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -31,3 +33,15 @@ def outcome(run: Run, reading: str) -> Outcome:
         curve=score_curve(json.loads((run.folder / HISTORY).read_text()), scores, suffix),
         seconds=run.facts["train_seconds"],
     )
+
+
+def commits(table: Mapping[str, Mapping[int, Run]]) -> dict[str, str]:
+    """Where deft_hf ran from a repository, its commits and how many of the finished runs each made, in words."""
+    runs = {run.folder: run for row in table.values() for run in row.values() if run.done}
+    states = [run.facts.get("git", {}).get("deft_hf") for run in runs.values()]
+    names = Counter(
+        (state["commit"] + (" with changes" if state["dirty"] else "")) if state else "unknown" for state in states
+    )
+    if not any(states):
+        return {}
+    return {"runs by commit of deft_hf": ", ".join(f"{name} ({count})" for name, count in sorted(names.items()))}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from deft_hf import runs
 from deft_hf.comparison import collect, cost, tuning
-from deft_hf.comparison.checks import check_folder, check_request
+from deft_hf.comparison.checks import check_data, check_folder, check_request
 from deft_hf.comparison.jobs import execute
 from deft_hf.comparison.outcomes import Comparison, Failure
 from deft_hf.comparison.plan import Plan
@@ -74,18 +74,23 @@ def compare(
     domains = runs.load_domains(base)  # every image is read once, here and not in every run
     source = [domain.name for domain in domains.validation]
 
-    variants = cost.with_equal_compute(plan, variants)
+    check_data(folder / "runs", base, domains)
+
+    cost.with_equal_compute(plan, variants)  # refuses before anything is trained
     tuned, trials = tuning.tune(plan, variants, rates, values, source, jobs) if rates else ({}, [])
+    variants = {
+        name: replace(variant, settings={**variant.settings, **tuned.get(name, {})})
+        for name, variant in variants.items()
+    }
+    variants = cost.with_equal_compute(plan, variants)
     table = {
-        name: {
-            seed: plan.run({**variant.settings, **tuned.get(name, {})}, seed, curve=seed == seeds[0]) for seed in seeds
-        }
+        name: {seed: plan.run(variant.settings, seed, curve=seed == seeds[0]) for seed in seeds}
         for name, variant in variants.items()
     }
     # Seed by seed, so that one that is broken off has something of every method.
     reasons = execute([row[seed] for seed in seeds for row in table.values()], jobs)
 
-    alone = {name: {**variant.alone, **tuned.get(name, {})} for name, variant in variants.items()}
+    alone = {name: variant.alone for name, variant in variants.items()}
     comparison = Comparison(
         title=Path(recipe).stem,
         command=command,
@@ -109,7 +114,7 @@ def compare(
         ],
         costs=cost.measure(plan, alone, folder / "costs") if costs else {},
         trials=trials,
-        versions={**versions(), "hardware": hardware()},
+        versions={**versions(), "hardware": hardware(), **collect.commits(table)},
     )
     print(f"\n{write_report(comparison, folder)}\n\nThe report: {folder / 'README.md'}")
     for name in baselines[1:]:

@@ -58,8 +58,14 @@ class Plan:
     curve_points: int = 0
     curve_images: int = 24
 
-    def run(self, settings: Settings, seed: int, curve: bool = False) -> Run:
+    def run(self, settings: Settings, seed: int, curve: bool = False, source_only: bool = False) -> Run:
         """The run of some settings at a seed.
+
+        Args:
+            settings: recipe keys and their values.
+            seed: of everything random.
+            curve: score while training, if the plan asks for it.
+            source_only: leave the unseen domains out, so that nothing can be chosen on them.
 
         Raises:
             UserError: what the recipe refuses.
@@ -75,6 +81,8 @@ class Plan:
         recipe = self._load(changes)
         folder = self.folder / f"{recipe.method.name}-s{seed}-{address(recipe)}"
         recipe.training.output_dir = str(folder)
+        if source_only:
+            recipe.data.unseen = []
         return Run(recipe, seed, folder)
 
     def check(self, variants: Mapping[str, Variant], values: bool = False) -> None:

@@ -11,6 +11,8 @@ from deft_hf.comparison.jobs import execute
 from deft_hf.comparison.outcomes import Trial
 from deft_hf.comparison.plan import Plan, Run
 from deft_hf.comparison.variants import VARIANTS, Settings, Variant
+from deft_hf.recipe import Recipe
+from deft_hf.stages import METHODS
 
 RATE = "training.learning_rate"
 # No reported seed: the choice would fit its noise.
@@ -44,7 +46,7 @@ def tune(
             tuned.setdefault(variant.like, VARIANTS[variant.like])
     fixed = {name: _own_settings(name, variant) for name, variant in tuned.items()}
     by_rate = {
-        name: [{RATE: rate} for rate in ([variant.settings[RATE]] if RATE in fixed[name] else rates)]
+        name: [{RATE: rate} for rate in _rates(plan.run(variant.settings, SEED).recipe, RATE in fixed[name], rates)]
         for name, variant in tuned.items()
     }
     chosen = _best(plan, tuned, by_rate, source, jobs, trials)
@@ -62,6 +64,13 @@ def tune(
     return settings, trials
 
 
+def _rates(recipe: Recipe, is_fixed: bool, rates: Sequence[float]) -> Sequence[float]:
+    """The rates to try: one where it is fixed, or where it moves nothing that is trained."""
+    decoder_alone = METHODS[recipe.method.name] == ("warmup",)
+    moves_nothing = decoder_alone and recipe.method.decoder_learning_rate is not None
+    return [recipe.training.learning_rate] if is_fixed or moves_nothing else rates
+
+
 def _own_settings(name: str, variant: Variant) -> set[str]:
     """Keys that a variant sets otherwise than the one that it is tuned as: by what it is about, or by its name."""
     common = VARIANTS[variant.like or name.partition(":")[0]].settings
@@ -77,7 +86,7 @@ def _best(
     trials: list[Trial],
 ) -> dict[str, Settings]:
     runs = {
-        name: [plan.run({**variants[name].settings, **settings}, SEED) for settings in options]
+        name: [plan.run({**variants[name].settings, **settings}, SEED, source_only=True) for settings in options]
         for name, options in candidates.items()
     }
     execute([run for group in runs.values() for run in group], jobs)

@@ -56,8 +56,8 @@ def _run(recipe: Recipe, folder: Path) -> None:
     facts = runs.fit(trainer, recipe, domains, keep_images=True)
     initial = trainer.pathways.whole_initial()
     facts["layer_distances"] = {
-        "exported": runs.layer_distances(trainer, recipe, domains, trainer.generalized_model, initial),
-        "usual": runs.layer_distances(trainer, recipe, domains, trainer.pathways.usual, initial),
+        "exported": runs.layer_distances(recipe, domains, trainer.generalized_model, initial),
+        "usual": runs.layer_distances(recipe, domains, trainer.pathways.usual, initial),
     }
     export_generalized(trainer.generalized_model, folder, trainer.processing_class)
     (folder / COUNTS).parent.mkdir(exist_ok=True)

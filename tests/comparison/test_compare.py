@@ -4,7 +4,9 @@ import contextlib
 import json
 import multiprocessing
 import os
+import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +28,7 @@ from deft_hf.comparison.outcomes import Comparison, Trial
 from deft_hf.comparison.plan import Plan
 from deft_hf.comparison.variants import VARIANTS, parse_variants
 from deft_hf.errors import UserError
+from deft_hf.provenance import git_state
 from deft_hf.recipe import Recipe
 from tests.comparison.test_plan import write_recipe
 
@@ -297,6 +300,18 @@ def test_what_tuning_chose_is_run_at_every_seed(asked, monkeypatch):
     assert found["command"] == f"python -m deft_hf.compare {shlex.join(argv)} --jobs 2 --no-costs"
 
 
+def test_equal_compute_is_counted_for_the_warmup_that_tuning_chose(asked, monkeypatch):
+    warmup = "method.decoder_warmup_steps"
+    monkeypatch.setattr(tuning, "tune", lambda plan, variants, *args: ({"lp_ft_equal": {warmup: 4}}, []))
+    found = module.compare("recipe.yaml", "joint,lp_ft_equal", seeds=1, rates=[1e-3, 3e-3], costs=False)
+    plan = Plan("recipe.yaml", (), Path("out/runs"))
+    variants = cost.with_equal_compute(plan, parse_variants(f"lp_ft_equal:{warmup}=4,lp_ft_equal"))
+    counted, untuned = (variant.settings["training.max_steps"] for variant in variants.values())
+    assert asked[1].recipe.method.decoder_warmup_steps == 4
+    assert asked[1].recipe.training.max_steps == counted < untuned
+    assert found.settings["lp_ft_equal"][warmup] == 4
+
+
 def test_the_page_shows_what_a_row_was_tuned_as(asked, monkeypatch):
     trials = [Trial("deft", {tuning.RATE: rate}, score, score == 0.5) for rate, score in ((1e-3, 0.4), (3e-3, 0.5))]
     monkeypatch.setattr(tuning, "tune", lambda plan, variants, *args: (dict.fromkeys(variants, {}), trials))
@@ -414,6 +429,38 @@ def test_a_comparisons_own_folder_is_gone_on_with(asked, files):
     Path("out/runs/deft-s0-4567").mkdir(parents=True)  # as measuring a step leaves it
     module.compare("recipe.yaml", "joint", seeds=1, costs=False)
     assert len(asked) == 1 and Path("out/README.md").read_text().startswith("# recipe")
+
+
+@pytest.mark.parametrize("section, place", [("source", "clear"), ("unseen", "night")])
+def test_runs_on_other_images_are_not_set_beside_new_ones(finished, tmp_path, monkeypatch, section, place):
+    shutil.copytree(finished.place, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(experiment, "execute", None)  # nothing is trained
+    path = next(Path("out/runs").glob("deft-s0-*/results/metrics.json"))
+    facts = json.loads(path.read_text())
+    facts["data"][section][0]["images"] -= 1
+    path.write_text(json.dumps(facts))
+    now = facts["data"][section][0]["images"] + 1
+    message = f"data.{section}: {place} has {now} images now and had {now - 1}, or others, when {path.parents[1]} ran"
+    with pytest.raises(UserError, match=re.escape(message)):
+        module.main(SMALL)
+    for left in Path("out/runs").iterdir():
+        shutil.rmtree(left)
+    with pytest.raises(TypeError):  # nothing to compare with: it would train
+        module.main(SMALL)
+
+
+def test_the_report_names_the_code_of_its_runs(finished):
+    found = [SimpleNamespace(folder=name, done=True, facts={"git": {"deft_hf": state}}) for name, state in (
+        ("a", {"commit": "12ab", "dirty": False}), ("b", {"commit": "12ab", "dirty": True}), ("c", None),
+    )]  # fmt: skip
+    missing = SimpleNamespace(folder="d", done=False)
+    table = {"joint": {0: found[0], 1: missing}, "joint_ema": {0: found[0]}, "deft": {0: found[1], 1: found[2]}}
+    words = "12ab (1), 12ab with changes (1), unknown (1)"
+    assert collect.commits(table) == {"runs by commit of deft_hf": words}
+    assert collect.commits({"deft": {1: found[2]}}) == {}  # installed from a package
+    state = git_state(Path(runs.__file__).parent)
+    assert (finished.comparison.versions.get("runs by commit of deft_hf") is None) == (state is None)
 
 
 def test_a_training_does_not_go_into_a_comparison(finished, monkeypatch):

@@ -50,10 +50,12 @@ def flops(plan, name):
     return step_flops(trainer.pathways, two)
 
 
-def test_joint_costs_what_joint_costs(measured):
-    _, _, costs = measured
-    assert (costs["joint"].flops, costs["joint"].memory) == (1.0, 1.0)
-    assert costs["joint"].time > 0
+def test_what_joint_costs_is_kept_beside_it(measured):
+    plan, folder, costs = measured
+    (path,) = folder.glob("joint-*.json")
+    kept = json.loads(path.read_text())
+    assert kept["flops"] == flops(plan, "joint") and kept["memory"] > 0
+    assert costs["joint"].time == kept["seconds"] / kept["joint_seconds"]
 
 
 def test_deft_costs_more_operations(measured):

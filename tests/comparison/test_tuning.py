@@ -1,7 +1,6 @@
 """What tuning chooses, with trainings whose scores are written down by a formula."""
 
 import json
-from dataclasses import replace
 
 import pytest
 
@@ -155,18 +154,37 @@ def test_what_a_name_sets_is_left_at_that(plan, trained):
         assert getattr(getattr(recipe, section), field) == float(value)
 
 
-def test_equal_compute_is_tuned_as_what_it_is_compared_with_and_keeps_its_length(plan, trained):
-    warmup = "method.decoder_warmup_steps"
+def test_equal_compute_is_tuned_as_what_it_is_compared_with(plan, trained):
     trained(by_rate(dict(zip(RATES, (0.4, 0.6, 0.5), strict=True))))
-    longer = {
-        name: replace(variant, settings={**variant.settings, "training.max_steps": 7, warmup: 3})
-        for name, variant in variants("joint_equal", "lp_ft_equal").items()
-    }
-    chosen, trials = tuning.tune(plan, longer, RATES, True, ["clear"], 1)
+    chosen, trials = tuning.tune(plan, variants("joint_equal", "lp_ft_equal"), RATES, True, ["clear"], 1)
     assert chosen["joint_equal"] == {RATE: 1e-3, "method.encoder_learning_rate": 1e-4}
-    assert chosen["lp_ft_equal"] == {RATE: 1e-3}
+    assert chosen["lp_ft_equal"] == {RATE: 1e-3, "method.decoder_warmup_steps": 1}
     assert {trial.method for trial in trials} == {"joint", "lp_ft"}
     assert {run.recipe.training.max_steps for run in trained.runs} == {4}
+
+
+def test_a_trial_is_scored_on_source_data_alone_and_is_the_run_that_it_was_before(plan, trained):
+    trained(by_rate(dict(zip(RATES, (0.4, 0.6, 0.5), strict=True))))
+    tuning.tune(plan, variants("deft"), RATES, True, ["clear"], 1)
+    assert len(trained.runs) == 6
+    assert not [run for run in trained.runs if run.recipe.data.unseen]
+    whole = plan.run({**VARIANTS["deft"].settings, RATE: 1e-3}, tuning.SEED)
+    assert whole.recipe.data.unseen and whole.folder in {run.folder for run in trained.runs}
+
+
+def test_a_rate_that_a_name_sets_in_yamls_spelling_is_a_number_for_the_values(plan, trained):
+    trained(lambda recipe: ({"clear": 0.5}, {"clear": 0.5}))
+    chosen, trials = tuning.tune(plan, parse_variants(f"joint:{RATE}=5e-4"), RATES, True, ["clear"], 1)
+    assert [trial.settings.get("method.encoder_learning_rate") for trial in trials] == [None, 5e-5, 1.5e-4, 5e-4]
+
+
+@pytest.mark.parametrize("own, tried", [((), RATES), (("method.decoder_learning_rate=2e-3",), [5e-4])])
+def test_rates_are_not_searched_where_they_move_nothing(tmp_path, trained, own, tried):
+    trained(lambda recipe: ({"clear": 0.5}, {"clear": 0.5}))
+    plan = Plan(write_recipe(tmp_path), (*own, f"{RATE}=5e-4"), tmp_path / "runs")
+    _, trials = tuning.tune(plan, variants("frozen", "lp_ft"), RATES, False, ["clear"], 1)
+    by_method = {name: [t.settings[RATE] for t in trials if t.method == name] for name in ("frozen", "lp_ft")}
+    assert by_method == {"frozen": tried, "lp_ft": RATES}
 
 
 def test_several_source_domains_weigh_the_same(plan, trained):
