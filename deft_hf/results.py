@@ -156,6 +156,8 @@ def write_model_card(recipe: Recipe, domains: Domains, facts: dict[str, dict[str
         config=AutoConfig.from_pretrained(folder),
         base_model=recipe.model.pretrained,
         method=own["method"],
+        component=own["component"],
+        average=own["average"],
         settings=settings,
         stages=[(stage["stage"], stage["steps"]) for stage in own["stages"]],
         decays=own["decays"] or {},

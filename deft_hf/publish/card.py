@@ -27,6 +27,12 @@ _METRICS = {
     "mean_accuracy": ("mean_accuracy", "Mean accuracy"),
     "pixel_accuracy": ("accuracy", "Pixel accuracy"),
 }
+_USUAL = "the usual component of that training: encoder and decoder as the gradients left them"
+_GENERALIZED = {
+    "ema": "moving averages of encoder and decoder that stay biased toward their initialisation",
+    "debiased_ema": "moving averages of encoder and decoder, corrected for where they started",
+    "swa": "the means of encoder and decoder over the late steps",
+}
 # Absolute, at the start of a word: `https://host/path` and `a/b` are none.
 _LOCAL_PATH = re.compile(r"""(?<![\w.~:/\\<-])(?:~\w*|[A-Za-z]:)?[/\\][^\s"',;()\[\]{}]+""")
 _TOKEN = re.compile(r"""(\b\w*token\b["']?\s*[:=]\s*)[^\s,}\]]+""", re.IGNORECASE)
@@ -60,6 +66,8 @@ class CardFacts:
         config: of the model that the card is of; the snippet loads and calls it as its kind wants.
         base_model: Hub name or folder of the pretrained model, as `from_pretrained` took it.
         method: name of the method, which is also the key of this model's scores in `results`.
+        component: which model of the training it is: `generalized` or `usual`.
+        average: how the generalized component follows: `ema`, `debiased_ema`, `swa`, or none.
         settings: the method's settings that differ from their defaults, in the order to print.
         stages: (stage, optimizer steps) in order.
         decays: EMA decay of the run per part; empty without a moving average.
@@ -88,6 +96,8 @@ class CardFacts:
     config: PreTrainedConfig
     base_model: str
     method: str
+    component: str
+    average: str | None
     settings: Mapping[str, Any]
     stages: Sequence[tuple[str, int]]
     decays: Mapping[str, float]
@@ -122,12 +132,20 @@ def render_card(facts: CardFacts) -> str:
     template = jinja.from_string(files("deft_hf.publish").joinpath("model_card.md").read_text(encoding="utf-8"))
     objective = objective_of(facts.config.model_type)
     return template.render(
-        **contents(facts),
+        **contents(facts) | {"component": _component(facts)},
         auto_class=objective.auto_class,
         inputs=objective.inputs(facts.config),
         mask_classification="logits" not in objective.outputs,
         metadata=_metadata(facts).to_yaml(),
     )
+
+
+def _component(facts: CardFacts) -> str:
+    """What of a DeFT training the model is, in words."""
+    if facts.component == "usual" or facts.average not in _GENERALIZED:
+        return _USUAL
+    made_of = _GENERALIZED[facts.average]
+    return f"the generalized component of that training: {made_of}, put together as one ordinary model"
 
 
 def contents(facts: CardFacts) -> dict[str, Any]:

@@ -42,6 +42,8 @@ FACTS = CardFacts(
     config=SegformerConfig(),
     base_model="nvidia/mit-b0",
     method="deft",
+    component="generalized",
+    average="ema",
     settings={"decoder_warmup_steps": 30, "ema_decay_steps": None, "batchnorm": "reference"},
     stages=[("warmup", 30), ("decoupled", 300)],
     decays={"encoder": 0.97368, "decoder": 0.9},
@@ -143,6 +145,20 @@ def test_card_of_a_baseline():
     assert "All settings of `joint` are the defaults." in card
     assert "| encoder | - | 0 % | 1.25 |" in card
     assert "It was evaluated on no unseen domain" in card
+
+
+@pytest.mark.parametrize(
+    "component, average, words",
+    [
+        ("generalized", "ema", "moving averages of encoder and decoder that stay biased toward"),
+        ("generalized", "debiased_ema", "moving averages of encoder and decoder, corrected for where they started"),
+        ("generalized", "swa", "the means of encoder and decoder over the late steps"),
+        ("usual", "ema", "the usual component of that training: encoder and decoder as the gradients left them"),
+    ],
+)  # fmt: skip
+def test_card_says_which_model_of_the_training_it_is(component, average, words):
+    card = render_card(replace(FACTS, component=component, average=average))
+    assert words in card and card.count("component of that training") == 1
 
 
 def test_data_stand_with_their_terms():
