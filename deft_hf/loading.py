@@ -21,7 +21,7 @@ from deft_hf.backbones import patch_size, under_head
 from deft_hf.console import say
 from deft_hf.data.labels import LabelSpace
 from deft_hf.errors import UserError
-from deft_hf.method.families import FAMILIES, SegmentationFamily, auto_class, resolve_family
+from deft_hf.method.families import FAMILIES, auto_class, fixed_size, resolve_family
 from deft_hf.new_tensors import newly_made, summary
 from deft_hf.publish.export import segmentation_processor
 from deft_hf.publish.opening import first_line, unreadable
@@ -77,7 +77,7 @@ def load_model(
         ) from error
     finally:
         logging.set_verbosity(verbosity)
-    _check_sizes(recipe, model, family)
+    _check_sizes(recipe, model)
     if section.channels_last:
         model = model.to(memory_format=torch.channels_last)
     size = f"{model.num_parameters():,} parameters"
@@ -95,15 +95,15 @@ def _check_config(config: PreTrainedConfig, changes: Mapping[str, Any]) -> None:
         )
 
 
-def _check_sizes(recipe: Recipe, model: PreTrainedModel, family: SegmentationFamily) -> None:
+def _check_sizes(recipe: Recipe, model: PreTrainedModel) -> None:
     data, patch = recipe.data, patch_size(model.config)
-    side = None if family.side is None else getattr(model.config, family.side)
+    only = fixed_size(model.config)
     for key in ("crop_size", "window" if data.window else "image_size"):
         size = getattr(data, key)
-        if side is not None and (size is None or tuple(size) != (side, side)):
+        if only is not None and (size is None or tuple(size) != only):
             raise UserError(
-                f"data.{key}: found {size}, but {recipe.model.pretrained} takes images of {side} x {side} alone: set "
-                "data.crop_size to it, and data.window for larger images."
+                f"data.{key}: found {size}, but {recipe.model.pretrained} takes images of {only[0]} x {only[1]} "
+                "alone: set data.crop_size to it, and data.window for larger images."
             )
         if size is not None and any(length % patch for length in size):
             near = [max(1, round(length / patch)) * patch for length in size]

@@ -136,7 +136,7 @@ def train_method(recipe: Recipe, method: str, domains: Domains, resume_anyway: b
         with writing(folder, lambda: "The trained model is in the last checkpoint: make room and start again."):
             export_generalized(model, folder, trainer.processing_class)
             example, *_ = Reader(domains.evaluated, recipe.data.unreadable).load(0, 0)
-            verify_export(folder, model, example)
+            verify_export(folder, model, example, size=recipe.data.window)
             save_json(folder / HISTORY, trainer.state.log_history)
             confusions = {domain.name: trainer.confusions[f"eval_{domain.name}"] for domain in domains.evaluated}
             save_json(folder / CONFUSIONS, confusions)

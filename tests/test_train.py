@@ -489,6 +489,16 @@ def test_a_model_of_one_image_size_says_so(recipe, tmp_path):
         main([path, checkpoint, "data.crop_size=[64, 64]", "data.image_size=[80, 96]"])
 
 
+@pytest.mark.verified
+@pytest.mark.parametrize("image_size", [None, [80, 96]], ids=["smaller than the window", "larger"])
+def test_a_model_of_one_image_size_goes_all_the_way_with_a_window(recipe, tmp_path, image_size):
+    models.build("eomt").save_pretrained(tmp_path / "square")
+    sizes = {"image_size": image_size, "crop_size": [64, 64], "window": [64, 64]}
+    main([recipe(method={"baselines": []}, data=sizes), f"model.checkpoint={tmp_path / 'square'}"])
+    scores = json.loads((tmp_path / "out" / "results" / "metrics.json").read_text())["scores"]
+    assert scores["coast"]["pixels"] == 6 * SIZE[0] * SIZE[1]
+
+
 def test_the_command_line_says_one_line_and_exits_with_2(recipe):
     command = [sys.executable, "-m", "deft_hf.train", recipe(), "training.max_step=3"]
     result = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])

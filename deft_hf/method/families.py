@@ -23,6 +23,7 @@ __all__ = [
     "IGNORE_INDEX",
     "SegmentationFamily",
     "auto_class",
+    "fixed_size",
     "objective_of",
     "resolve_family",
     "untouched_parameters",
@@ -131,6 +132,12 @@ REFUSED = {"videomt": "it takes videos, and deft_hf trains on single images"}
 def objective_of(model_type: str) -> Objective:
     """The objective of a model type; of one that the table does not know, per pixel."""
     return FAMILIES[model_type].objective if model_type in FAMILIES else PerPixel()
+
+
+def fixed_size(config: Any) -> tuple[int, int] | None:
+    """Height and width of the only images that a model with `config` takes; None where they may have any size."""
+    family = FAMILIES.get(config.model_type)
+    return None if family is None or family.side is None else (getattr(config, family.side),) * 2
 
 
 def auto_class(config: Any) -> type:

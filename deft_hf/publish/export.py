@@ -20,7 +20,7 @@ from transformers import BaseImageProcessor, PreTrainedModel, SegformerImageProc
 
 from deft_hf.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from deft_hf.errors import UserError
-from deft_hf.method.families import objective_of
+from deft_hf.method.families import fixed_size, objective_of
 
 _STORED = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64"}
 
@@ -33,7 +33,7 @@ import copy, json, torch, transformers
 from PIL import Image
 from safetensors.torch import save_file
 
-folder, threads, auto_class, names, inputs = sys.argv[1:]
+folder, threads, auto_class, names, inputs, size = sys.argv[1:]
 torch.set_num_threads(int(threads))
 processor = transformers.AutoImageProcessor.from_pretrained(folder)
 model, keys = getattr(transformers, auto_class).from_pretrained(
@@ -41,6 +41,8 @@ model, keys = getattr(transformers, auto_class).from_pretrained(
 )
 model = copy.deepcopy(model).eval()
 pixel_values = processor(images=Image.open("example.png"), return_tensors="pt")["pixel_values"].clone()
+if size := json.loads(size):
+    pixel_values = torch.nn.functional.interpolate(pixel_values, size)
 inputs = {n: torch.tensor([v]) if isinstance(v, list) else v for n, v in json.loads(inputs).items()}
 with torch.inference_mode():
     outputs = model(pixel_values=pixel_values, **inputs)
@@ -135,7 +137,11 @@ def _rounded(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
 
 
 def verify_export(
-    output_dir: str | os.PathLike, model: PreTrainedModel, example: Image.Image, dtype: torch.dtype | None = None
+    output_dir: str | os.PathLike,
+    model: PreTrainedModel,
+    example: Image.Image,
+    dtype: torch.dtype | None = None,
+    size: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
     """Loads an export in a fresh process that cannot import deft_hf, and compares its outputs exactly.
 
@@ -149,6 +155,8 @@ def verify_export(
         model: the model that was exported; it is left as it is.
         example: any image; it is taken as RGB.
         dtype: that it was exported in; default: the model's.
+        size: (height, width) that the prepared example is brought to, such as those of the windows that the model is
+            shown; default: the only ones that it takes, or else those that the processor gives.
 
     Returns:
         `max_difference` (0.0), `logits_shape` (N, C, h, w) of the semantic logits, `seconds`.
@@ -162,6 +170,7 @@ def verify_export(
     _check_dtype(folder, dtype or model.dtype)
     objective = objective_of(model.config.model_type)
     how = [objective.auto_class, json.dumps(objective.outputs), json.dumps(objective.inputs(model.config))]
+    how.append(json.dumps(size or fixed_size(model.config)))
     with tempfile.TemporaryDirectory() as work:
         example.convert("RGB").save(Path(work, "example.png"))
         loaded = subprocess.run(

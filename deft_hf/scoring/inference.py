@@ -48,7 +48,8 @@ def sliding_window_logits(
 
     All windows have the same size: the last one of each row and column is shifted to end at the image's border. Where
     windows overlap, their logits (not their classes) are averaged; the average is resized to `size`. A window that
-    covers the image gives exactly [`semantic_logits`]. Beside one window's outputs, one array of logits of the image's
+    covers the image gives exactly [`semantic_logits`]. Images smaller than the only size that a model takes are padded
+    with 0, the mean colour, as crops are in training. Beside one window's outputs, one array of logits of the image's
     size is held.
 
     Args:
@@ -57,7 +58,7 @@ def sliding_window_logits(
         pixel_values (`Tensor`): Images, float, shape `(N, 3, h, w)`.
         size (`tuple[int, int]`): Height and width of the result.
         window (`tuple[int, int]`): Height and width of a window, in pixels of `pixel_values`; cut to the image where
-            larger.
+            larger, if the model takes images of any size.
         stride (`tuple[int, int]`): Steps between windows down and across, in pixels of `pixel_values`, from 1 to the
             window's side.
 
@@ -73,6 +74,11 @@ def sliding_window_logits(
         )
 
     height, width = pixel_values.shape[-2:]
+    missing = max(0, window[0] - height), max(0, window[1] - width)
+    if family.side is not None and any(missing):
+        padded = F.pad(pixel_values, (0, missing[1], 0, missing[0]))
+        logits = sliding_window_logits(model, family, padded, tuple(padded.shape[-2:]), window, stride)
+        return _resize(logits[..., :height, :width], size)
     window_height, window_width = min(window[0], height), min(window[1], width)
     if (window_height, window_width) == (height, width):
         return semantic_logits(model, family, pixel_values, size)

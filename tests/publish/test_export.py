@@ -108,6 +108,16 @@ def test_verify_accepts_an_export_and_leaves_the_model_alone(exported):
     assert torch.equal(randomness, torch.get_rng_state())
 
 
+def test_verify_shows_a_model_images_of_a_size_that_it_takes(tmp_path):
+    """As its processor leaves them they would be too large: it was scored by windows."""
+    fixed, square = models.build("eomt"), models.build("dpt")
+    export_generalized(fixed, tmp_path / "fixed", segmentation_processor(None, None))
+    assert verify_export(tmp_path / "fixed", fixed, picture())["logits_shape"] == (1, models.NUM_LABELS, 8, 8)
+    export_generalized(square, tmp_path / "square", segmentation_processor(None, (96, 128)))
+    facts = verify_export(tmp_path / "square", square, picture(), size=(32, 32))
+    assert facts["logits_shape"] == (1, models.NUM_LABELS, 32, 32)
+
+
 def test_verify_names_the_weights_that_differ(exported):
     _, folder = exported
     other = models.build("mobilenet_v2")

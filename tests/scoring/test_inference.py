@@ -19,6 +19,8 @@ CLASSES = 4
 class ScoresFamily:
     """A family whose logits have another name, so that a test fails where the family is passed over."""
 
+    side = None
+
     def semantic_logits(self, model, pixel_values):
         return model(pixel_values=pixel_values).scores
 
@@ -306,3 +308,20 @@ def test_with_a_segformer_and_its_family():
     assert torch.equal(prediction, logits.argmax(1))
     matrix = score_batches(model, family, [{"pixel_values": images, "labels": prediction}], models.NUM_LABELS, "cpu")
     assert matrix.compute().pixel_accuracy == 1
+
+
+@pytest.mark.parametrize("shape", [(40, 64), (64, 50), (30, 100)])
+def test_images_smaller_than_the_only_size_of_a_model_are_padded(shape):
+    model = models.build("eomt").eval()
+    family, window = resolve_family(model), (models.SIDE, models.SIDE)
+    images = torch.randn(1, 3, *shape)
+    height, width = (max(side, models.SIDE) for side in shape)
+    padded = torch.zeros(1, 3, height, width)
+    padded[..., : shape[0], : shape[1]] = images
+    with torch.no_grad():
+        found = sliding_window_logits(model, family, images, shape, window, (36, 36))
+        expected = sliding_window_logits(model, family, padded, (height, width), window, (36, 36))
+    assert torch.equal(found, expected[..., : shape[0], : shape[1]])
+    with torch.no_grad():
+        resized = sliding_window_logits(model, family, images, (80, 128), window, (36, 36))
+    torch.testing.assert_close(resized, nn.functional.interpolate(found, (80, 128), mode="bilinear"))
