@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 
 from deft_hf.data.collate import MaskTargets
+from deft_hf.data.sampling import share
 from deft_hf.errors import UserError
 from deft_hf.method.batchnorm import average_over_ranks, batchnorm_modules, reestimate
 from deft_hf.scoring.confusion import ConfusionMatrix, Scores
@@ -41,19 +42,29 @@ class EvaluationMixin:
     confusions: dict[str, Tensor]
     image_counts: dict[str, Tensor] | None = None
 
-    def _get_dataloader(self, *args: Any, is_training: bool = False, **kwargs: Any) -> DataLoader:
+    def _get_dataloader(
+        self, dataset: Any, description: str, batch_size: int, *args: Any, is_training: bool = False, **kwargs: Any
+    ) -> DataLoader:
         if is_training:
-            loader = self._training_dataloader(*args, **kwargs)
+            loader = self._training_dataloader(dataset, description, batch_size, *args, **kwargs)
             inner = getattr(loader, "base_dataloader", loader)
             inner.worker_init_fn = partial(out_of_reach, inner.worker_init_fn)
             return loader
-        # Every image is scored, and a domain's workers need not wait for the next evaluation.
-        kept = self.args.dataloader_drop_last, self.args.dataloader_persistent_workers
-        self.args.dataloader_drop_last = self.args.dataloader_persistent_workers = False
-        try:
-            return super()._get_dataloader(*args, **kwargs)
-        finally:
-            self.args.dataloader_drop_last, self.args.dataloader_persistent_workers = kept
+        # Not Accelerate's: by its settings it repeats images, so that the ranks have equally many, or cuts lists.
+        own = share(dataset, self.accelerator.process_index, self.accelerator.num_processes)
+        return self._loader(own, batch_size, prefetch_factor=self.args.dataloader_prefetch_factor)
+
+    def _loader(self, dataset: Any, batch_size: int, **options: Any) -> DataLoader:
+        """A loader for this rank alone."""
+        return DataLoader(
+            dataset,
+            batch_size,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            multiprocessing_context=self.args.dataloader_multiprocessing_context,
+            **options,
+        )
 
     def _training_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
         """Trainer's loader, with the masks that some objectives are trained on; evaluation has no use for them."""
@@ -77,22 +88,20 @@ class EvaluationMixin:
         models = {"": self.whole(self.pathways.exported)}
         if self._scores_usual():
             models["usual_"] = self.whole(self.pathways.usual)
-        metrics = {}
+        metrics, count = {}, 0
         for label, model in models.items():
             images = None if self.image_counts is None else []
             key = f"{metric_key_prefix}_{label}".removesuffix("_")
             # A loader draws its base seed: a run that looks at itself is to stay the run that does not.
             with own_randomness(self.args.seed):
-                matrix = self._score(model, dataloader, images)
+                matrix, count = self._score(model, dataloader, images)
             self.confusions[key] = matrix.counts.cpu()
             scores = self.scores[key] = matrix.compute(self.class_names)
             if images is not None:
                 self.image_counts[key] = torch.stack(images)
             for name in METRICS:
                 metrics[f"{metric_key_prefix}_{label}{name}"] = getattr(scores, name)
-        return EvalLoopOutput(
-            predictions=None, label_ids=None, metrics=metrics, num_samples=self.num_examples(dataloader)
-        )
+        return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=count)
 
     def predict(self, test_dataset: Any, ignore_keys: Any = None, metric_key_prefix: str = "test") -> PredictionOutput:
         """Class ids of every image, a list of (H, W) int64 arrays at the labels' size, with the metrics.
@@ -114,11 +123,15 @@ class EvaluationMixin:
                 predictions.append(classes[0].cpu().numpy())
         return PredictionOutput(predictions=predictions, label_ids=None, metrics=output.metrics)
 
-    def _score(self, model: nn.Module, dataloader: DataLoader, images: list[Tensor] | None = None) -> ConfusionMatrix:
+    def _score(
+        self, model: nn.Module, dataloader: DataLoader, images: list[Tensor] | None = None
+    ) -> tuple[ConfusionMatrix, int]:
+        """The confusion matrix of all ranks' images, and how many they were."""
+        count = torch.zeros((), dtype=torch.int64, device=self.args.device)
         matrix = score_batches(
             model,
             self.family,
-            self._each_once(dataloader),
+            self._counted(dataloader, count),
             len(self.class_names),
             self.args.device,
             window=self.window,
@@ -126,19 +139,13 @@ class EvaluationMixin:
             images=images,
         )
         matrix.all_reduce()
-        return matrix
+        return matrix, int(self.accelerator.reduce(count, reduction="sum"))
 
-    def _each_once(self, dataloader: DataLoader) -> Iterator[dict[str, Any]]:
-        """This rank's batches without the samples that sharding repeats to make the last ones equally long."""
+    def _counted(self, dataloader: DataLoader, count: Tensor) -> Iterator[dict[str, Any]]:
         for batch in dataloader:
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
-            state = self.accelerator.gradient_state
-            if self.accelerator.num_processes > 1 and state.end_of_dataloader and state.remainder > 0:
-                size = self.args.eval_batch_size
-                own = min(max(state.remainder - self.accelerator.process_index * size, 0), size)
-                batch = {name: values[:own] for name, values in batch.items()}
-            if len(batch["labels"]):
-                yield batch
+            count += len(batch["labels"])
+            yield batch
 
     @torch.no_grad()
     def interpolate(self, domains: Sequence[str]) -> dict[float, float]:
@@ -167,7 +174,7 @@ class EvaluationMixin:
             place(alpha)
             self.refresh_batchnorm()
             loaders = [self.get_eval_dataloader(self.eval_dataset[name]) for name in domains]
-            found[alpha] = float(np.mean([self._score(model, loader).compute().mean_iou for loader in loaders]))
+            found[alpha] = float(np.mean([self._score(model, loader)[0].compute().mean_iou for loader in loaders]))
         place(best_point(found))
         self.refresh_batchnorm()
         return found
@@ -201,13 +208,11 @@ class EvaluationMixin:
         The choice of images is fixed; their augmentation is that of the present epoch.
         """
         dataset = self.train_dataset
-        loader = DataLoader(
+        loader = self._loader(
             dataset,
-            batch_size=self.args.train_batch_size,
+            self.args.train_batch_size,
             shuffle=not isinstance(dataset, IterableDataset),
             generator=torch.Generator().manual_seed(self.args.seed),
-            collate_fn=self.data_collator,
-            num_workers=self.args.dataloader_num_workers,
             drop_last=self.args.dataloader_drop_last,
         )
         for batch in islice(loader, self.args.batchnorm_batches):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 from transformers import AutoModelForSemanticSegmentation, EarlyStoppingCallback, TrainerCallback, TrainingArguments
 
 from deft_hf.data.domains import Domain
@@ -30,6 +30,20 @@ class Drawn(Dataset):
 
     def __getitem__(self, index):
         return {name: value[0] for name, value in self.items[index].items()}
+
+
+class Stream(IterableDataset):
+    """The same without a length; images differ in size."""
+
+    def __init__(self, count, seed=0, sides=(64, 48)):
+        self.items = [Drawn(count, seed, sides[index % 2])[index] for index in range(count)]
+
+    def __iter__(self):
+        return iter(self.items)
+
+
+def valid_pixels(items):
+    return sum(int((item["labels"] != 255).sum()) for item in items)
 
 
 def arguments(folder, **overrides):
@@ -348,9 +362,7 @@ def test_a_last_batch_of_one_image_is_left_out_of_training_and_of_nothing_else(t
     )
     run.train()
     metrics = run.evaluate()
-    assert run.scores["eval"].pixels == sum(
-        int((item["labels"] != 255).sum()) for item in map(Drawn(3).__getitem__, range(3))
-    )
+    assert run.scores["eval"].pixels == valid_pixels(map(Drawn(3).__getitem__, range(3)))
     assert metrics["eval_mean_iou"] > 0
 
 
@@ -423,6 +435,16 @@ def test_domains_are_scored_by_name_at_the_labels_own_size(tmp_path):
             for name, data in domains.items():
                 assert metrics[f"eval_{name}_{prefix}mean_iou"] == pytest.approx(plain_mean_iou(model, data), abs=1e-9)
     assert run.scores["eval_far"].mean_iou == metrics["eval_far_mean_iou"]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_stream_of_images_of_several_sizes_is_scored(tmp_path, workers):
+    data = Stream(5)
+    run = trainer(tmp_path, evaluate=data, per_device_eval_batch_size=2, dataloader_num_workers=workers)
+    metrics = run.evaluate()
+    assert run.scores["eval"].pixels == valid_pixels(data)
+    assert metrics["eval_samples_per_second"] > 0
+    assert run.evaluation_loop(run.get_eval_dataloader(), "").num_samples == 5
 
 
 def test_predict_gives_class_ids(tmp_path):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset, Subset
 
 from deft_hf.data.domains import Domain
 from deft_hf.data.labels import IGNORE_INDEX
@@ -114,6 +116,26 @@ class EvaluationSet(Dataset):
             raise IndexError(f"item {index} of {len(self)}")
         image, mask, is_it = self.reader.load(0, index)
         return self.transform(image, mask if is_it else np.full_like(mask, IGNORE_INDEX))
+
+
+def share(dataset: Dataset, rank: int, ranks: int) -> Dataset:
+    """Every `ranks`-th item of a data set or a stream, from the `rank`-th on, so that each is some rank's once.
+
+    A stream has to be the same on every rank; each reads all of it.
+    """
+    if ranks == 1:
+        return dataset
+    if isinstance(dataset, IterableDataset):
+        return _StreamShare(dataset, rank, ranks)
+    return Subset(dataset, range(rank, len(dataset), ranks))
+
+
+class _StreamShare(IterableDataset):
+    def __init__(self, stream: IterableDataset, rank: int, ranks: int) -> None:
+        self.stream, self.rank, self.ranks = stream, rank, ranks
+
+    def __iter__(self) -> Iterator[Any]:
+        return islice(self.stream, self.rank, None, self.ranks)
 
 
 def _check(domains: Sequence[Domain], sizes: Sequence[int], weights: Sequence[float] | None) -> None:

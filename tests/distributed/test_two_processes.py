@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from tests import models
 from tests.distributed import train_script
+from tests.test_trainer import valid_pixels
 
 ROOT = Path(__file__).parents[2]
 TWO_PROCESSES = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -52,6 +53,16 @@ def test_two_processes_equal_one(two, tmp_path, monkeypatch, model_type):
         assert ours == pytest.approx(theirs, rel=1e-5)
     assert found["scores"] == pytest.approx(expected["scores"], abs=1e-3)
     assert_equal_weights(weights_of_two, weights)
+
+
+@pytest.mark.parametrize("how", train_script.SHARDING)
+def test_every_image_is_scored_once_however_training_is_sharded(two, how):
+    scored = {
+        name: [data[i] for i in range(len(data))] for name, data in train_script.SCORED.items() if name != "stream"
+    }
+    scored["stream"] = list(train_script.SCORED["stream"])
+    expected = {name: valid_pixels(items) for name, items in scored.items()}
+    assert json.loads((two / f"{how}.json").read_text()) == {"pixels": expected, "samples": [7, 1, 5]}
 
 
 def test_one_process_goes_on_from_the_checkpoint_of_two(two, tmp_path, monkeypatch):

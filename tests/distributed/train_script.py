@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests import models
-from tests.test_trainer import Drawn, trainer, without_batchnorm
+from tests.test_trainer import Drawn, Stream, trainer, without_batchnorm
 
 torch.set_num_threads(1)
 
@@ -49,7 +49,29 @@ def train(folder: Path, batch_size: int, model_type: str) -> None:
             save_file(dict(getattr(run.pathways, name).state_dict()), Path(folder, f"{name}.safetensors"))
 
 
+SHARDING = {
+    "default": {},
+    "uneven": {"even_batches": False},
+    "split": {"split_batches": True},
+    "dispatched": {"dispatch_batches": True},
+}
+SCORED = {"set": Drawn(7, seed=3), "few": Drawn(1, seed=4), "stream": Stream(5, seed=5)}
+
+
+def count(folder: Path, how: str) -> None:
+    """What is scored of each domain, however Accelerate is told to shard."""
+    settings = {"per_device_eval_batch_size": 4, "accelerator_config": SHARDING[how]}
+    run = trainer(folder, model=without_batchnorm(), evaluate=SCORED, **settings)
+    run.evaluate()
+    samples = [run.evaluation_loop(run.get_eval_dataloader(data), "").num_samples for data in SCORED.values()]
+    pixels = {name: run.scores[f"eval_{name}"].pixels for name in SCORED}
+    if run.is_world_process_zero():
+        Path(folder, f"{how}.json").write_text(json.dumps({"pixels": pixels, "samples": samples}))
+
+
 if __name__ == "__main__":
     torch.rand = models.same_points  # points of masks are otherwise drawn by process
     for model_type in sys.argv[2:]:
         train(Path(sys.argv[1], model_type), 1, model_type)
+    for how in SHARDING:
+        count(Path(sys.argv[1]), how)
