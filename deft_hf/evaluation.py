@@ -48,7 +48,7 @@ class EvaluationMixin:
         if is_training:
             loader = self._training_dataloader(dataset, description, batch_size, *args, **kwargs)
             inner = getattr(loader, "base_dataloader", loader)
-            inner.worker_init_fn = partial(out_of_reach, inner.worker_init_fn)
+            inner.worker_init_fn = partial(out_of_reach, inner.worker_init_fn, self.sigterm.heard)
             return loader
         # Not Accelerate's: by its settings it repeats images, so that the ranks have equally many, or cuts lists.
         own = share(dataset, self.accelerator.process_index, self.accelerator.num_processes)
@@ -63,6 +63,7 @@ class EvaluationMixin:
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,
             multiprocessing_context=self.args.dataloader_multiprocessing_context,
+            worker_init_fn=partial(out_of_reach, None, self.sigterm.heard),
             **options,
         )
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from transformers import TrainerCallback
 from transformers.utils import logging
 
@@ -25,10 +26,14 @@ class StopOnSigterm(TrainerCallback):
 
     The status is the shell's for this signal, so that a scheduler takes the run for stopped and not for done. A run
     that is started again goes on from the checkpoint, and ends as one that was left alone.
+
+    Attributes:
+        heard: whether SIGTERM is waited for, a bool in memory that data-loader workers share.
     """
 
     def __init__(self) -> None:
         self.asked = self._leaving = False
+        self.heard = torch.zeros((), dtype=torch.bool).share_memory_()
         self._group: dist.ProcessGroup | None = None
 
     @contextmanager
@@ -42,9 +47,11 @@ class StopOnSigterm(TrainerCallback):
             yield
             return
         before = signal.signal(signal.SIGTERM, self._note)
+        self.heard.fill_(True)
         try:
             yield
         finally:
+            self.heard.fill_(False)
             signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
         if self.asked:
             os.kill(os.getpid(), signal.SIGTERM)  # came too late to be heard here
@@ -67,12 +74,15 @@ class StopOnSigterm(TrainerCallback):
         raise SystemExit(STATUS)
 
 
-def out_of_reach(start: Callable[[int], None] | None, worker: int) -> None:
-    """Start a data-loader worker in a process group of its own.
+def out_of_reach(start: Callable[[int], None] | None, heard: Tensor, worker: int) -> None:
+    """Start a data-loader worker that leaves SIGTERM to its parent while that waits for it (`StopOnSigterm.heard`).
 
-    Launchers send SIGTERM to the group of a process, and a worker that dies of it takes the run along.
+    Launchers send it to the group of a process and schedulers to every process, and a worker that dies of it takes the
+    run along.
     """
     if hasattr(os, "setpgrp"):
         os.setpgrp()
+    # Not ignored for good: a parent that exits ends the workers that it still has by SIGTERM, and waits for them.
+    signal.signal(signal.SIGTERM, lambda *_: None if heard else os._exit(0))
     if start is not None:
         start(worker)

@@ -212,6 +212,37 @@ def test_sigterm_keeps_its_checkpoint_where_only_the_best_is_to_be_left(tmp_path
     assert (tmp_path / "checkpoint-7").is_dir() and Path(run.state.best_model_checkpoint).is_dir()
 
 
+class SignalsAll(Drawn):
+    """The process that makes the first item, and its parent, are sent SIGTERM."""
+
+    def __getitem__(self, index):
+        if index == 0 and torch.utils.data.get_worker_info() is not None:
+            os.kill(os.getppid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("where", ["train", "evaluate"])
+def test_sigterm_to_the_processes_that_load_images_is_left_to_the_one_that_trains(tmp_path, where):
+    run = trainer(
+        tmp_path, **{where: SignalsAll(8)}, dataloader_num_workers=1, eval_strategy="steps", eval_steps=2, **SAVES
+    )
+    with pytest.raises(SystemExit) as leaving:
+        run.train()
+    assert leaving.value.code == 143
+    assert integrity.last_good_checkpoint(tmp_path).endswith(f"checkpoint-{run.state.global_step}")
+
+
+def test_workers_end_on_sigterm_where_nobody_waits_for_it(tmp_path):
+    run = trainer(tmp_path, dataloader_num_workers=1, dataloader_persistent_workers=True)
+    loader = run.get_train_dataloader()
+    next(iter(loader))
+    (worker,) = loader.base_dataloader._iterator._workers
+    worker.terminate()
+    worker.join(timeout=20)
+    assert worker.exitcode == 0
+
+
 def test_sigterm_after_the_last_step_is_not_swallowed(tmp_path, monkeypatch):
     class Late(TrainerCallback):
         def on_train_end(self, args, state, control, **kwargs):
@@ -334,18 +365,16 @@ def test_what_a_worker_refuses_is_one_line(tmp_path, capsys):
 
 
 def test_a_signal_to_the_group_does_not_reach_the_workers(tmp_path):
-    groups = []
-
     class Looks(Drawn):
         def __getitem__(self, index):
-            return {**super().__getitem__(index), "group": torch.tensor([os.getpgrp()])}
+            return {**super().__getitem__(index), "pixel_values": torch.tensor([os.getpgrp()])}
+
+    def collator(items):
+        return {"pixel_values": torch.cat([item["pixel_values"] for item in items])}
 
     run = trainer(tmp_path, dataloader_num_workers=1)
-    run.train_dataset, run.data_collator = Looks(4), lambda items: groups_of(items)
-
-    def groups_of(items):
-        return {"group": torch.cat([item["group"] for item in items])}
-
-    for batch in run.get_train_dataloader():
-        groups += batch["group"].tolist()
-    assert len(groups) == 4 and os.getpgrp() not in groups
+    run.train_dataset, run.data_collator = Looks(4), collator
+    loaders = [run.get_train_dataloader(), run.get_eval_dataloader(run.train_dataset)]
+    for batches in (*([batch["pixel_values"] for batch in loader] for loader in loaders), run._source_batches()):
+        groups = torch.cat(list(batches)).tolist()
+        assert len(groups) == 4 and os.getpgrp() not in groups
