@@ -158,7 +158,8 @@ class DeFTTrainer(EvaluationMixin, HubMixin, CheckpointMixin, ShardingMixin, Tra
                 )
 
     def _check_selection(self) -> None:
-        if not (self.args.load_best_model_at_end or self.args.save_strategy == "best"):
+        # transformers fills in `loss` where it needs a metric, and evaluation here has none.
+        if self.args.metric_for_best_model is None and self.args.save_strategy != "best":
             return
         domains = [f"{name}_" for name in self.eval_dataset] if isinstance(self.eval_dataset, dict) else [""]
         known = [f"{domain}{metric}" for domain in domains for metric in METRICS]

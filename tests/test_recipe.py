@@ -431,6 +431,7 @@ def test_merge_keys_are_no_repetition(path: Path):
             "training.load_best_model_at_end=true",
             "metric_for_best_model: missing, expected one of town_mean_iou, town_mean_accuracy",
         ),
+        ("training.lr_scheduler_type=reduce_lr_on_plateau", "metric_for_best_model: missing, expected one of town_"),
         ("training.metric_for_best_model=loss", "found loss, expected one of town_mean_iou"),
         ("training.metric_for_best_model=eval_coast_mean_iou", "unseen domains are reported, never selected on"),
         ("publish.push_to_hub=true", "publish.repo_id: missing, expected owner/name"),

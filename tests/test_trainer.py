@@ -487,6 +487,20 @@ def test_the_best_model_needs_a_metric_that_there_is(tmp_path, metric):
         trainer(tmp_path, load_best_model_at_end=True, metric_for_best_model=metric, **settings)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"metric_for_best_model": "mean_iou"},
+        {"method": "joint", "lr_scheduler_type": "reduce_lr_on_plateau"},
+        {"method": "joint", "lr_scheduler_type": "greedy"},
+    ],
+)
+def test_whatever_looks_at_a_metric_needs_one_that_there_is(tmp_path, settings):
+    with pytest.raises(UserError, match="metric_for_best_model is '(mean_iou|loss)': expected one of near_mean_iou"):
+        trainer(tmp_path, eval_strategy="steps", eval_steps=2, **settings)
+    trainer(tmp_path, evaluate=Drawn(2), eval_strategy="steps", **settings | {"metric_for_best_model": "mean_iou"})
+
+
 def test_batchnorm_statistics_follow_the_policy(tmp_path):
     statistics = {}
     for policy in ("reestimate", "reference"):

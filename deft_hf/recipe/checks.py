@@ -165,7 +165,9 @@ def _training(recipe: Recipe) -> Iterator[str]:
         yield "training.max_steps: missing, expected a number of optimizer steps (or training.num_train_epochs)"
     elif training.max_steps == 0 or (training.max_steps < 0 and training.num_train_epochs <= 0):
         yield "training.max_steps: found nothing to train, expected 1 step or more (or training.num_train_epochs)"
-    if not (training.metric_for_best_model or training.load_best_model_at_end or training.save_strategy == "best"):
+    by_score = training.load_best_model_at_end or training.save_strategy == "best"
+    by_score = by_score or training.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy")
+    if not (training.metric_for_best_model or by_score):
         return
     if not data.validation:
         yield "data.validation: missing, expected source data, the only data that training may choose a checkpoint on"
