@@ -185,6 +185,14 @@ class DeFTTrainingArguments(TrainingArguments):
                 self.batchnorm not in ("reestimate", "reference"),
                 f"batchnorm is {self.batchnorm!r}: expected reestimate or reference",
             ),
+            (
+                self.bf16_full_eval or self.fp16_full_eval,
+                "bf16_full_eval and fp16_full_eval are not supported, evaluation is in float32: leave them out",
+            ),
+            (
+                self.remove_unused_columns,
+                "remove_unused_columns would drop what training takes, recoloured copies among it: leave it at false",
+            ),
             (self.label_smoothing_factor != 0, "label_smoothing_factor is not supported: leave it at 0"),
             (
                 self.enable_jit_checkpoint,

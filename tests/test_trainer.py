@@ -525,6 +525,9 @@ def test_batchnorm_statistics_follow_the_policy(tmp_path):
         ({"ema_decay": 1.5}, "ema_decay is 1.5: expected 0 to 1"),
         ({"batchnorm": "swa"}, "batchnorm is 'swa'"),
         ({"encoder_learning_rate": 0.0}, "encoder_learning_rate is 0.0: expected a positive"),
+        ({"bf16_full_eval": True}, "bf16_full_eval and fp16_full_eval are not supported, evaluation is in float32"),
+        ({"fp16_full_eval": True}, "bf16_full_eval and fp16_full_eval are not supported, evaluation is in float32"),
+        ({"remove_unused_columns": True}, "remove_unused_columns would drop what training takes"),
         ({"decoder_warmup_steps": -1, "distance_weight": -1.0}, "decoder_warmup_steps is -1.*; distance_weight is -1"),
     ],
 )
