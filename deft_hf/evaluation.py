@@ -94,7 +94,7 @@ class EvaluationMixin:
             images = None if self.image_counts is None else []
             key = f"{metric_key_prefix}_{label}".removesuffix("_")
             # A loader draws its base seed: a run that looks at itself is to stay the run that does not.
-            with own_randomness(self.args.seed):
+            with own_randomness(self.args.seed, self.args.device):
                 matrix, count = self._score(model, dataloader, images)
             self.confusions[key] = matrix.counts.cpu()
             scores = self.scores[key] = matrix.compute(self.class_names)
@@ -196,7 +196,7 @@ class EvaluationMixin:
         for model in models:
             if self.args.batchnorm == "reestimate":
                 whole = self.whole(model)
-                with own_randomness(self.args.seed):
+                with own_randomness(self.args.seed, self.args.device):
                     reestimate(whole, self._source_batches(), self.family.objective.forward)
                 for own, new in zip(model.buffers(), whole.buffers(), strict=True):
                     own.copy_(new)
@@ -226,11 +226,11 @@ def best_point(found: Mapping[float, float]) -> float:
 
 
 @contextmanager
-def own_randomness(seed: int) -> Iterator[None]:
-    """A seeded stretch that leaves the random states of the run as they were."""
+def own_randomness(seed: int, device: torch.device) -> Iterator[None]:
+    """A seeded stretch that leaves the random states of the run, those of its device too, as they were."""
     python_state, numpy_state = random.getstate(), np.random.get_state()
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             random.seed(seed)
             np.random.seed(seed)
             torch.manual_seed(seed)

@@ -211,7 +211,7 @@ def reestimate_batchnorm(model: PreTrainedModel, recipe: Recipe, processor: Base
         collate_fn=collate,
         drop_last=len(images) % args.train_batch_size == 1 < len(images),  # BatchNorm has no variance of one
     )
-    with own_randomness(args.seed):
+    with own_randomness(args.seed, model.device):
         batches = (batch["pixel_values"] for batch in islice(loader, args.batchnorm_batches))
         reestimate(model, batches, objective_of(model.config.model_type).forward)
     return min(len(loader), args.batchnorm_batches)

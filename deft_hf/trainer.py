@@ -108,7 +108,7 @@ class DeFTTrainer(EvaluationMixin, HubMixin, CheckpointMixin, ShardingMixin, Tra
         self.batchnorm_step = 0
         kwargs.setdefault("data_collator", collate)
         if args.lora_rank:
-            with own_randomness(args.seed):
+            with own_randomness(args.seed, args.device):
                 self.family = add_adapters(model, self.family, args.lora_rank, args.lora_alpha or args.lora_rank)
         pathways = DualPathway(
             model,
@@ -132,7 +132,7 @@ class DeFTTrainer(EvaluationMixin, HubMixin, CheckpointMixin, ShardingMixin, Tra
         if self.processing_class is None:
             logger.warning("Without a `processing_class` the saved folder has no preprocessor_config.json.")
         named = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"eval_dataset": self.eval_dataset}
-        with own_randomness(args.seed):
+        with own_randomness(args.seed, args.device):
             self.class_names = class_names(pathways.usual, self.family, self.train_dataset, *named.values())
         for name, dataset in {"train_dataset": self.train_dataset, **named}.items():
             self._check_classes(name, dataset)
@@ -149,7 +149,7 @@ class DeFTTrainer(EvaluationMixin, HubMixin, CheckpointMixin, ShardingMixin, Tra
                 found = f"{name}: domain {domain.name} has {domain.labels.num_labels} classes"
                 raise UserError(f"{found}, but the model has {known}. {way_out}")
         elif dataset is not None and not isinstance(dataset, IterableDataset) and len(dataset):
-            with own_randomness(self.args.seed):
+            with own_randomness(self.args.seed, self.args.device):
                 ids = torch.as_tensor(dataset[0]["labels"]).unique().tolist()
             unknown = [index for index in ids if index != IGNORE_INDEX and not 0 <= index < known]
             if unknown:

@@ -572,6 +572,14 @@ def test_arguments_without_meaning_are_refused(tmp_path):
         DeFTTrainer(args=arguments(tmp_path))
 
 
+def test_other_accelerators_of_the_machine_are_left_alone(tmp_path, monkeypatch, recwarn):
+    """Looking after the random states of all of them, torch warns and asks to be told which."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.random, "_fork_rng_warned_already", False)
+    trainer(tmp_path).evaluate()
+    assert not [warning for warning in recwarn if "fork" in str(warning.message)]
+
+
 def test_a_run_that_is_scored_while_training_equals_one_that_is_not(tmp_path):
     """Dropout draws from the same generator that a loader draws its base seed from."""
     blind = trainer(tmp_path / "blind")
