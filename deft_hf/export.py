@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
 from PIL import Image
 from transformers import BaseImageProcessor
 from transformers.utils import logging
@@ -38,10 +39,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder, out = model_folder(options.checkpoint), Path(options.out).expanduser()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is there already; nothing was touched. Choose another folder, or remove it.")
-    recipe = _recipe(options, folder)
+    recipe, encoder, window = _recipe(options, folder)
     processor = open_processor(str(folder))
     onnx_size = _onnx_size(options, processor)
-    model = load_component(folder, options.which, options.alpha, recipe.model.encoder if recipe else None)
+    model = load_component(folder, options.which, options.alpha, encoder)
     facts = {"folder": str(out), "checkpoint": str(folder), "which": options.which, "alpha": options.alpha}
     if options.bn == "reestimate":
         facts["batchnorm_batches"] = runs.reestimate_batchnorm(model, recipe, processor)
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         with writing(partial, lambda: "Make room and export again."):
             export_generalized(model, partial, processor, dtype=dtype, max_shard_size=options.max_shard_size)
-        checked = verify_export(partial, model, _example(), dtype)
+        checked = verify_export(partial, model, _example(), dtype, window)
         if onnx_size is not None:
             facts["onnx_max_difference"] = export_onnx(model, partial, onnx_size)
         os.replace(partial, out)
@@ -64,18 +65,30 @@ def main(argv: Sequence[str] | None = None) -> None:
     console.result({**facts, "dtype": options.dtype, "files": files, **checked})
 
 
-def _recipe(options: argparse.Namespace, folder: Path) -> Recipe | None:
-    """The recipe to take source images and the encoder's place from; that of the run, if none is named."""
+def _recipe(options: argparse.Namespace, folder: Path) -> tuple[Recipe | None, str | None, tuple[int, int] | None]:
+    """The recipe to take source images from, with the encoder's place and the window in it; that of the run, if none
+    is named.
+    """
     places = [folder.absolute(), *list(folder.absolute().parents)[:3]]  # baselines/METHOD/checkpoint-N lies deepest
     path = options.recipe or next((place / RECIPE for place in places if (place / RECIPE).is_file()), None)
-    if options.bn != "reestimate":
-        return Recipe.load(options.recipe, options.overrides) if options.recipe else None
+    if options.bn != "reestimate" and options.recipe is None:
+        return None, *_kept(path)
     if path is None:
         raise UserError(
             f"--bn reestimate needs source images, and no {RECIPE} lies in {folder} or above it: name one with "
             "--recipe."
         )
-    return Recipe.load(path, options.overrides)
+    recipe = Recipe.load(path, options.overrides)
+    return recipe, recipe.model.encoder, recipe.data.window
+
+
+def _kept(path: Path | None) -> tuple[str | None, tuple[int, int] | None]:
+    """The encoder's place and the window in the recipe that a run has kept, whose data may be gone."""
+    try:
+        recipe = yaml.safe_load(path.read_text("utf-8")) if path else {}
+        return recipe["model"].get("encoder"), recipe["data"].get("window")
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError):
+        return None, None  # of no run
 
 
 def _onnx_size(options: argparse.Namespace, processor: BaseImageProcessor) -> tuple[int, int] | None:

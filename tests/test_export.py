@@ -2,9 +2,11 @@
 
 import importlib.util
 import json
+import shutil
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForSemanticSegmentation
 
@@ -129,6 +131,23 @@ def test_batchnorm_is_taken_anew_as_in_training(run_folder, tmp_path, monkeypatc
         assert json.loads(capsys.readouterr().out)["batchnorm_batches"] == 1
     finally:
         alone.rename(second)
+
+
+def test_the_recipe_of_the_run_says_where_the_encoder_is_and_what_the_model_is_shown(
+    run_folder, tmp_path, monkeypatch, capsys
+):
+    """Of a model that deft_hf does not know; the run's data need not be there any more."""
+    sections = yaml.safe_load((run_folder / "recipe.yaml").read_text())
+    sections["model"]["encoder"], sections["data"]["window"] = "segformer", [32, 64]
+    sections["data"]["root"] = "/gone"
+    monkeypatch.delitem(FAMILIES, "segformer")
+    shutil.copytree(run_folder / "checkpoint-2", tmp_path / "run" / "checkpoint-2")
+    arguments = [str(tmp_path / "run" / "checkpoint-2"), str(tmp_path / "out"), "--which", "usual", "--json"]
+    with pytest.raises(UserError, match="'segformer' is unknown: name its encoder"):
+        export.main(arguments)
+    (tmp_path / "run" / "recipe.yaml").write_text(yaml.safe_dump(sections))
+    export.main(arguments)
+    assert json.loads(capsys.readouterr().out)["logits_shape"][-2:] == [8, 16]
 
 
 def test_nothing_is_left_of_an_export_that_fails(run_folder, tmp_path, monkeypatch, capsys):
