@@ -22,7 +22,7 @@ from deft_hf.console import say
 from deft_hf.data.labels import LabelSpace
 from deft_hf.errors import UserError
 from deft_hf.method.families import FAMILIES, auto_class, fixed_size, resolve_family
-from deft_hf.new_tensors import newly_made, summary
+from deft_hf.new_tensors import draw_classifier, newly_made, summary
 from deft_hf.publish.export import segmentation_processor
 from deft_hf.publish.opening import first_line, unreadable
 from deft_hf.recipe import Recipe
@@ -66,6 +66,9 @@ def load_model(
             )
             family = resolve_family(model, section.encoder)
             new = newly_made(model, family, keys, config.num_labels, where)
+            nameless = {index: f"LABEL_{index}" for index in range(config.num_labels)}
+            if config.num_labels == labels.num_labels and config.id2label not in (labels.id2label, nameless):
+                new = draw_classifier(model, new)
     except UserError:
         raise
     except (OSError, SafetensorError) as error:

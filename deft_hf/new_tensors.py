@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from deft_hf.errors import UserError
 from deft_hf.method.families import SegmentationFamily
@@ -56,6 +59,29 @@ def newly_made(
 
 def _rows_of_classes(before: tuple[int, ...], now: tuple[int, ...], change: int) -> bool:
     return change != 0 and before[1:] == now[1:] and before[0] - now[0] == change
+
+
+def draw_classifier(model: PreTrainedModel, new: Sequence[str]) -> list[str]:
+    """Draw anew, in place, what a checkpoint for as many other classes gave: the tensors with one row per class.
+
+    Args:
+        model: as loaded.
+        new: names of the tensors that the checkpoint did not give.
+
+    Returns:
+        `new` with the names of those that were drawn, in the model's order.
+    """
+    config = copy.deepcopy(model.config)
+    config.num_labels += 1
+    with torch.device("meta"):
+        wider = type(model)(config).state_dict()
+    tensors = model.state_dict()
+    rows = [name for name, tensor in tensors.items() if tensor.shape != wider[name].shape and name not in new]
+    if rows:
+        drawn = type(model)(model.config).state_dict()
+        for name in rows:
+            tensors[name].copy_(drawn[name])
+    return [name for name in tensors if name in {*new, *rows}]
 
 
 def summary(names: Sequence[str], everything: Iterable[str]) -> str:

@@ -9,7 +9,7 @@ from transformers import AutoModelForSemanticSegmentation
 from deft_hf.errors import UserError
 from deft_hf.loading import load_model
 from deft_hf.method.families import resolve_family
-from deft_hf.new_tensors import newly_made, summary
+from deft_hf.new_tensors import draw_classifier, newly_made, summary
 from deft_hf.recipe import Recipe
 from tests import models
 
@@ -52,6 +52,19 @@ def test_other_classes_make_the_classifier_new_and_nothing_else(model_type, tmp_
     assert all(torch.equal(old[name], now[name]) for name in now if name not in new)
 
 
+@pytest.mark.parametrize("model_type", sorted(models.BUILDERS))
+def test_as_many_other_classes_make_the_same_tensors_new(model_type):
+    model = models.build(model_type)
+    wider = type(model)(type(model.config).from_dict({**model.config.to_dict(), "num_labels": CLASSES})).state_dict()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    new = draw_classifier(model, [])
+    assert new == [name for name, value in before.items() if value.shape != wider[name].shape]
+    now = model.state_dict()
+    changed = [name for name, value in before.items() if not torch.equal(value, now[name])]
+    assert changed and set(changed) <= set(new)
+    assert draw_classifier(model, new) == new and all(torch.equal(now[n], v) for n, v in model.state_dict().items())
+
+
 def test_the_report_names_what_is_new(load, tmp_path, capsys):
     before = models.build("segformer")
     before.save_pretrained(tmp_path / "seven")
@@ -63,6 +76,20 @@ def test_the_report_names_what_is_new(load, tmp_path, capsys):
     again = load(tmp_path / "nineteen")
     assert "Newly made: nothing\n" in capsys.readouterr().out
     assert torch.equal(again.decode_head.classifier.weight, model.decode_head.classifier.weight)
+    model.config.id2label = {index: f"LABEL_{index}" for index in range(CLASSES)}  # nobody gave them names
+    model.save_pretrained(tmp_path / "nineteen")
+    load(tmp_path / "nineteen")
+    assert "Newly made: nothing\n" in capsys.readouterr().out
+    # As many others: it is replaced, by the same draw each time.
+    model.config.id2label = {index: f"thing {index}" for index in range(CLASSES)}
+    model.save_pretrained(tmp_path / "nineteen")
+    again, once_more = load(tmp_path / "nineteen"), load(tmp_path / "nineteen")
+    assert "Newly made: decode_head.classifier.* (2)\n" in capsys.readouterr().out
+    kept, drawn = model.state_dict(), again.state_dict()
+    changed = [name for name, value in kept.items() if not torch.equal(value, drawn[name])]
+    assert changed == ["decode_head.classifier.weight"]  # the bias starts at 0
+    assert again.config.id2label[18] == "class 18"
+    assert torch.equal(drawn[changed[0]], once_more.decode_head.classifier.weight)
     before.segformer.save_pretrained(tmp_path / "encoder")
     load(tmp_path / "encoder")
     assert "Newly made: decode_head.* (16)\n" in capsys.readouterr().out
