@@ -11,6 +11,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
@@ -132,7 +133,7 @@ class CheckpointMixin:
 
         Raises:
             UserError: the folder cannot be written to or its disk is full, there is no good checkpoint, it is of
-                another method, an image cannot be read, or a process that loads images died.
+                another method or of a model alone, an image cannot be read, or a process that loads images died.
             SystemExit: with status 143, after SIGTERM.
         """
         check_writable(self.args.output_dir)
@@ -270,7 +271,15 @@ class CheckpointMixin:
                 self.state.stateful_callbacks[name] = state
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        self._resumed_facts = load_pathways(self.pathways, _whole(resume_from_checkpoint))
+        folder = Path(_whole(resume_from_checkpoint))
+        self._resumed_facts = load_pathways(self.pathways, folder)
+        # Trainer would pass over it in silence, and start the schedule again in the middle of a stage.
+        if missing := [name for name in (OPTIMIZER_NAME, SCHEDULER_NAME) if not (folder / name).is_file()]:
+            raise UserError(
+                f"{folder} cannot be gone on from: it has no {' and no '.join(missing)}, since save_only_model keeps "
+                "the model alone. Leave save_only_model out, and start again in another output_dir or with the "
+                "checkpoints of this one removed."
+            )
         for reader in self._readers():
             reader.note(self._resumed_facts.get("unreadable", {}))
 

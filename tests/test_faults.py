@@ -174,6 +174,12 @@ def test_other_settings_are_gone_on_from_when_told_and_another_method_is_not(tmp
             trainer(tmp_path, **other).train(checkpoint, resume_anyway=True)
 
 
+def test_a_checkpoint_of_the_model_alone_is_not_gone_on_from(tmp_path):
+    trainer(tmp_path, save_strategy="steps", save_steps=5, save_only_model=True).train()
+    with pytest.raises(UserError, match="no optimizer.pt and no scheduler.pt, since save_only_model .* Leave save_"):
+        trainer(tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
+
+
 # ---- SIGTERM
 
 
