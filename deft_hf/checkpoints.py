@@ -227,6 +227,7 @@ class CheckpointMixin:
             "average": args.averages,
             "decays": args.run_decays(stages[-1]["steps"]) if args.averages in ("ema", "debiased_ema") else None,
             "swa_start": args.swa_start if args.averages == "swa" else None,
+            "global_batch": self.get_total_train_batch_size(args),
         }
 
     def check_resumed(self) -> None:
@@ -236,11 +237,12 @@ class CheckpointMixin:
         decides, stays an error: method, average, adapters, and the stages up to the present one.
 
         Raises:
-            UserError: method, average, stages or decays differ, which would make another method of the two.
+            UserError: method, average, stages, decays or the global batch differ, which would make another method or
+                run of the two.
         """
         for key, here in self._common_facts().items():
             there = self._resumed_facts.get(key)
-            if there == here:
+            if there == here or (key == "global_batch" and there is None):  # earlier versions did not note it
                 continue
             found = f"the checkpoint was made with {key} {there}, this run has {here}"
             if not self._resume_anyway:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -12,14 +13,17 @@ import yaml
 from accelerate import PartialState
 from filelock import FileLock, Timeout
 
+from deft_hf.checkpoints import STATE
 from deft_hf.console import say
 from deft_hf.errors import UserError
-from deft_hf.integrity import check_writable, replace_text
+from deft_hf.integrity import check_writable, checkpoints, replace_text
 from deft_hf.recipe import Recipe
-from deft_hf.results import METRICS, RECIPE
+from deft_hf.results import METRICS, RECIPE, method_folder
 
 _LOCK = ".lock"
 _PATIENCE = 20  # seconds
+# Their product with the number of processes is what counts.
+_BATCH = ("training.per_device_train_batch_size", "training.gradient_accumulation_steps")
 # Differences of these do not make another run of it.
 _FREE = (
     "publish",
@@ -38,6 +42,7 @@ _FREE = (
     "training.project",
     "training.log_level",
     "training.per_device_eval_batch_size",
+    *_BATCH,
 )
 
 
@@ -63,6 +68,7 @@ def claimed_folder(recipe: Recipe, resume_anyway: bool = False) -> Iterator[Path
     if saved.is_file() and others:
         before = saved.read_text(errors="replace")
         differences = _differences(_resolved(before, saved), yaml.safe_load(present))
+        differences |= _other_batch(recipe, changed=any(key in differences for key in _BATCH))
         free, refused = _free(differences, recipe)
         if refused and not resume_anyway:
             raise UserError(
@@ -150,6 +156,35 @@ def _differences(old: Any, new: Any, key: str = "") -> dict[str, str]:
     for name in names:
         found |= _differences(old.get(name), new.get(name), f"{key}.{name}".removeprefix("."))
     return found
+
+
+def _other_batch(recipe: Recipe, changed: bool) -> dict[str, str]:
+    """In words, that what was trained had another global batch than what would be trained now; `changed`: by the
+    recipes it could have.
+    """
+    training = recipe.training
+    folders = [method_folder(recipe, method) for method in (*recipe.method.baselines, recipe.method.name)]
+    done = all((folder / METRICS).is_file() for folder in folders)
+    if training.auto_find_batch_size or (done and not changed):
+        return {}
+    here = training.per_device_train_batch_size * training.gradient_accumulation_steps * PartialState().num_processes
+    there = {batch for folder in folders for batch in _batches(folder)} - {here}
+    if not changed:
+        there.discard(None)
+    if not there:
+        return {}
+    images = " or ".join(sorted("unknown" if batch is None else str(batch) for batch in there))
+    keys = " x ".join(key.removeprefix("training.") for key in _BATCH)
+    return {"global batch": f"the global batch ({images} there, {here} here: {keys} x processes)"}
+
+
+def _batches(folder: Path) -> Iterator[int | None]:
+    """The global batch of a method's results and checkpoints; None where an earlier version did not note it."""
+    for path, key in [(folder / METRICS, "batch_size"), *((c / STATE, "global_batch") for c in checkpoints(folder))]:
+        try:
+            yield json.loads(path.read_text("utf-8")).get(key)
+        except (OSError, ValueError, AttributeError):
+            pass  # not there, or damaged: nothing goes on from it
 
 
 def _free(differences: Mapping[str, str], recipe: Recipe) -> tuple[list[str], list[str]]:

@@ -183,6 +183,53 @@ def test_settings_that_leave_the_model_alone_may_change_and_are_named(recipe, tm
         main([chosen, "training.save_steps=4"])
 
 
+def test_a_broken_run_goes_on_with_another_number_of_processes_where_the_global_batch_is_the_same(
+    recipe, tmp_path, monkeypatch
+):
+    path, calls, export = recipe(), [], runs.export_generalized
+
+    def killed(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == 2:  # joint is done, DeFT is trained
+            raise KeyboardInterrupt
+        return export(*args, **kwargs)
+
+    monkeypatch.setattr(runs, "export_generalized", killed)
+    with pytest.raises(KeyboardInterrupt):
+        main([path])
+    saved = (tmp_path / "out" / "recipe.yaml").read_text()
+
+    def claim(processes, *overrides, anyway=False):
+        monkeypatch.setattr(folder, "PartialState", lambda: Processes(processes))
+        with folder.claimed_folder(Recipe.load(path, overrides), anyway):
+            pass
+
+    with pytest.raises(UserError, match=r"differs in the global batch \(2 there, 4 here: per_device_.* x processes"):
+        claim(2)
+    with pytest.raises(UserError, match=r"the global batch \(2 there, 1 here"):
+        claim(1, "training.per_device_train_batch_size=1")
+    with pytest.raises(UserError, match="holds results of the other recipe"):
+        claim(2, anyway=True)
+    assert (tmp_path / "out" / "recipe.yaml").read_text() == saved
+    claim(2, "training.per_device_train_batch_size=1")
+    claim(1, "training.per_device_train_batch_size=1", "training.gradient_accumulation_steps=2")
+    (tmp_path / "out" / "results").mkdir()
+    shutil.copy(tmp_path / "out" / "baselines" / "joint" / "results" / "metrics.json", tmp_path / "out" / "results")
+    claim(2, "training.per_device_train_batch_size=1", "training.gradient_accumulation_steps=2")  # all is done
+
+
+class Processes:
+    """What `claimed_folder` asks Accelerate for, of the first of several processes."""
+
+    is_main_process = True
+
+    def __init__(self, count):
+        self.num_processes = count
+
+    def wait_for_everyone(self):
+        pass
+
+
 def test_a_recipe_that_was_saved_before_a_key_was_there_is_the_same_recipe(recipe, tmp_path, capsys):
     main([recipe(method={"baselines": []})])
     path = tmp_path / "out" / "recipe.yaml"

@@ -327,6 +327,7 @@ def test_resume_true_takes_the_last_checkpoint(tmp_path):
         ({"method": "joint", "average": "ema"}, "made with method deft, this run has joint"),
         ({"decoder_warmup_steps": 7}, "made with stages .*'steps': 4.* this run has .*'steps': 7"),
         ({"ema_decay": 0.99}, "made with decays"),
+        ({"per_device_train_batch_size": 1}, "made with global_batch 2, this run has 1"),
         ({"model": "mobilenet_v2"}, "checkpoint-5 holds another model or is damaged"),
     ],
 )
@@ -336,6 +337,12 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path, changes, message):
         changes = {"model": models.build(changes["model"])}
     with pytest.raises(UserError, match=message):
         trainer(tmp_path, **changes).train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
+
+
+def test_a_batch_may_be_made_up_in_another_way(tmp_path):
+    trainer(tmp_path, save_strategy="steps", save_steps=5).train()
+    made_up = trainer(tmp_path, per_device_train_batch_size=1, gradient_accumulation_steps=2)
+    assert made_up.train(resume_from_checkpoint=str(tmp_path / "checkpoint-5")).global_step == 10
 
 
 def test_losses_of_an_interval_with_two_stages_are_means_of_their_own_steps(tmp_path):
