@@ -116,6 +116,7 @@ class DeFTTrainingArguments(TrainingArguments):
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide NaN and inf losses from the log."})
 
     def __post_init__(self) -> None:
+        self._check_that_the_best_is_saved()
         super().__post_init__()
         problems = [text for wrong, text in self._rules() if wrong]
         if problems:
@@ -124,6 +125,20 @@ class DeFTTrainingArguments(TrainingArguments):
         self.data_seed = self.seed if self.data_seed is None else self.data_seed
         # Pinning serves transfers to an accelerator; without one torch warns at every loader.
         self.dataloader_pin_memory = self.dataloader_pin_memory and self.device.type != "cpu"
+
+    def _check_that_the_best_is_saved(self) -> None:
+        # transformers lets saves be rarer: a best step between two of them is lost, and another model loaded.
+        if not self.load_best_model_at_end or self.save_strategy == "best":
+            return
+        eval_steps = self.eval_steps or self.logging_steps
+        if self.save_strategy != self.eval_strategy or (
+            self.save_strategy == "steps" and self.save_steps != eval_steps
+        ):
+            raise UserError(
+                f"load_best_model_at_end loads a step that was scored and saved: found eval_strategy "
+                f"{str(self.eval_strategy)} with eval_steps {eval_steps} and save_strategy {str(self.save_strategy)} "
+                f"with save_steps {self.save_steps}; give both the same strategy and number of steps"
+            )
 
     def _rules(self) -> list[tuple[bool, str]]:
         positive = {

@@ -26,6 +26,7 @@ from deft_hf.integrity import (
     partial_folder,
     put_in_place,
     rotate,
+    step_of,
     writing,
 )
 from deft_hf.method.adapters import has_adapters
@@ -289,7 +290,7 @@ class CheckpointMixin:
         logger.info(f"Loading the best model, {self.state.best_model_checkpoint} ({self.state.best_metric}).")
         load_pathways(self.pathways, _whole(self.state.best_model_checkpoint))
         self.release()
-        self.enter_stage(self.state.best_global_step - 1, new=False)
+        self.enter_stage(step_of(self.state.best_model_checkpoint) - 1, new=False)
         self.batchnorm_step = self.state.global_step
 
 

@@ -149,11 +149,12 @@ def clear_leftovers(folder: Path) -> None:
 def checkpoints(folder: str | Path) -> list[Path]:
     """The `checkpoint-N` of a run, the latest first."""
     found = [path for path in Path(folder).glob("checkpoint-*") if _CHECKPOINT.fullmatch(path.name) and path.is_dir()]
-    return sorted(found, key=_step, reverse=True)
+    return sorted(found, key=step_of, reverse=True)
 
 
-def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])
+def step_of(checkpoint: str | Path) -> int:
+    """N of a `checkpoint-N`."""
+    return int(Path(checkpoint).name.rpartition("-")[2])
 
 
 def last_good_checkpoint(folder: str | Path) -> str | None:
@@ -179,7 +180,7 @@ def rotate(newest: Path, limit: int | None, best: str | None) -> None:
     present = checkpoints(newest.parent)
     kept = [newest, *(path for path in present if best is not None and path == Path(best) and path != newest)]
     others = [path for path in present if path not in kept]
-    others.sort(key=lambda path: (_step(path) < _step(newest), _step(path)), reverse=True)
+    others.sort(key=lambda path: (step_of(path) < step_of(newest), step_of(path)), reverse=True)
     for path in others[max(limit - len(kept), 0) :]:
         remove(path)
 

@@ -16,6 +16,7 @@ from deft_hf.data.labels import LabelSpace
 from deft_hf.data.unreadable import Reader
 from deft_hf.errors import UserError
 from deft_hf.evaluation import best_point
+from deft_hf.integrity import step_of
 from deft_hf.method.families import auto_class, resolve_family
 from deft_hf.method.pathways import PARTS
 from deft_hf.provenance import data_lists, git_states, hardware, versions
@@ -70,6 +71,7 @@ def collect_facts(
 ) -> dict[str, Any]:
     """Everything about a finished method that a table, a card or a later reader may ask for."""
     args, pathways, last = trainer.args, trainer.pathways, trainer.spans[-1]
+    best = trainer.state.best_model_checkpoint
     scores = {domain.name: trainer.scores[f"eval_{domain.name}"].to_dict() for domain in domains.evaluated}
     usual = {
         domain.name: trainer.scores[f"eval_{domain.name}_usual"].to_dict()
@@ -90,7 +92,7 @@ def collect_facts(
         "distance": pathways.distances(pathways.exported),
         "batchnorm": args.batchnorm,
         **({"interpolation": {str(alpha): value for alpha, value in alphas.items()}} if alphas else {}),
-        "best_checkpoint": trainer.state.best_global_step if args.load_best_model_at_end else None,
+        "best_checkpoint": step_of(best) if args.load_best_model_at_end and best is not None else None,
         "train_seconds": round(seconds, 1),
         "resumed": resumed,
         "processes": trainer.accelerator.num_processes,

@@ -508,6 +508,23 @@ def test_whatever_looks_at_a_metric_needs_one_that_there_is(tmp_path, settings):
     trainer(tmp_path, evaluate=Drawn(2), eval_strategy="steps", **settings | {"metric_for_best_model": "mean_iou"})
 
 
+@pytest.mark.parametrize("saves", [{"save_steps": 4}, {"save_steps": 3}, {"save_strategy": "epoch"}])
+def test_the_best_model_is_one_that_was_saved(tmp_path, saves):
+    settings = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 2, "save_steps": 2}
+    choosing = {"load_best_model_at_end": True, "metric_for_best_model": "near_mean_iou"}
+    with pytest.raises(UserError, match=r"^load_best_model_at_end loads .* eval_steps 2 and save_strategy .*the same"):
+        arguments(tmp_path, **{**settings, **choosing, **saves})
+    assert arguments(tmp_path, **{**settings, **choosing, "save_strategy": "best", "save_steps": 4})
+
+
+def test_the_stage_of_the_best_model_is_that_of_its_folder(tmp_path):
+    run = trainer(tmp_path, save_strategy="steps", save_steps=3)
+    run.train()
+    run.state.best_global_step, run.state.best_model_checkpoint = 8, str(tmp_path / "checkpoint-3")
+    run._load_best_model()
+    assert run.pathways.stage == "warmup"
+
+
 def test_batchnorm_statistics_follow_the_policy(tmp_path):
     statistics = {}
     for policy in ("reestimate", "reference"):
