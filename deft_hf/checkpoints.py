@@ -11,8 +11,8 @@ import torch
 from accelerate.utils import broadcast_object_list
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
-from transformers.trainer_callback import ExportableState
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
+from transformers.trainer_callback import ExportableState, TrainerState
 from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
@@ -285,6 +285,27 @@ class CheckpointMixin:
             )
         for reader in self._readers():
             reader.note(self._resumed_facts.get("unreadable", {}))
+
+    def _init_training_state(
+        self, max_steps: int, per_epoch: int, epochs: int, resume_from_checkpoint: str | None, trial: Any
+    ) -> tuple[int, int]:
+        trained = super()._init_training_state(max_steps, per_epoch, epochs, resume_from_checkpoint, trial)
+        if resume_from_checkpoint is not None:
+            self._find_best_model(Path(resume_from_checkpoint))
+        return trained
+
+    def _find_best_model(self, checkpoint: Path) -> None:
+        """Trainer's state has the path that the best checkpoint was written to; the run may have been moved since."""
+        recorded = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).best_model_checkpoint
+        if recorded is None:
+            return
+        places = [Path(folder, Path(recorded).name) for folder in (self.args.output_dir, checkpoint.parent)]
+        best = next((str(place) for place in places if place.is_dir()), None)
+        self.state.best_model_checkpoint = best
+        if best is not None and best != recorded:
+            logger.warning(f"The best checkpoint was moved, to {best}.")
+        if best is None:  # nothing to fall back on: the best is that of the steps to come
+            self.state.best_metric = self.state.best_global_step = None
 
     def _load_best_model(self) -> None:
         logger.info(f"Loading the best model, {self.state.best_model_checkpoint} ({self.state.best_metric}).")

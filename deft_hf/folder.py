@@ -68,6 +68,7 @@ def claimed_folder(recipe: Recipe, resume_anyway: bool = False) -> Iterator[Path
     if saved.is_file() and others:
         before = saved.read_text(errors="replace")
         differences = _differences(_resolved(before, saved), yaml.safe_load(present))
+        differences.pop("training.output_dir", None)  # it is this folder, which may have been moved
         differences |= _other_batch(recipe, changed=any(key in differences for key in _BATCH))
         free, refused = _free(differences, recipe)
         if refused and not resume_anyway:

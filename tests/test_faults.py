@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import re
 import resource
+import shutil
 import signal
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from transformers import TrainerCallback
 
 from deft_hf import integrity
 from deft_hf.errors import UserError, run_command, workers_explained
+from deft_hf.trainer import DeFTTrainer
 from tests.test_trainer import Drawn, everything, trainer
 
 SAVES = {"save_strategy": "steps", "save_steps": 2}
@@ -178,6 +180,26 @@ def test_a_checkpoint_of_the_model_alone_is_not_gone_on_from(tmp_path):
     trainer(tmp_path, save_strategy="steps", save_steps=5, save_only_model=True).train()
     with pytest.raises(UserError, match="no optimizer.pt and no scheduler.pt, since save_only_model .* Leave save_"):
         trainer(tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_the_best_checkpoint_of_a_run_that_was_moved_is_found(tmp_path, monkeypatch, kept):
+    def worse_and_worse(run, *args):
+        run.control.should_evaluate = False
+        return {"eval_near_mean_iou": 1 / run.state.global_step}
+
+    monkeypatch.setattr(DeFTTrainer, "_evaluate", worse_and_worse)
+    choosing = {"eval_strategy": "steps", "eval_steps": 2, "load_best_model_at_end": True}
+    settings = {**SAVES, **choosing, "metric_for_best_model": "near_mean_iou"}
+    trainer(tmp_path / "here", **settings).train()
+    shutil.copytree(tmp_path / "here", tmp_path / "there")
+    for step in (6, 8, 10) if kept else (2, 6, 8, 10):
+        shutil.rmtree(tmp_path / "there" / f"checkpoint-{step}")
+    moved = trainer(tmp_path / "there", **settings)
+    moved.train(resume_from_checkpoint=True)
+    best = Path(moved.state.best_model_checkpoint)
+    assert best == tmp_path / "there" / ("checkpoint-2" if kept else "checkpoint-6")
+    assert moved.pathways.stage == ("warmup" if kept else "decoupled")
 
 
 # ---- SIGTERM

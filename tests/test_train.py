@@ -241,6 +241,15 @@ def test_a_recipe_that_was_saved_before_a_key_was_there_is_the_same_recipe(recip
     assert "deft: done before" in capsys.readouterr().out
 
 
+def test_a_run_whose_folder_was_moved_is_the_same_run(recipe, tmp_path, capsys):
+    path = recipe(method={"baselines": []})
+    main([path])
+    shutil.move(tmp_path / "out", tmp_path / "elsewhere")
+    main([path, f"training.output_dir={tmp_path / 'elsewhere'}"])
+    said = capsys.readouterr().out
+    assert "deft: done before" in said and "differs" not in said
+
+
 def test_another_recipe_is_gone_on_with_when_told(recipe, tmp_path, capsys, monkeypatch):
     path = recipe(method={"baselines": []})
 
