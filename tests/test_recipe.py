@@ -422,6 +422,11 @@ def test_merge_keys_are_no_repetition(path: Path):
         ("data.unseen.0.weight=2", "data.unseen.0.weight: found 2.0, but only source domains are drawn by weight"),
         ("data.source=[{folder: town, split: train, weight: 2}, {folder: town, split: more}]", "no weight for town"),
         ("data.unseen.0={folder: town, name: sea}", "data.unseen.0: found images that town of source"),
+        ("data.unseen.0={folder: ./town/../town, name: sea}", "data.unseen.0: found images that town of source"),
+        ("data.unseen.0={folder: town, images: images/a, name: sea}", "data.unseen.0: found images that town of"),
+        ("data.unseen.0={folder: town, layout: gtav, name: sea}", "data.unseen.0: found images that town of source"),
+        ("data.validation.0={folder: town, split: train}", "data.validation.0: found images that town of source has"),
+        ("data.validation.0={folder: town}", "data.validation.0: found images that town of source has, on which no"),
         (
             "data.crop_size=[400, 100]",
             "found [400, 100], larger than images ever are (image_size x scale[1] = [384, 512])",
@@ -445,6 +450,20 @@ def test_merge_keys_are_no_repetition(path: Path):
 def test_contradictions(path: Path, override: str, text: str):
     message = refusal(path, override)
     assert text in message and message.count("\n") == 0
+
+
+def test_an_absolute_path_is_the_same_place(path: Path, tmp_path: Path):
+    town = tmp_path / "data" / "town"
+    assert "data.unseen.0: found images" in refusal(path, f"data.unseen.0={{folder: {town}, split: train, name: sea}}")
+
+
+def test_other_images_of_one_place_are_no_leak(path: Path):
+    folders = [f"{{folder: town, images: {time}_images, name: {time}}}" for time in ("day", "night")]
+    hubs = [f"{{hub: user/hills, split: train, image_column: {time}, name: {time}}}" for time in ("day", "night")]
+    for seen, other in (folders, hubs):
+        Recipe.load(path, [f"data.source=[{seen}]", f"data.unseen=[{other}]"])
+    streets = (f"{{streets: clear, count: 3, seed: {seed}, name: s{seed}}}" for seed in range(3))
+    Recipe.load(path, [f"data.{key}=[{next(streets)}]" for key in ("source", "validation", "unseen")])
 
 
 def test_a_length_is_required(path: Path):

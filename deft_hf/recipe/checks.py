@@ -127,13 +127,21 @@ def _corruptions(data: DataSection) -> Iterator[str]:
 
 
 def _leaks(data: DataSection) -> Iterator[str]:
+    for index, entry in enumerate(data.validation):
+        if (known := _sharing(entry, data.source, data)) is not None:
+            yield (
+                f"data.validation.{index}: found images that {known.name} of source has, on which no checkpoint can "
+                "be chosen; give each a split of its own, or take it out"
+            )
     for index, unseen in enumerate(data.unseen):
         # Nothing was fitted to the validation images themselves, so their corrupted copies are unseen.
-        for known in data.source if unseen.corruption else [*data.source, *data.validation]:
-            same_split = unseen.split == known.split or None in (unseen.split, known.split)
-            if unseen.origin == known.origin and same_split:
-                yield f"data.unseen.{index}: found images that {known.name} of source or validation has; take it out"
-                break
+        fitted = data.source if unseen.corruption else [*data.source, *data.validation]
+        if (known := _sharing(unseen, fitted, data)) is not None:
+            yield f"data.unseen.{index}: found images that {known.name} of source or validation has; take it out"
+
+
+def _sharing(entry: Entry, others: list[Entry], data: DataSection) -> Entry | None:
+    return next((other for other in others if entry.shares_images(other, data.root)), None)
 
 
 def _scored(data: DataSection) -> Iterator[str]:

@@ -69,8 +69,16 @@ class Entry(Section):
 
     @property
     def origin(self) -> Hashable:
-        """Equal for entries whose images come from the same place."""
+        """Equal for entries of a kind whose images come from the same place."""
         raise NotImplementedError
+
+    def shares_images(self, other: Entry, root: str | None) -> bool:
+        """Whether an image may be in both entries; of two splits of one place none is."""
+        apart = self.split != other.split and None not in (self.split, other.split)
+        return not apart and type(self) is type(other) and self._same_place(other, root)
+
+    def _same_place(self, other: Entry, root: str | None) -> bool:
+        return self.origin == other.origin
 
     def problem(self, root: str | None) -> str | None:
         """What is wrong with the place that the images come from, as `KEY: ...`."""
@@ -97,9 +105,12 @@ class FolderEntry(Entry):
     def default_name(self) -> str:
         return Path(self.folder).name
 
-    @property
-    def origin(self) -> Hashable:
-        return Path(self.folder)
+    def _same_place(self, other: FolderEntry, root: str | None) -> bool:
+        one, two = (entry.resolved_folder(root).resolve() for entry in (self, other))
+        if self.layout is not None or other.layout is not None:
+            return one == two
+        one, two = (one / self.images).resolve(), (two / other.images).resolve()
+        return one.is_relative_to(two) or two.is_relative_to(one)
 
     def label_space(self, data: DataSection) -> LabelSpace:
         known = (
@@ -136,7 +147,8 @@ class HubEntry(Entry):
 
     @property
     def origin(self) -> Hashable:
-        return self.hub, self.config
+        hub = Path(self.hub)
+        return hub.resolve() if hub.exists() else self.hub, self.config, self.image_column
 
     def problem(self, root: str | None) -> str | None:
         if Path(self.hub).exists() or is_hub_name(self.hub):
