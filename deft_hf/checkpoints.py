@@ -173,6 +173,14 @@ class CheckpointMixin:
         self.whole(self.pathways.exported)  # with every rank: `_save` runs on one
         self._save(output_dir)
 
+    def _maybe_log_save_evaluate(
+        self, tr_loss: Any, grad_norm: Any, model: nn.Module, trial: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, *args, **kwargs)
+        if self.sigterm.leaving:  # still here: save_strategy best let go of the checkpoint that was asked for
+            self._save_checkpoint(model, trial)
+            self.callback_handler.on_save(self.args, self.state, self.control)
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         if self.hp_search_backend is None and trial is None:
             self.store_flos()

@@ -42,7 +42,7 @@ class StopOnSigterm(TrainerCallback):
         if self._group is None and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             # Signals reach the ranks at different moments. They agree on the CPU, where nobody waits for a device.
             self._group = dist.new_group(backend="gloo")
-        self.asked = self._leaving = False
+        self.asked = self.leaving = self._stopping = False
         if threading.current_thread() is not threading.main_thread():  # Python takes handlers in no other
             yield
             return
@@ -64,12 +64,20 @@ class StopOnSigterm(TrainerCallback):
         if self._group is not None:
             dist.all_reduce(flag, dist.ReduceOp.MAX, group=self._group)
         if flag:
-            self._leaving = control.should_save = control.should_log = control.should_training_stop = True
+            self._stopping = control.should_log = control.should_training_stop = True
+            ends = state.global_step >= state.max_steps or state.epoch == int(state.epoch)
+            self.leaving = control.should_save = not ends
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._stopping:
+            self.leaving = control.should_save = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if not self._leaving:
+        if not self.leaving:
             return
-        logger.warning(f"SIGTERM: saved step {state.global_step} and stopped; started again, training goes on there.")
+        goes_on = "started again, training goes on there"
+        after = "with save_only_model there is nothing to go on from" if args.save_only_model else goes_on
+        logger.warning(f"SIGTERM: saved step {state.global_step} and stopped; {after}.")
         # Trainer's own way out would load the best model and may remove the checkpoint that was just written.
         raise SystemExit(STATUS)
 

@@ -16,7 +16,7 @@ from transformers import TrainerCallback
 from deft_hf import integrity
 from deft_hf.errors import UserError, run_command, workers_explained
 from deft_hf.trainer import DeFTTrainer
-from tests.test_trainer import Drawn, everything, trainer
+from tests.test_trainer import Drawn, everything, history, trainer
 
 SAVES = {"save_strategy": "steps", "save_steps": 2}
 
@@ -182,13 +182,19 @@ def test_a_checkpoint_of_the_model_alone_is_not_gone_on_from(tmp_path):
         trainer(tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
 
 
-@pytest.mark.parametrize("kept", [True, False])
-def test_the_best_checkpoint_of_a_run_that_was_moved_is_found(tmp_path, monkeypatch, kept):
-    def worse_and_worse(run, *args):
+@pytest.fixture
+def worse_and_worse(monkeypatch):
+    """Lets each evaluation while training be worse than the one before."""
+
+    def evaluate(run, *args):
         run.control.should_evaluate = False
         return {"eval_near_mean_iou": 1 / run.state.global_step}
 
-    monkeypatch.setattr(DeFTTrainer, "_evaluate", worse_and_worse)
+    monkeypatch.setattr(DeFTTrainer, "_evaluate", evaluate)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_the_best_checkpoint_of_a_run_that_was_moved_is_found(tmp_path, worse_and_worse, kept):
     choosing = {"eval_strategy": "steps", "eval_steps": 2, "load_best_model_at_end": True}
     settings = {**SAVES, **choosing, "metric_for_best_model": "near_mean_iou"}
     trainer(tmp_path / "here", **settings).train()
@@ -269,6 +275,30 @@ def test_workers_end_on_sigterm_where_nobody_waits_for_it(tmp_path):
     worker.terminate()
     worker.join(timeout=20)
     assert worker.exitcode == 0
+
+
+@pytest.mark.parametrize("step", [3, 7, 9])
+def test_sigterm_in_the_last_step_of_an_epoch_loses_no_evaluation(tmp_path, step):
+    """Epochs have four steps; the run ends within one."""
+    settings = {"save_strategy": "epoch", "eval_strategy": "epoch", "load_best_model_at_end": True}
+    settings["metric_for_best_model"] = "near_mean_iou"
+    with pytest.raises(SystemExit):
+        trainer(tmp_path / "killed", callbacks=[SignalAt(step)], **settings).train()
+    resumed = trainer(tmp_path / "killed", **settings)
+    resumed.train(resume_from_checkpoint=True)
+    unbroken = trainer(tmp_path / "unbroken", **settings)
+    unbroken.train()
+    assert history(resumed, "eval_near_mean_iou") == history(unbroken, "eval_near_mean_iou")
+    assert Path(resumed.state.best_model_checkpoint).name == Path(unbroken.state.best_model_checkpoint).name
+    assert same(unbroken, resumed)
+
+
+def test_sigterm_saves_where_only_a_best_step_would_be(tmp_path, worse_and_worse):
+    settings = {"save_strategy": "best", "eval_strategy": "steps", "eval_steps": 2}
+    run = trainer(tmp_path, callbacks=[SignalAt(5)], metric_for_best_model="near_mean_iou", **settings)
+    with pytest.raises(SystemExit):
+        run.train()
+    assert run.state.global_step == 6 and (tmp_path / "checkpoint-6").is_dir()
 
 
 def test_sigterm_after_the_last_step_is_not_swallowed(tmp_path, monkeypatch):
