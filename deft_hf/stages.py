@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback
 
 from deft_hf.method.pathways import Stage
@@ -37,6 +39,14 @@ def stage_at(spans: Sequence[Span], step: int) -> tuple[int, Span]:
     return len(spans) - 1, spans[-1]
 
 
+def _pass_over(scheduler: Any) -> None:
+    """Let a schedule move on over a skipped step, at which Trainer holds it: stages count those too."""
+    if isinstance(scheduler, LambdaLR):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")  # the first may be skipped
+            scheduler.step()
+
+
 class StageCallback(TrainerCallback):
     """Hooks of the loop that `Trainer` offers to callbacks only."""
 
@@ -61,6 +71,8 @@ class StageCallback(TrainerCallback):
             self.trainer.after_step()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.trainer.accelerator.optimizer_step_was_skipped:
+            _pass_over(kwargs["lr_scheduler"])
         keeps = control.should_save or control.should_evaluate or control.should_training_stop
         if keeps or control.should_log:
             self.trainer.check_finite(parameters=keeps)

@@ -78,3 +78,13 @@ def test_a_skipped_optimizer_step_moves_neither_component(tmp_path):
     for skipped, found in zip(seen.skipped, seen.updates, strict=True):
         updates += not skipped
         assert found == updates
+
+
+def test_a_skipped_step_does_not_put_the_schedule_behind_the_stages(tmp_path, recwarn):
+    seen = AfterEachStep()
+    run = seen.attach(trainer(tmp_path, max_grad_norm=0))
+    run.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=3e38, backoff_factor=1e-19)
+    run.train()
+    assert seen.skipped[0] and not any(seen.skipped[4:])
+    assert history(run, "encoder_learning_rate") == pytest.approx([0.0] * 4 + [1e-2 * (1 - t / 6) for t in range(6)])
+    assert not [w for w in recwarn if "lr_scheduler" in str(w.message)]
