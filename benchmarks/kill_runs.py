@@ -4,8 +4,9 @@
 
 The run is the tiny SegFormer on drawn streets with a checkpoint after every step, so that many a kill hits the writing
 of one. Every start must go on by itself, every checkpoint that stood whole when the run was killed must be whole when
-it starts again, and the model and scores at the end must equal those of the run that was left alone, bit for bit.
-The last line is a summary in JSON; the exit status is 1 where something did not hold.
+it starts again, and the model and scores at the end must equal those of the run that was left alone, bit for bit,
+which is for CPUs: GPUs have kernels that add in no fixed order. The last line is a summary in JSON; the exit status is
+1 where something did not hold.
 """
 
 from __future__ import annotations
