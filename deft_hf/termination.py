@@ -32,7 +32,7 @@ class StopOnSigterm(TrainerCallback):
     """
 
     def __init__(self) -> None:
-        self.asked = self._leaving = False
+        self.asked = self.leaving = self._stopping = False
         self.heard = torch.zeros((), dtype=torch.bool).share_memory_()
         self._group: dist.ProcessGroup | None = None
 
