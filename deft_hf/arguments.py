@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field, fields
 from typing import Any, get_args
 
-from transformers import TrainingArguments
+from transformers import SchedulerType, TrainingArguments
 
 from deft_hf.errors import UserError
 from deft_hf.method.ema import Average, run_decay, share_left
@@ -121,6 +121,9 @@ class DeFTTrainingArguments(TrainingArguments):
         problems = [text for wrong, text in self._rules() if wrong]
         if problems:
             raise UserError("; ".join(problems))
+        if SchedulerType(self.lr_scheduler_type).value in ("reduce_lr_on_plateau", "greedy"):
+            # All that is scored is the better the higher it is; the schedulers' own default expects it to fall.
+            self.lr_scheduler_kwargs = {"mode": "max", **(self.lr_scheduler_kwargs or {})}
         # Otherwise the order of the data would hang on the state of torch's global generator.
         self.data_seed = self.seed if self.data_seed is None else self.data_seed
         # Pinning serves transfers to an accelerator; without one torch warns at every loader.

@@ -508,6 +508,15 @@ def test_whatever_looks_at_a_metric_needs_one_that_there_is(tmp_path, settings):
     trainer(tmp_path, evaluate=Drawn(2), eval_strategy="steps", **settings | {"metric_for_best_model": "mean_iou"})
 
 
+@pytest.mark.parametrize("kind", ["reduce_lr_on_plateau", "greedy"])
+def test_a_schedule_by_score_waits_for_it_to_rise(tmp_path, kind):
+    settings = {"method": "joint", "eval_strategy": "steps", "eval_steps": 2, "lr_scheduler_type": kind}
+    run = trainer(tmp_path, metric_for_best_model="near_mean_iou", lr_scheduler_kwargs={"patience": 3}, **settings)
+    run.train()
+    assert (run.lr_scheduler.mode, run.lr_scheduler.patience) == ("max", 3)
+    assert arguments(tmp_path, lr_scheduler_kwargs={"mode": "min"}, **settings).lr_scheduler_kwargs["mode"] == "min"
+
+
 @pytest.mark.parametrize("saves", [{"save_steps": 4}, {"save_steps": 3}, {"save_strategy": "epoch"}])
 def test_the_best_model_is_one_that_was_saved(tmp_path, saves):
     settings = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 2, "save_steps": 2}
