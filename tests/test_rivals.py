@@ -384,7 +384,7 @@ def test_the_ends_of_the_line_are_the_weights_themselves(tmp_path, monkeypatch, 
     run.train()
     end, tenths = parameters(run.pathways.usual), iter(range(11))
     scores = (SimpleNamespace(mean_iou=-abs(tenth - best)) for tenth in tenths)
-    monkeypatch.setattr(run, "_score", lambda *args: SimpleNamespace(compute=lambda: next(scores)))
+    monkeypatch.setattr(run, "_score", lambda *args: (SimpleNamespace(compute=lambda: next(scores)), 3))
     assert list(run.interpolate(["near"]).values()) == [-abs(tenth - best) for tenth in range(11)]
     found = parameters(run.generalized_model)
     assert (differing(found, start) == []) == (best == 0)
@@ -809,10 +809,10 @@ def test_the_facts_of_an_interpolated_run_tell_its_point(recipe, monkeypatch):
     score, found = DeFTTrainer._score, iter([0.1, 0.2, 0.3, 0.9, *[0.5] * 7])
 
     def liked(*args):
-        matrix = score(*args)
+        matrix, images = score(*args)
         scores = matrix.compute()
         chosen = replace(scores, mean_iou=next(found, scores.mean_iou))
-        return SimpleNamespace(counts=matrix.counts, compute=lambda *names: chosen)
+        return SimpleNamespace(counts=matrix.counts, compute=lambda *names: chosen), images
 
     monkeypatch.setattr(DeFTTrainer, "_score", liked)
     run, _, facts = fitted(recipe("method.name=lp_ft", "method.component=interpolated"))
