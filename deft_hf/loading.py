@@ -86,7 +86,9 @@ def load_model(
     size = f"{model.num_parameters():,} parameters"
     if announce:
         say(f"{section.pretrained}: {type(model).__name__}, {size}. Newly made: {summary(new, model.state_dict())}")
-    return model, segmentation_processor(_base_processor(name, section.revision), recipe.data.image_size)
+    # Who opens the export knows of no window.
+    size = fixed_size(model.config) or recipe.data.image_size
+    return model, segmentation_processor(_base_processor(name, section.revision), size)
 
 
 def _check_config(config: PreTrainedConfig, changes: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoImageProcessor, BaseImageProcessor, Pre
 from deft_hf.arguments import DeFTTrainingArguments
 from deft_hf.data.domains import Domain
 from deft_hf.data.labels import LabelSpace
+from deft_hf.data.transforms import EvalTransform
 from deft_hf.data.unreadable import Reader
 from deft_hf.errors import UserError
 from deft_hf.evaluation import best_point
@@ -251,9 +252,11 @@ def _panel_rows(recipe: Recipe, domains: Domains) -> list[tuple]:
         image, truth, _ = reader.load(index, len(domain) // 2)
         predictions = {}
         for method, (model, processor) in models.items():
-            pixels = processor(images=image, return_tensors="pt")["pixel_values"]
+            prepared = EvalTransform(recipe.data.image_size, processor.image_mean, processor.image_std)(image, truth)
             family = resolve_family(model, recipe.model.encoder)
-            classes = predict(model, family, pixels, truth.shape, recipe.data.window, recipe.data.stride)
+            classes = predict(
+                model, family, prepared["pixel_values"][None], truth.shape, recipe.data.window, recipe.data.stride
+            )
             predictions[method] = classes[0].numpy()
         rows.append((domain.name, image, truth, predictions))
     return rows

@@ -554,6 +554,11 @@ def test_a_model_of_one_image_size_goes_all_the_way_with_a_window(recipe, tmp_pa
     main([recipe(method={"baselines": []}, data=sizes), f"model.checkpoint={tmp_path / 'square'}"])
     scores = json.loads((tmp_path / "out" / "results" / "metrics.json").read_text())["scores"]
     assert scores["coast"]["pixels"] == 6 * SIZE[0] * SIZE[1]
+    # Whoever opens it knows of no window.
+    model = AutoModelForUniversalSegmentation.from_pretrained(tmp_path / "out").eval()
+    processor = AutoImageProcessor.from_pretrained(tmp_path / "out")
+    inputs = processor(images=Image.new("RGB", (110, 70)), return_tensors="pt")
+    assert model(**inputs).masks_queries_logits.isfinite().all()
 
 
 def test_the_command_line_says_one_line_and_exits_with_2(recipe):
