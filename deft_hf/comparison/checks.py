@@ -79,16 +79,20 @@ def check_data(runs: Path, recipe: Recipe, domains: Domains) -> None:
         domains: as they are now.
 
     Raises:
-        UserError: a domain of a finished run, of the same recipe, had other images.
+        UserError: a domain of a finished run, of the same recipe, had other images, or a run's files are damaged.
     """
     now = data_lists(source=domains.source, validation=domains.validation, unseen=domains.unseen)
     wanted = yaml.safe_load(recipe.to_yaml())["data"]
     for path in sorted(runs.glob(f"*/{METRICS}")):
         run = path.parent.parent
-        data = yaml.safe_load((run / RECIPE).read_text())["data"]
+        try:
+            data = yaml.safe_load((run / RECIPE).read_text())["data"]
+            then = json.loads(path.read_text()).get("data", now)  # earlier versions did not write it down
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+            found = type(error).__name__
+            raise UserError(f"{run}: cannot be read ({found}); remove it, and it is run again") from error
         if any(data.get(key) != wanted.get(key) for key in ("root", "labels")):
             continue
-        then = json.loads(path.read_text()).get("data", now)  # earlier versions did not write it down
         for section, current in now.items():
             found = then[section] if data.get(section) == wanted.get(section) else current
             for before, after in zip(found, current, strict=True):

@@ -450,6 +450,18 @@ def test_runs_on_other_images_are_not_set_beside_new_ones(finished, tmp_path, mo
         module.main(SMALL)
 
 
+@pytest.mark.parametrize("name", ["recipe.yaml", "results/metrics.json"])
+@pytest.mark.parametrize("content", ["", "[1]", '{"scores": '])
+def test_a_damaged_run_is_named_before_anything_is_trained(asked, name, content):
+    run = Path("out/runs/joint-s0-0123")
+    (run / "results").mkdir(parents=True)
+    for file, text in {"recipe.yaml": "data: {}", "results/metrics.json": "{}", name: content}.items():
+        (run / file).write_text(text)
+    with pytest.raises(UserError, match=r"joint-s0-0123: cannot be read \(.*; remove it, and it is run again"):
+        module.compare("recipe.yaml", "joint", seeds=1, costs=False)
+    assert not asked
+
+
 def test_the_report_names_the_code_of_its_runs(finished):
     found = [SimpleNamespace(folder=name, done=True, facts={"git": {"deft_hf": state}}) for name, state in (
         ("a", {"commit": "12ab", "dirty": False}), ("b", {"commit": "12ab", "dirty": True}), ("c", None),
