@@ -16,17 +16,16 @@ from deft_hf.arguments import DeFTTrainingArguments
 from deft_hf.checkpoints import CheckpointMixin
 from deft_hf.data.collate import collate
 from deft_hf.data.sampling import EvaluationSet, TrainingSet
-from deft_hf.data.unreadable import Reader
-from deft_hf.errors import TrainingDiverged, UserError
+from deft_hf.errors import UserError
 from deft_hf.evaluation import METRICS, EvaluationMixin, own_randomness
 from deft_hf.hub import HubMixin
-from deft_hf.integrity import last_good_checkpoint
 from deft_hf.method.adapters import add_adapters, merged
 from deft_hf.method.batchnorm import batchnorm_modules, mend_momentum
 from deft_hf.method.families import IGNORE_INDEX, resolve_family
-from deft_hf.method.pathways import PARTS, DualPathway
+from deft_hf.method.pathways import DualPathway
 from deft_hf.method.projection import Drift, drift, project
-from deft_hf.method.shards import empty_copy, is_sharded, piece, sum_over_pieces
+from deft_hf.method.shards import empty_copy, is_sharded
+from deft_hf.monitoring import MonitoringMixin
 from deft_hf.optimization import parameter_groups, stage_schedule
 from deft_hf.optimizer_state import reset_optimizer_state
 from deft_hf.plain import class_names, is_plain
@@ -40,7 +39,7 @@ __all__ = ["DeFTTrainer", "DeFTTrainingArguments"]
 logger = logging.get_logger(__name__)
 
 
-class DeFTTrainer(EvaluationMixin, HubMixin, CheckpointMixin, ShardingMixin, Trainer):
+class DeFTTrainer(EvaluationMixin, MonitoringMixin, HubMixin, CheckpointMixin, ShardingMixin, Trainer):
     """Fine-tunes a Hub segmentation model by DeFT, or by a baseline on the same loop; in every other way a `Trainer`.
 
     One `train()` runs all stages of `args.method`. Evaluation, checkpoints and `save_model` are of the generalized
@@ -104,7 +103,6 @@ class DeFTTrainer(EvaluationMixin, HubMixin, CheckpointMixin, ShardingMixin, Tra
         self.confusions: dict[str, Tensor] = {}
         self.gathered: dict[str, nn.Module] = {}
         self.spans: list[Span] = []
-        self.rates: dict[str, float] = {}
         self.batchnorm_step = 0
         kwargs.setdefault("data_collator", collate)
         if args.lora_rank:
@@ -210,10 +208,8 @@ class DeFTTrainer(EvaluationMixin, HubMixin, CheckpointMixin, ShardingMixin, Tra
 
     def begin(self, step: int) -> None:
         """Start, or go on after, optimizer step `step`."""
-        self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
-        self._fresh: set[str] = set()
-        self._last_logged = self.batchnorm_step = step
+        self.start_log(step)
+        self.batchnorm_step = step
         if step == 0:
             self._warn_of_a_model_that_hardly_moves()
         else:
@@ -288,10 +284,7 @@ class DeFTTrainer(EvaluationMixin, HubMixin, CheckpointMixin, ShardingMixin, Tra
     ) -> Any:
         ranks = self.accelerator.num_processes
         losses = model(**inputs, items=num_items_in_batch, passes=self.current_gradient_accumulation_steps * ranks)
-        for name, loss in losses.items():
-            if name != "loss":
-                self._sums[name] = self._sums.get(name, 0) + loss
-                self._fresh.add(name)
+        self.add_losses(losses)
         # Every rank's loss is its share of the sum over ranks, of which the gradients are averaged.
         loss = losses["loss"] * ranks
         return (loss, losses) if return_outputs else loss
@@ -306,48 +299,6 @@ class DeFTTrainer(EvaluationMixin, HubMixin, CheckpointMixin, ShardingMixin, Tra
             self.train_dataset.set_epoch(epoch)
         super()._run_epoch(epoch=epoch, **kwargs)
 
-    # ---- images that cannot be read
-
-    def _readers(self) -> list[Reader]:
-        named = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"": self.eval_dataset}
-        return [data.reader for data in (self.train_dataset, *named.values()) if hasattr(data, "reader")]
-
-    def unreadable_images(self) -> dict[str, list[str]]:
-        """By domain, the ids of the images that no rank could read so far; to be called on every rank."""
-        readers = [reader for reader in self._readers() if reader.skips]
-        for reader in readers:
-            for missing in reader.missing:
-                missing |= self.accelerator.reduce(missing.int().to(self.args.device), reduction="sum").cpu() > 0
-        found: dict[str, set[str]] = {}
-        for reader in readers:
-            for name, ids in reader.found().items():
-                found.setdefault(name, set()).update(ids)
-        return {name: sorted(ids) for name, ids in found.items()}
-
-    # ---- logs
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "loss" in logs and "learning_rate" in logs:
-            logs.update(self._training_figures())
-            self._sums, self._counts, self._last_logged = {}, {}, self.state.global_step
-        super().log(logs, start_time)
-
-    def _training_figures(self) -> dict[str, float]:
-        pathways = self.pathways
-        figures = {name: float(total) / self._counts[name] for name, total in self._reduced_sums().items()}
-        figures["stage"] = 1 + stage_at(self.spans, self.state.global_step - 1)[0]
-        shares, distances = pathways.share_left(), pathways.distances(pathways.exported)
-        for part in PARTS:
-            if part in self.rates:
-                figures[f"{part}_learning_rate"] = self.rates[part]
-            figures[f"{part}_initial_share"] = shares[part]
-            figures[f"{part}_distance"] = distances[part]
-        if any(reader.skips for reader in self._readers()):
-            figures["unreadable_images"] = sum(map(len, self.unreadable_images().values()))
-        if pathways.averages:
-            figures |= {f"usual_{part}_distance": d for part, d in pathways.distances(pathways.usual).items()}
-        return figures
-
     def before_step(self) -> None:
         """Look at the gradients before the optimizer uses them."""
         if self.args.projection_weight and self.pathways.stage != "warmup":
@@ -358,36 +309,3 @@ class DeFTTrainer(EvaluationMixin, HubMixin, CheckpointMixin, ShardingMixin, Tra
         if self.args.projection_weight and self.pathways.stage != "warmup":
             project(*self.pathways.encoder_and_initial(), self._drift, self.args.projection_weight)
         self.pathways.update_generalized()
-
-    def count_step(self) -> None:
-        """Take note of an optimizer step: which losses it had, at which learning rates."""
-        for name in self._fresh:
-            self._counts[name] = self._counts.get(name, 0) + 1
-        self._fresh.clear()
-        self.rates = {group["part"]: group["lr"] for group in self.optimizer.param_groups if "part" in group}
-
-    def _reduced_sums(self) -> dict[str, Tensor]:
-        return {name: self.accelerator.reduce(total, reduction="sum") for name, total in self._sums.items()}
-
-    def check_finite(self, parameters: bool = False) -> None:
-        """Stop a run whose loss, or on request whose parameters, are no longer finite.
-
-        Raises:
-            TrainingDiverged: with the pathway, the steps and the last good checkpoint.
-        """
-        figures = self._reduced_sums()
-        if parameters:
-            parameters = list(self.pathways.usual.parameters())
-            norms = torch._foreach_norm([piece(parameter) for parameter in parameters])
-            figures["the parameters' norm"] = sum_over_pieces(torch.stack(norms).sum(), parameters[0])
-        bad = {name: float(total) for name, total in figures.items() if not torch.isfinite(total)}
-        if not bad:
-            return
-        step = self.state.global_step
-        checkpoint = last_good_checkpoint(self.args.output_dir)
-        kept = f"the last good checkpoint is {checkpoint}" if checkpoint else "there is no checkpoint yet"
-        name, value = next(iter(bad.items()))
-        raise TrainingDiverged(
-            f"{name} became {value} between steps {self._last_logged} and {step}; {kept}. "
-            "Lower the learning rate, set max_grad_norm, or look for broken images."
-        )

@@ -38,6 +38,7 @@ LEVELS = (
         "components",
         "evaluation",
         "hub",
+        "monitoring",
         "optimization",
         "optimizer_state",
         "plain",
