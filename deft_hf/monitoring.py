@@ -25,7 +25,7 @@ class MonitoringMixin:
         self.rates: dict[str, float] = {}
 
     def add_losses(self, losses: dict[str, Tensor]) -> None:
-        """Take note of the losses of one batch, by pathway."""
+        """Take note of the scalar losses of one batch, by name; `loss`, their sum, is what Trainer itself logs."""
         for name, loss in losses.items():
             if name != "loss":
                 self._sums[name] = self._sums.get(name, 0) + loss

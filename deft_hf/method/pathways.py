@@ -52,7 +52,7 @@ class DualPathway(nn.Module):
         average: how the generalized copy follows; `None` keeps no copy.
         distance_weights: weights λ of the regulariser λ/2 ||θ - θ_init||² on the usual encoder and decoder.
         decoder_norm_weight: weight β of β/2 ||θ||² on the usual decoder, the second half of L2-SP's penalty (Li et
-            al., ICML 2018, arXiv 1802.01483, eq. 3), of those parameters that `takes_decay`.
+            al., ICML 2018, arXiv 1802.01483, eq. 3), on the parameters for which `takes_decay` holds.
         exported: the component that evaluation, checkpoints and the export are of.
         initial_at_hand: keep the initialisation on the device of the parameters, not on the CPU, which spares a
             transfer at each step where a regulariser reads it.
