@@ -27,10 +27,10 @@ from deft_hf.data.domains import Domain
 from deft_hf.data.sampling import EvaluationSet
 from deft_hf.data.streets import LOOKS, STREETS
 from deft_hf.data.transforms import EvalTransform
-from deft_hf.method.cost import step_flops
-from deft_hf.method.ema import run_decay
-from deft_hf.method.families import FAMILIES
-from deft_hf.method.pathways import DualPathway
+from deft_hf.methods.core.cost import step_flops
+from deft_hf.methods.core.ema import run_decay
+from deft_hf.methods.core.pathways import DualPathway
+from deft_hf.models.families import FAMILIES
 from deft_hf.scoring.inference import score_batches
 
 SIDE, BATCH = 64, 8

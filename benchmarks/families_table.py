@@ -18,13 +18,13 @@ from transformers.utils import logging
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from deft_hf.method.cost import step_flops  # noqa: E402
-from deft_hf.method.families import FAMILIES, resolve_family  # noqa: E402
-from deft_hf.method.pathways import DualPathway, Stage  # noqa: E402
+from deft_hf.methods.core.cost import step_flops  # noqa: E402
+from deft_hf.methods.core.pathways import DualPathway, Stage  # noqa: E402
+from deft_hf.models.families import FAMILIES, resolve_family  # noqa: E402
 from tests import models  # noqa: E402
 
 BEGIN, END = "<!-- families: written by benchmarks/families_table.py -->", "<!-- /families -->"
-TESTS = ("tests/method/test_families.py::TestFamily", "tests/distributed/test_families.py")
+TESTS = ("tests/models/test_families.py::TestFamily", "tests/distributed/test_families.py")
 CHECKS = {
     "split": ("test_each_parameter_is_in_exactly_one_part",),
     "stitched loss": ("test_equal_components_give_the_familys_own_loss",),

@@ -28,7 +28,7 @@ import yaml
 from safetensors.numpy import load_file
 from transformers.utils import logging
 
-from deft_hf.integrity import checkpoints, damage
+from deft_hf.utils.integrity import checkpoints, damage
 
 ROOT = Path(__file__).parents[1]
 DONE = Path("results") / "metrics.json"

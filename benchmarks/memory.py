@@ -27,8 +27,8 @@ from transformers import (
     SegformerForSemanticSegmentation,
 )
 
-from deft_hf.method.families import resolve_family
-from deft_hf.method.pathways import DualPathway
+from deft_hf.methods.core.pathways import DualPathway
+from deft_hf.models.families import resolve_family
 
 MiB = 2**20
 

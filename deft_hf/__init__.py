@@ -10,31 +10,31 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from deft_hf.arguments import DeFTTrainingArguments as DeFTTrainingArguments
     from deft_hf.data.domains import Domain as Domain
     from deft_hf.data.labels import LabelSpace as LabelSpace
-    from deft_hf.method.families import resolve_family as resolve_family
-    from deft_hf.method.pathways import DualPathway as DualPathway
+    from deft_hf.methods.core.pathways import DualPathway as DualPathway
+    from deft_hf.models.families import resolve_family as resolve_family
     from deft_hf.publish.export import export_generalized as export_generalized
     from deft_hf.publish.export import verify_export as verify_export
     from deft_hf.recipe import Recipe as Recipe
     from deft_hf.scoring.confusion import ConfusionMatrix as ConfusionMatrix
     from deft_hf.scoring.metric import MeanIoU as MeanIoU
-    from deft_hf.trainer import DeFTTrainer as DeFTTrainer
+    from deft_hf.trainer.arguments import DeFTTrainingArguments as DeFTTrainingArguments
+    from deft_hf.trainer.trainer import DeFTTrainer as DeFTTrainer
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "ConfusionMatrix": "scoring.confusion",
-    "DeFTTrainer": "trainer",
-    "DeFTTrainingArguments": "arguments",
+    "DeFTTrainer": "trainer.trainer",
+    "DeFTTrainingArguments": "trainer.arguments",
     "Domain": "data.domains",
-    "DualPathway": "method.pathways",
+    "DualPathway": "methods.core.pathways",
     "LabelSpace": "data.labels",
     "MeanIoU": "scoring.metric",
     "Recipe": "recipe",
     "export_generalized": "publish.export",
-    "resolve_family": "method.families",
+    "resolve_family": "models.families",
     "verify_export": "publish.export",
 }
 

@@ -11,7 +11,7 @@ from transformers.utils import logging
 
 from deft_hf.comparison.experiment import compare
 from deft_hf.comparison.variants import VARIANTS
-from deft_hf.errors import UserError, run_command
+from deft_hf.utils.errors import UserError, run_command
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -14,12 +14,12 @@ import yaml
 from accelerate.commands.config.config_args import default_config_file
 from huggingface_hub import get_token
 
-import deft_hf.errors
-from deft_hf.console import Console, add_output_options, command_parser
-from deft_hf.errors import run_command
-from deft_hf.provenance import git_state, hardware, versions
+import deft_hf.utils.errors
 from deft_hf.publish.card import shareable
 from deft_hf.publish.push import without_token
+from deft_hf.runs.provenance import git_state, hardware, versions
+from deft_hf.utils.console import Console, add_output_options, command_parser
+from deft_hf.utils.errors import run_command
 
 _FURTHER = (
     "huggingface_hub",
@@ -76,7 +76,7 @@ def environment() -> dict[str, Any]:
             "nccl": torch.distributed.is_available() and torch.distributed.is_nccl_available(),
             "gloo": torch.distributed.is_available() and torch.distributed.is_gloo_available(),
         },
-        "git": git_state(Path(deft_hf.errors.__file__).parent),
+        "git": git_state(Path(deft_hf.utils.errors.__file__).parent),
         "hub_token": "set" if get_token() else "not set",
         "accelerate_config": _accelerate_config(),
         "variables": {name: _clean(os.environ[name]) for name in sorted(os.environ) if name.startswith(_VARIABLES)},

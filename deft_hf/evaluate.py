@@ -13,20 +13,20 @@ import yaml
 from tqdm import tqdm
 from transformers.utils import logging
 
-from deft_hf import runs
-from deft_hf.console import Console, add_output_options, command_parser
 from deft_hf.data.labels import LabelSpace
 from deft_hf.data.unreadable import Reader
-from deft_hf.errors import UserError, run_command
-from deft_hf.integrity import check_writable
 from deft_hf.predict import add_model_options
-from deft_hf.provenance import data_lists, hardware, versions
 from deft_hf.publish.export import segmentation_processor
 from deft_hf.recipe import Recipe
-from deft_hf.results import METRICS
+from deft_hf.runs import steps as runs
+from deft_hf.runs.provenance import data_lists, hardware, versions
+from deft_hf.runs.results import METRICS
+from deft_hf.runs.segmenter import Segmenter
 from deft_hf.scoring.confusion import ConfusionMatrix
 from deft_hf.scoring.report import class_table, domain_table, save_json, save_panels
-from deft_hf.segmenter import Segmenter
+from deft_hf.utils.console import Console, add_output_options, command_parser
+from deft_hf.utils.errors import UserError, run_command
+from deft_hf.utils.integrity import check_writable
 
 
 def main(argv: Sequence[str] | None = None) -> None:

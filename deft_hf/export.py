@@ -16,17 +16,17 @@ from PIL import Image
 from transformers import BaseImageProcessor
 from transformers.utils import logging
 
-from deft_hf import runs
-from deft_hf.components import load_component, model_folder
-from deft_hf.console import Console, add_output_options, command_parser, sizes
-from deft_hf.errors import UserError, run_command
-from deft_hf.integrity import partial_folder, writing
-from deft_hf.method.batchnorm import batchnorm_modules
+from deft_hf.methods.core.batchnorm import batchnorm_modules
+from deft_hf.models.opening import open_processor
 from deft_hf.publish.export import export_generalized, verify_export
 from deft_hf.publish.onnx import check_onnx, export_onnx
-from deft_hf.publish.opening import open_processor
 from deft_hf.recipe import Recipe
-from deft_hf.results import RECIPE
+from deft_hf.runs import steps as runs
+from deft_hf.runs.results import RECIPE
+from deft_hf.trainer.components import load_component, model_folder
+from deft_hf.utils.console import Console, add_output_options, command_parser, sizes
+from deft_hf.utils.errors import UserError, run_command
+from deft_hf.utils.integrity import partial_folder, writing
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from tqdm import tqdm
 from transformers.utils import logging
 
-from deft_hf.console import Console, add_output_options, command_parser, sizes
 from deft_hf.data.files import IMAGE_SUFFIXES, files_by_id, open_picture
-from deft_hf.errors import UnreadableFile, UserError, run_command
-from deft_hf.integrity import check_writable, writing
+from deft_hf.runs.segmenter import Segmenter
 from deft_hf.scoring.report import save_json
-from deft_hf.segmenter import Segmenter
+from deft_hf.utils.console import Console, add_output_options, command_parser, sizes
+from deft_hf.utils.errors import UnreadableFile, UserError, run_command
+from deft_hf.utils.integrity import check_writable, writing
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from huggingface_hub.utils import disable_progress_bars
 
-from deft_hf.components import model_folder
-from deft_hf.console import Console, add_output_options, command_parser
-from deft_hf.errors import run_command
 from deft_hf.publish.push import push_folder
+from deft_hf.trainer.components import model_folder
+from deft_hf.utils.console import Console, add_output_options, command_parser
+from deft_hf.utils.errors import run_command
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 
 from transformers.utils import logging
 
-from deft_hf import results, runs
-from deft_hf.console import command_parser, is_main, say
-from deft_hf.errors import run_command
-from deft_hf.folder import claimed_folder
 from deft_hf.publish.push import check_repository, push_folder
 from deft_hf.recipe import Recipe
+from deft_hf.runs import results
+from deft_hf.runs import steps as runs
+from deft_hf.runs.folder import claimed_folder
+from deft_hf.utils.console import command_parser, is_main, say
+from deft_hf.utils.errors import run_command
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -12,7 +12,7 @@ import pytest
 import deft_hf
 from deft_hf import __main__ as commands
 from deft_hf import env
-from deft_hf.errors import run_command
+from deft_hf.utils.errors import run_command
 
 
 def test_every_entry_is_listed_once(capsys):
@@ -47,7 +47,9 @@ def test_an_unknown_command_and_a_closed_pipe(capsys):
         commands.main(["trian"])
     printed = capsys.readouterr()
     assert printed.out == "" and "error: no such command: trian" in printed.err
-    code = "from deft_hf.errors import run_command; run_command(lambda: [print('x' * 9999) for _ in range(99)], '')"
+    code = (
+        "from deft_hf.utils.errors import run_command; run_command(lambda: [print('x' * 9999) for _ in range(99)], '')"
+    )
     writer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     writer.stdout.close()
     assert writer.wait() == 141 and writer.stderr.read() == b""

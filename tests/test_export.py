@@ -11,14 +11,14 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSemanticSegmentation
 
 from deft_hf import export, train
-from deft_hf.components import load_component, model_folder
-from deft_hf.errors import UserError, run_command
-from deft_hf.method.adapters import merged
-from deft_hf.method.families import FAMILIES, auto_class
+from deft_hf.methods.lora import merged
+from deft_hf.models.families import FAMILIES, auto_class
 from deft_hf.publish.export import segmentation_processor
-from tests import models
-from tests.test_hub import RECIPE
-from tests.test_trainer import Drawn, trainer
+from deft_hf.trainer.components import load_component, model_folder
+from deft_hf.utils.errors import UserError, run_command
+from tests import tiny
+from tests.trainer.test_hub import RECIPE
+from tests.trainer.test_trainer import Drawn, trainer
 
 PLAIN = {"config.json", "model.safetensors", "preprocessor_config.json"}
 
@@ -54,7 +54,7 @@ def test_a_checkpoint_holds_both_components_and_the_line_between(tmp_path, setti
     assert same(state(load_component(folder, "usual")), usual)
     assert same(state(load_component(folder, "interpolated", 1.0)), usual)
     found = load_component(folder, "interpolated", 0.25)
-    assert type(found) is type(models.build("segformer"))
+    assert type(found) is type(tiny.build("segformer"))
     with torch.no_grad():
         for name, parameter in pathways.usual.named_parameters():
             if name in pathways.initial:
@@ -169,7 +169,7 @@ def test_nothing_is_left_of_an_export_that_fails(run_folder, tmp_path, monkeypat
 
 
 def test_a_type_too_small_for_the_weights_is_refused(tmp_path):
-    model = models.build("segformer")
+    model = tiny.build("segformer")
     with torch.no_grad():
         model.decode_head.classifier.bias[0] = 1e6
     with pytest.raises(UserError, match="classifier.bias has values that torch.float16 cannot hold"):
@@ -187,19 +187,19 @@ def test_onnx_gives_the_same_logits_or_says_what_is_missing(tmp_path, run_folder
     from deft_hf.publish.onnx import export_onnx
 
     with pytest.raises(UserError, match="cannot export beit to ONNX"):
-        export_onnx(models.build("beit").eval(), tmp_path, (64, 64))
+        export_onnx(tiny.build("beit").eval(), tmp_path, (64, 64))
 
 
-@pytest.mark.parametrize("family", models.BUILDERS)
+@pytest.mark.parametrize("family", tiny.BUILDERS)
 def test_every_family_is_exported_in_shards_and_half_the_bits(family, tmp_path):
-    model = models.build(family).eval()
+    model = tiny.build(family).eval()
     processor = segmentation_processor(None, (64, 64))
     export.export_generalized(model, tmp_path, processor)
     export.export_generalized(model, tmp_path, processor, dtype=torch.bfloat16, max_shard_size="20KB")
     assert not (tmp_path / "model.safetensors").exists()
     pixels = Drawn(1)[0]["pixel_values"][None]
     rounded = {n: v.bfloat16().float() if v.is_floating_point() else v for n, v in model.state_dict().items()}
-    reference = models.build(family).eval()
+    reference = tiny.build(family).eval()
     reference.load_state_dict(rounded)
     found = auto_class(model.config).from_pretrained(tmp_path, dtype=torch.float32).eval()
     family = FAMILIES[model.config.model_type]

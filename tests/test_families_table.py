@@ -4,9 +4,9 @@ import importlib.util
 from pathlib import Path
 from types import SimpleNamespace
 
-from deft_hf.method.families import FAMILIES
+from deft_hf.models.families import FAMILIES
 from tests.distributed import test_families as two_processes
-from tests.method.test_families import TestFamily as Family
+from tests.models.test_families import TestFamily as Family
 
 ROOT = Path(__file__).parents[1]
 spec = importlib.util.spec_from_file_location("families_table", ROOT / "benchmarks" / "families_table.py")

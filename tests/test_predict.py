@@ -16,15 +16,15 @@ from transformers import (
 
 from deft_hf import evaluate, predict, train
 from deft_hf.data.labels import LabelSpace
-from deft_hf.errors import UserError
-from deft_hf.method.families import FAMILIES
+from deft_hf.models.families import FAMILIES
+from deft_hf.models.opening import auto_class, open_model
 from deft_hf.publish.export import export_generalized, segmentation_processor
-from deft_hf.publish.opening import auto_class, open_model
+from deft_hf.runs.segmenter import Segmenter
 from deft_hf.scoring.inference import sliding_window_logits
-from deft_hf.segmenter import Segmenter
-from tests import models
+from deft_hf.utils.errors import UserError
+from tests import tiny
 from tests.hub import Repository
-from tests.test_hub import RECIPE
+from tests.trainer.test_hub import RECIPE
 
 
 def picture(height=50, width=70, seed=0):
@@ -33,7 +33,7 @@ def picture(height=50, width=70, seed=0):
 
 def exported(folder, family="segformer", processor=None):
     """A model whose classes differ from pixel to pixel."""
-    model = models.build(family).eval()
+    model = tiny.build(family).eval()
     with torch.no_grad():
         for parameter in model.decode_head.parameters() if family == "segformer" else ():
             parameter.normal_(generator=torch.Generator().manual_seed(1))
@@ -76,7 +76,7 @@ def test_pictures_become_ids_colours_and_overlays(model, pictures, tmp_path, cap
         str(tmp_path / "single.jpg"),
     ]
     processor = segmentation_processor(None, (64, 96))
-    palette = LabelSpace(tuple(f"class {index}" for index in range(models.NUM_LABELS))).palette
+    palette = LabelSpace(tuple(f"class {index}" for index in range(tiny.NUM_LABELS))).palette
     for (key, image), item in zip(images.items(), facts["images"], strict=False):
         ids = np.asarray(Image.open(out / "classes" / f"{key}.png"))
         expected = by_hand(net, processor(images=image, return_tensors="pt")["pixel_values"], image)
@@ -121,8 +121,8 @@ def test_models_of_others_see_the_whole_image(tmp_path):
 
 def test_a_run_has_its_own_colours(tmp_path):
     exported(tmp_path)
-    colors = [[index, 0, 0] for index in range(models.NUM_LABELS)]
-    names = [f"LABEL_{index}" for index in range(models.NUM_LABELS)]
+    colors = [[index, 0, 0] for index in range(tiny.NUM_LABELS)]
+    names = [f"LABEL_{index}" for index in range(tiny.NUM_LABELS)]
     (tmp_path / "recipe.yaml").write_text(json.dumps({"data": {"labels": {"names": names, "palette": colors}}}))
     assert Segmenter.open(str(tmp_path)).palette.tolist() == colors
 
@@ -147,7 +147,7 @@ def test_mistakes_are_one_message(model, pictures, tmp_path):
         Segmenter.open(str(tmp_path / "checkpoint-3"))
     with pytest.raises(UserError, match="cannot be read .*Give a Hub name that can be reached"):
         open_model(str(tmp_path / "nothing"))
-    models.build("segformer").segformer.save_pretrained(tmp_path / "backbone")
+    tiny.build("segformer").segformer.save_pretrained(tmp_path / "backbone")
     with pytest.raises(UserError, match="lacks .* tensors of a SegformerForSemanticSegmentation.*Fine-tune it first"):
         open_model(str(tmp_path / "backbone"))
     with pytest.raises(UserError, match="a bert model is no semantic segmentation model"):
@@ -164,7 +164,7 @@ def test_a_gated_model_is_called_so(hub, monkeypatch):
 
 
 # Of mask classification the pipeline asks the family's own processor, which asks for masks at 384 x 384.
-@pytest.mark.parametrize("family", [name for name in models.BUILDERS if "logits" in FAMILIES[name].objective.outputs])
+@pytest.mark.parametrize("family", [name for name in tiny.BUILDERS if "logits" in FAMILIES[name].objective.outputs])
 def test_the_pipeline_opens_every_family_with_logits_of_pixels(family, tmp_path):
     # Square, which some transformers do not go without.
     processor = segmentation_processor(None, (64, 64))

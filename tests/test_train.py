@@ -22,11 +22,12 @@ from transformers import (
     SegformerModel,
 )
 
-from deft_hf import folder, runs
-from deft_hf.errors import UserError, run_command
 from deft_hf.recipe import Recipe
+from deft_hf.runs import folder
+from deft_hf.runs import steps as runs
 from deft_hf.train import main
-from tests import models
+from deft_hf.utils.errors import UserError, run_command
+from tests import tiny
 
 pytestmark = pytest.mark.usefixtures("unverified")
 SIZE = (48, 64)
@@ -36,7 +37,7 @@ SIZE = (48, 64)
 def checkpoint(tmp_path_factory):
     """A backbone without a head, as most pretrained checkpoints are."""
     folder = tmp_path_factory.mktemp("backbone")
-    model = models.build("segformer", **models.WITHOUT_DROPOUT["segformer"]).segformer
+    model = tiny.build("segformer", **tiny.WITHOUT_DROPOUT["segformer"]).segformer
     assert isinstance(model, SegformerModel)
     model.save_pretrained(folder)
     return folder
@@ -464,7 +465,7 @@ def test_models_that_cannot_be_used(recipe, tmp_path, checkpoint):
         main([recipe(training={"output_dir": str(tmp_path / "b")}), f"model.checkpoint={tmp_path / 'empty'}"])
     with pytest.raises(UserError, match="nobody/nothing cannot be read"):
         main([recipe(training={"output_dir": str(tmp_path / "c")}), "model.checkpoint=nobody/nothing"])
-    wider = models.segformer()
+    wider = tiny.segformer()
     shutil.copytree(checkpoint, tmp_path / "torn")
     config = json.loads((tmp_path / "torn" / "config.json").read_text())
     config["hidden_sizes"] = [8, 8, 24, 16]
@@ -506,7 +507,7 @@ def test_the_models_config_can_be_changed(recipe, tmp_path):
 
 
 def test_a_head_for_other_classes_is_replaced(recipe, tmp_path):
-    models.build("segformer").save_pretrained(tmp_path / "seven")  # seven classes; the recipe has two
+    tiny.build("segformer").save_pretrained(tmp_path / "seven")  # seven classes; the recipe has two
     main([recipe(method={"baselines": []}), f"model.checkpoint={tmp_path / 'seven'}"])
     assert AutoModelForSemanticSegmentation.from_pretrained(tmp_path / "out").config.num_labels == 2
 
@@ -514,7 +515,7 @@ def test_a_head_for_other_classes_is_replaced(recipe, tmp_path):
 @pytest.mark.verified
 def test_a_mask_classification_checkpoint_goes_all_the_way(recipe, tmp_path, capsys):
     """With an input of its own beside the image, and a text branch that is left out."""
-    model = models.build("oneformer", is_training=True, text_encoder_width=64, text_encoder_num_layers=1)
+    model = tiny.build("oneformer", is_training=True, text_encoder_width=64, text_encoder_num_layers=1)
     model.save_pretrained(tmp_path / "seven")
     changes = {"method": {"baselines": []}, "data": {"crop_size": [48, 64]}}
     path = recipe(**changes)
@@ -538,7 +539,7 @@ def test_a_mask_classification_checkpoint_goes_all_the_way(recipe, tmp_path, cap
 
 
 def test_a_model_of_one_image_size_says_so(recipe, tmp_path):
-    models.build("eomt").save_pretrained(tmp_path / "square")
+    tiny.build("eomt").save_pretrained(tmp_path / "square")
     path, checkpoint = recipe(), f"model.checkpoint={tmp_path / 'square'}"
     with pytest.raises(UserError, match=r"data.crop_size: found \(32, 32\), but .*square takes images of 64 x 64"):
         main([path, checkpoint])
@@ -549,7 +550,7 @@ def test_a_model_of_one_image_size_says_so(recipe, tmp_path):
 @pytest.mark.verified
 @pytest.mark.parametrize("image_size", [None, [80, 96]], ids=["smaller than the window", "larger"])
 def test_a_model_of_one_image_size_goes_all_the_way_with_a_window(recipe, tmp_path, image_size):
-    models.build("eomt").save_pretrained(tmp_path / "square")
+    tiny.build("eomt").save_pretrained(tmp_path / "square")
     sizes = {"image_size": image_size, "crop_size": [64, 64], "window": [64, 64]}
     main([recipe(method={"baselines": []}, data=sizes), f"model.checkpoint={tmp_path / 'square'}"])
     scores = json.loads((tmp_path / "out" / "results" / "metrics.json").read_text())["scores"]

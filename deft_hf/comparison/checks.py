@@ -11,10 +11,10 @@ from pathlib import Path
 import yaml
 
 from deft_hf.comparison import tuning
-from deft_hf.errors import UserError
-from deft_hf.provenance import data_lists
 from deft_hf.recipe import Recipe
-from deft_hf.results import METRICS, RECIPE, Domains
+from deft_hf.runs.provenance import data_lists
+from deft_hf.runs.results import METRICS, RECIPE, Domains
+from deft_hf.utils.errors import UserError
 
 
 def check_request(

@@ -12,7 +12,7 @@ from deft_hf.comparison.outcomes import Outcome
 from deft_hf.comparison.plan import Run
 from deft_hf.comparison.worker import COUNTS
 from deft_hf.publish.figures import score_curve
-from deft_hf.results import HISTORY
+from deft_hf.runs.results import HISTORY
 
 
 def outcome(run: Run, reading: str) -> Outcome:

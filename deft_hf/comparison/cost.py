@@ -20,21 +20,21 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
-from deft_hf import runs
 from deft_hf.comparison.outcomes import Cost
 from deft_hf.comparison.plan import Plan, Run
 from deft_hf.comparison.variants import VARIANTS, Settings, Variant
 from deft_hf.data.collate import MaskTargets, collate
-from deft_hf.errors import UserError
-from deft_hf.loading import load_model
-from deft_hf.method.cost import equal_compute_steps, method_flops, step_flops
-from deft_hf.method.families import resolve_family
-from deft_hf.provenance import hardware
+from deft_hf.methods.core.cost import equal_compute_steps, method_flops, step_flops
+from deft_hf.models.families import resolve_family
+from deft_hf.models.loading import load_model
 from deft_hf.recipe import Recipe
-from deft_hf.results import RECIPE
+from deft_hf.runs import steps as runs
+from deft_hf.runs.provenance import hardware
+from deft_hf.runs.results import RECIPE
 from deft_hf.scoring.report import save_json
-from deft_hf.stages import Span
-from deft_hf.trainer import DeFTTrainer
+from deft_hf.trainer.stages import Span
+from deft_hf.trainer.trainer import DeFTTrainer
+from deft_hf.utils.errors import UserError
 
 _STEPS = 7
 _WARM = 2  # first steps, which allocate

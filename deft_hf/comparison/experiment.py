@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from deft_hf import runs
 from deft_hf.comparison import collect, cost, tuning
 from deft_hf.comparison.checks import check_data, check_folder, check_request
 from deft_hf.comparison.jobs import execute
@@ -14,9 +13,10 @@ from deft_hf.comparison.outcomes import Comparison, Failure
 from deft_hf.comparison.plan import Plan
 from deft_hf.comparison.report import write_report
 from deft_hf.comparison.variants import parse_variants
-from deft_hf.errors import UserError
-from deft_hf.provenance import hardware, versions
 from deft_hf.recipe import Recipe
+from deft_hf.runs import steps as runs
+from deft_hf.runs.provenance import hardware, versions
+from deft_hf.utils.errors import UserError
 
 
 def compare(

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from deft_hf.comparison.plan import Run
 from deft_hf.comparison.worker import work
-from deft_hf.termination import STATUS
+from deft_hf.trainer.termination import STATUS
 
 _PAUSE = 0.2  # seconds between two looks at the processes
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import yaml
 
-from deft_hf.arguments import own_defaults
 from deft_hf.comparison.variants import Settings, Variant
-from deft_hf.errors import UserError
 from deft_hf.recipe import Recipe
-from deft_hf.results import METRICS, RECIPE
-from deft_hf.runs import check_arguments
+from deft_hf.runs.results import METRICS, RECIPE
+from deft_hf.runs.steps import check_arguments
+from deft_hf.trainer.arguments import own_defaults
+from deft_hf.utils.errors import UserError
 
 # What a run looks like from outside, and how often it looks at itself, makes no other run of it.
 _NO_MATTER = {

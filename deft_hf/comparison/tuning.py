@@ -12,7 +12,7 @@ from deft_hf.comparison.outcomes import Trial
 from deft_hf.comparison.plan import Plan, Run
 from deft_hf.comparison.variants import VARIANTS, Settings, Variant
 from deft_hf.recipe import Recipe
-from deft_hf.stages import METHODS
+from deft_hf.trainer.stages import METHODS
 
 RATE = "training.learning_rate"
 # No reported seed: the choice would fit its noise.

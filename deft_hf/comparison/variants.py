@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import yaml
 
-from deft_hf.errors import UserError
+from deft_hf.utils.errors import UserError
 
 Settings = Mapping[str, Any]
 # From learning rate and steps of the last stage to the key that is tuned for this variant, and its values.

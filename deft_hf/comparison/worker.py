@@ -13,13 +13,13 @@ import torch
 from filelock import FileLock
 from transformers.utils import logging
 
-from deft_hf import runs
 from deft_hf.comparison.plan import FAILURE
-from deft_hf.errors import TrainingDiverged
 from deft_hf.publish.export import export_generalized
 from deft_hf.recipe import Recipe
-from deft_hf.results import HISTORY, METRICS, RECIPE
+from deft_hf.runs import steps as runs
+from deft_hf.runs.results import HISTORY, METRICS, RECIPE
 from deft_hf.scoring.report import save_json
+from deft_hf.utils.errors import TrainingDiverged
 
 COUNTS = Path("results") / "image_counts.npz"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from deft_hf.data.labels import IGNORE_INDEX
+from deft_hf.data.constants import IGNORE_INDEX
 
 
 def collate(samples: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor | list[torch.Tensor]]:

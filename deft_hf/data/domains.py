@@ -15,11 +15,12 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
+from deft_hf.data.constants import IGNORE_INDEX
 from deft_hf.data.files import files_by_id, open_mask, open_picture, read_split
-from deft_hf.data.labels import IGNORE_INDEX, LabelSpace
+from deft_hf.data.labels import LabelSpace
 from deft_hf.data.report import DomainReport, listed
 from deft_hf.data.streets import LOOKS, STREETS, draw_street
-from deft_hf.errors import UserError
+from deft_hf.utils.errors import UserError
 
 _FEATURES = datasets.Features(
     {"id": datasets.Value("string"), "image": datasets.Image(decode=False), "mask": datasets.Image(decode=False)}

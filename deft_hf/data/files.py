@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from deft_hf.data.report import listed
-from deft_hf.errors import UnreadableFile, UserError
+from deft_hf.utils.errors import UnreadableFile, UserError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
 

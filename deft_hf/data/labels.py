@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from deft_hf.errors import UserError
-from deft_hf.method.families import IGNORE_INDEX
+from deft_hf.data.constants import IGNORE_INDEX
+from deft_hf.utils.errors import UserError
 
 # Train ids are uint8: 255 is the ignored id and 254 marks, inside the tables only, what the space does not know.
 _UNKNOWN = 254

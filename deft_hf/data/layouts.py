@@ -14,7 +14,7 @@ from scipy.io.matlab import MatReadError
 
 from deft_hf.data.domains import Domain
 from deft_hf.data.labels import LabelSpace
-from deft_hf.errors import UserError
+from deft_hf.utils.errors import UserError
 
 # Frames that RobustNet's list of GTA5's training split leaves out, and with it the line of work that follows it.
 _NOT_IN_LISTS = {12160, 12166, 12167, 12191, 12192, 12193, 12195, *range(12202, 12209), 19993}

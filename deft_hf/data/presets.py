@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from deft_hf.data.labels import IGNORE_INDEX, LabelSpace
+from deft_hf.data.constants import IGNORE_INDEX
+from deft_hf.data.labels import LabelSpace
 
 # Name, colour, id in Cityscapes and GTA5, ids in Mapillary as RobustNet, HRDA and DeFT map them, as Rein maps them.
 _CLASSES = (

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from deft_hf.data.labels import IGNORE_INDEX, LabelSpace
-from deft_hf.errors import UserError
+from deft_hf.data.constants import IGNORE_INDEX
+from deft_hf.data.labels import LabelSpace
+from deft_hf.utils.errors import UserError
 
 _NAMED = 5
 

@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, Subset
 
+from deft_hf.data.constants import IGNORE_INDEX
 from deft_hf.data.domains import Domain
-from deft_hf.data.labels import IGNORE_INDEX
 from deft_hf.data.transforms import EvalTransform
 from deft_hf.data.unreadable import Reader
-from deft_hf.errors import UserError
+from deft_hf.utils.errors import UserError
 
 
 class TrainingSet(Dataset):

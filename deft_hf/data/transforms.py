@@ -13,8 +13,8 @@ import torch
 from kornia.color import lab_to_rgb, rgb_to_lab
 from PIL import Image, ImageEnhance, ImageFilter
 
-from deft_hf.data.labels import IGNORE_INDEX
-from deft_hf.errors import UserError
+from deft_hf.data.constants import IGNORE_INDEX
+from deft_hf.utils.errors import UserError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from deft_hf.data.domains import Domain
-from deft_hf.errors import UnreadableFile, UserError
+from deft_hf.utils.errors import UnreadableFile, UserError
 
 POLICIES = ("stop", "skip")
 logger = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from huggingface_hub.utils import validate_repo_id
 from jinja2 import Environment, StrictUndefined
 from transformers import PreTrainedConfig
 
-from deft_hf.method.families import objective_of
+from deft_hf.models.families import objective_of
 from deft_hf.publish.terms import EMBEDDED, HUB_LICENSES, Terms, base_terms
 from deft_hf.scoring.report import Results, class_table, domain_table
 

@@ -19,8 +19,8 @@ from torch import Tensor
 from transformers import BaseImageProcessor, PreTrainedModel, SegformerImageProcessorPil
 
 from deft_hf.data.transforms import IMAGENET_MEAN, IMAGENET_STD
-from deft_hf.errors import UserError
-from deft_hf.method.families import fixed_size, objective_of
+from deft_hf.models.families import fixed_size, objective_of
+from deft_hf.utils.errors import UserError
 
 _STORED = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64"}
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from deft_hf.errors import UserError
-from deft_hf.method.families import SegmentationFamily
-from deft_hf.publish.opening import first_line, inference_family
+from deft_hf.models.families import SegmentationFamily
+from deft_hf.models.opening import first_line, inference_family
+from deft_hf.utils.errors import UserError
 
 NAME = "model.onnx"
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")

@@ -18,8 +18,8 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineMod
 from huggingface_hub.utils import filter_repo_objects
 from transformers.utils import logging
 
-from deft_hf.errors import UserError
 from deft_hf.publish.card import shareable_tree
+from deft_hf.utils.errors import UserError
 
 logger = logging.get_logger(__name__)
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deft_hf.data.presets import PRESETS
-from deft_hf.errors import UserError
-from deft_hf.evaluation import METRICS
 from deft_hf.recipe.data import DataSection, Entry, is_hub_name
+from deft_hf.trainer.evaluation import METRICS
+from deft_hf.utils.errors import UserError
 
 if TYPE_CHECKING:
     from deft_hf.recipe import Recipe

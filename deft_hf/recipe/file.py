@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from deft_hf.errors import UserError
 from deft_hf.recipe.values import found
+from deft_hf.utils.errors import UserError
 
 _LARGEST = 100_000  # values of a recipe
 

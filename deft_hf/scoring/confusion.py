@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deft_hf.data.labels import IGNORE_INDEX
-from deft_hf.errors import UserError
+from deft_hf.data.constants import IGNORE_INDEX
+from deft_hf.utils.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deft_hf.data.labels import IGNORE_INDEX
-from deft_hf.errors import UserError
-from deft_hf.method.families import SegmentationFamily
+from deft_hf.data.constants import IGNORE_INDEX
+from deft_hf.models.families import SegmentationFamily
 from deft_hf.scoring.confusion import ConfusionMatrix
+from deft_hf.utils.errors import UserError
 
 
 def semantic_logits(

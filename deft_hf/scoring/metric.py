@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from deft_hf.errors import UserError
 from deft_hf.scoring.confusion import ConfusionMatrix
+from deft_hf.utils.errors import UserError
 
 _DESCRIPTION = (
     "Mean intersection over union of semantic segmentation maps, from one confusion matrix over all of their pixels."

@@ -19,7 +19,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from deft_hf.data.labels import IGNORE_INDEX, LabelSpace
+from deft_hf.data.constants import IGNORE_INDEX
+from deft_hf.data.labels import LabelSpace
 from deft_hf.scoring.confusion import ConfusionMatrix
 
 Results = Mapping[str, Mapping[str, Mapping[str, Any]]]

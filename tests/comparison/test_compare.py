@@ -20,16 +20,17 @@ import pytest
 from filelock import FileLock
 
 from deft_hf import compare as module
-from deft_hf import runs, train
+from deft_hf import train
 from deft_hf.comparison import collect, cost, experiment, jobs, tuning
 from deft_hf.comparison.checks import check_request
 from deft_hf.comparison.jobs import execute
 from deft_hf.comparison.outcomes import Comparison, Trial
 from deft_hf.comparison.plan import Plan
 from deft_hf.comparison.variants import VARIANTS, parse_variants
-from deft_hf.errors import UserError
-from deft_hf.provenance import git_state
 from deft_hf.recipe import Recipe
+from deft_hf.runs import steps as runs
+from deft_hf.runs.provenance import git_state
+from deft_hf.utils.errors import UserError
 from tests.comparison.test_plan import write_recipe
 
 ROOT = Path(module.__file__).parents[1]

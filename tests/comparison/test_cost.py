@@ -10,18 +10,18 @@ import pytest
 import torch
 from torch import nn
 
-from deft_hf import runs
 from deft_hf.comparison import cost
 from deft_hf.comparison.plan import Plan
 from deft_hf.comparison.variants import VARIANTS, parse_variants
-from deft_hf.errors import UserError
-from deft_hf.loading import load_model
-from deft_hf.method.cost import step_flops
-from deft_hf.method.families import resolve_family
-from deft_hf.method.pathways import DualPathway
+from deft_hf.methods.core.cost import step_flops
+from deft_hf.methods.core.pathways import DualPathway
+from deft_hf.models.families import resolve_family
+from deft_hf.models.loading import load_model
+from deft_hf.runs import steps as runs
+from deft_hf.utils.errors import UserError
 from tests.comparison.test_plan import write_recipe
 
-ROOT = Path(runs.__file__).parents[1]
+ROOT = Path(runs.__file__).parents[2]
 
 
 def settings(*names):

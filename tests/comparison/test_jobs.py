@@ -12,8 +12,8 @@ import torch
 
 from deft_hf.comparison import jobs, worker
 from deft_hf.comparison.plan import Plan, Run
-from deft_hf.errors import TrainingDiverged, UserError
-from deft_hf.results import METRICS
+from deft_hf.runs.results import METRICS
+from deft_hf.utils.errors import TrainingDiverged, UserError
 from tests.comparison.test_plan import JOINT, write_recipe
 
 FORK = multiprocessing.get_context("fork")

@@ -4,7 +4,7 @@ from difflib import get_close_matches
 import pytest
 
 from deft_hf.comparison.variants import VARIANTS, parse_variants
-from deft_hf.errors import UserError
+from deft_hf.utils.errors import UserError
 
 
 def test_names_come_in_the_order_asked_for():

@@ -14,7 +14,7 @@ from deft_hf.data.labels import LabelSpace
 from deft_hf.data.sampling import EvaluationSet, TrainingSet
 from deft_hf.data.streets import STREETS, draw_street
 from deft_hf.data.transforms import EvalTransform, TrainTransform
-from deft_hf.errors import UserError
+from deft_hf.utils.errors import UserError
 
 RANDOM = ("gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise", "motion_blur", "fog", "snow", "frost")
 

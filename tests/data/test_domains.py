@@ -9,7 +9,7 @@ from PIL import Image
 from deft_hf.data.domains import Domain
 from deft_hf.data.labels import LabelSpace
 from deft_hf.data.streets import LOOKS, STREETS, draw_street
-from deft_hf.errors import UserError
+from deft_hf.utils.errors import UserError
 
 LABELS = LabelSpace(("ground", "thing", "sky"))
 ORIENTATION = 0x0112

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from deft_hf.data.labels import IGNORE_INDEX, LabelSpace
-from deft_hf.errors import UserError
+from deft_hf.utils.errors import UserError
 
 NAMES = ("road", "car", "sky")
 PALETTE = ((128, 64, 128), (0, 0, 142), (70, 130, 180))

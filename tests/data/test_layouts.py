@@ -7,7 +7,7 @@ from scipy.io import savemat
 
 from deft_hf.data.layouts import LAYOUTS, load_layout
 from deft_hf.data.presets import PRESETS
-from deft_hf.errors import UserError
+from deft_hf.utils.errors import UserError
 
 ROAD, POLE, CAR = 0, 5, 13
 

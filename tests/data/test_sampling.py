@@ -12,7 +12,7 @@ from deft_hf.data.domains import Domain
 from deft_hf.data.labels import LabelSpace
 from deft_hf.data.sampling import EvaluationSet, TrainingSet
 from deft_hf.data.transforms import EvalTransform, TrainTransform
-from deft_hf.errors import UserError
+from deft_hf.utils.errors import UserError
 
 LABELS = LabelSpace(("a", "b"))
 

@@ -11,7 +11,7 @@ from transformers import AutoImageProcessor, SegformerForSemanticSegmentation, S
 import deft_hf
 from deft_hf.data.streets import LOOKS, STREETS, draw_street
 from deft_hf.data.streets.canvas import FAR, VEHICLE, Camera, Canvas, Pen
-from deft_hf.errors import UserError
+from deft_hf.utils.errors import UserError
 
 SIZE = (72, 96)
 SAME_PLACE = [look for look in LOOKS if look != "other_town"]

@@ -13,7 +13,7 @@ from deft_hf.data.transforms import (
     jitter_colors,
     lab_recolor,
 )
-from deft_hf.errors import UserError
+from deft_hf.utils.errors import UserError
 
 PLAIN = {"flip": 0.0, "jitter": None, "blur": None, "mean": (0, 0, 0), "std": (1, 1, 1), "max_class_share": 1.0}
 COLORS = np.array([[200, 30, 30], [30, 200, 30], [30, 30, 200], [220, 220, 40]], np.uint8)

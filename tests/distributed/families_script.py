@@ -9,8 +9,8 @@ import torch
 from accelerate.utils import gather
 from transformers.utils import logging
 
-from tests import models
-from tests.test_trainer import Drawn, trainer
+from tests import tiny
+from tests.trainer.test_trainer import Drawn, trainer
 
 torch.set_num_threads(1)
 
@@ -19,7 +19,7 @@ def trained(model_type: str, folder: str) -> dict[str, float]:
     """After both stages: the largest difference between ranks in either component, and how far training went."""
     run = trainer(
         Path(folder),
-        model=models.build(model_type),
+        model=tiny.build(model_type),
         train=Drawn(12),
         evaluate=Drawn(2, seed=1),
         max_steps=2,
@@ -30,7 +30,7 @@ def trained(model_type: str, folder: str) -> dict[str, float]:
     run.train()
     run.evaluate()  # statistics of BatchNorm are taken anew, once for all ranks
     usual, generalized = run.pathways.usual, run.pathways.generalized
-    start = dict(models.build(model_type).named_parameters())
+    start = dict(tiny.build(model_type).named_parameters())
     return {
         "processes": run.args.world_size,
         "usual": apart(usual.parameters()),
@@ -51,7 +51,7 @@ def apart(tensors) -> float:
 def main(path: str) -> None:
     logging.set_verbosity_error()
     found = {}
-    for model_type in sorted(models.BUILDERS):
+    for model_type in sorted(tiny.BUILDERS):
         with tempfile.TemporaryDirectory() as folder:
             found[model_type] = trained(model_type, folder)
     Path(path).write_text(json.dumps(found))  # the same from every rank

@@ -14,11 +14,11 @@ from accelerate.utils import DistributedType
 from safetensors.torch import save_file
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from deft_hf.method.batchnorm import batchnorm_modules
-from deft_hf.method.shards import is_sharded, whole_state
-from deft_hf.trainer import DeFTTrainer
-from tests import models
-from tests.test_trainer import Drawn, arguments
+from deft_hf.methods.core.batchnorm import batchnorm_modules
+from deft_hf.methods.core.shards import is_sharded, whole_state
+from deft_hf.trainer.trainer import DeFTTrainer
+from tests import tiny
+from tests.trainer.test_trainer import Drawn, arguments
 
 torch.set_num_threads(1)
 
@@ -54,7 +54,7 @@ def trainer(model_type, launcher, folder, **overrides):
     # Adam would blow up the rounding noise of biases whose gradient is zero.
     settings |= {"optim": "sgd", "optim_args": "momentum=0.9", "learning_rate": 0.1, "max_grad_norm": 0.05}
     settings |= {"save_strategy": "steps", "save_steps": 5}
-    model = well_conditioned(models.build(model_type, **models.WITHOUT_DROPOUT[model_type]))
+    model = well_conditioned(tiny.build(model_type, **tiny.WITHOUT_DROPOUT[model_type]))
     args = arguments(folder, **settings, **overrides)
     PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU if fsdp else DistributedType.MULTI_CPU
     domains = {"near": Drawn(5, seed=1), "far": Drawn(1, seed=2)}
@@ -68,7 +68,7 @@ def write(run, folder):
     states = {name: whole_state(getattr(run.pathways, name)) for name in ("usual", "generalized")}
     initial = run.pathways.whole_initial()
     with torch.inference_mode():
-        logits = run.generalized_model.eval()(pixel_values=models.batch()["pixel_values"]).logits
+        logits = run.generalized_model.eval()(pixel_values=tiny.batch()["pixel_values"]).logits
     facts = {
         "sharded": is_sharded(run.pathways),
         "scores": {name: value for name, value in metrics.items() if name.endswith("mean_iou")},

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import TrainerCallback
 
-from tests.test_trainer import Drawn, trainer
+from tests.trainer.test_trainer import Drawn, trainer
 
 torch.set_num_threads(1)
 

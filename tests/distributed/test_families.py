@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import models
+from tests import tiny
 
 ROOT = Path(__file__).parents[2]
 TWO_PROCESSES = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -23,7 +23,7 @@ def found(tmp_path_factory):
     return json.loads(path.read_text())
 
 
-@pytest.mark.parametrize("model_type", sorted(models.BUILDERS))
+@pytest.mark.parametrize("model_type", sorted(tiny.BUILDERS))
 def test_two_processes_agree(model_type, found):
     family = found[model_type]
     assert family["processes"] == 2 and family["trained"] > 1e-6

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSemanticSegmentation
 
-from deft_hf.integrity import damage
-from tests import models
+from deft_hf.utils.integrity import damage
+from tests import tiny
 
 pytest.importorskip("deepspeed", reason="needs the extra `deepspeed`")
 
@@ -82,7 +82,7 @@ def test_every_export_and_checkpoint_is_a_plain_folder(trained, model_type, run)
     # At other addresses in memory the CPU rounds otherwise.
     reloaded.load_state_dict({name: tensor.clone() for name, tensor in reloaded.state_dict().items()}, assign=True)
     with torch.inference_mode():
-        logits = reloaded(pixel_values=models.batch()["pixel_values"]).logits
+        logits = reloaded(pixel_values=tiny.batch()["pixel_values"]).logits
     torch.testing.assert_close(logits, load_file(folder / "logits.safetensors")["logits"], rtol=0, atol=1e-6)
     names = {path.name for path in (folder / "checkpoint-10").iterdir()}
     assert {"model.safetensors", "usual.safetensors", "initial.safetensors", "optimizer.pt", "scheduler.pt"} <= names

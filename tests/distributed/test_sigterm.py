@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from deft_hf.integrity import damage
+from deft_hf.utils.integrity import damage
 
 ROOT = Path(__file__).parents[2]
 

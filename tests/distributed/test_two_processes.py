@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests import models
+from tests import tiny
 from tests.distributed import train_script
-from tests.test_trainer import valid_pixels
+from tests.trainer.test_trainer import valid_pixels
 
 ROOT = Path(__file__).parents[2]
 TWO_PROCESSES = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -44,7 +44,7 @@ def assert_equal_weights(found, expected):
 def test_two_processes_equal_one(two, tmp_path, monkeypatch, model_type):
     """The same global batches over both stages; batches accumulated, with unequal numbers of ignored pixels, or
     without a valid one on a process; fewer images to score than processes."""
-    monkeypatch.setattr(torch, "rand", models.same_points)
+    monkeypatch.setattr(torch, "rand", tiny.same_points)
     train_script.train(tmp_path / "one", 2, model_type)
     expected, weights = results(tmp_path / "one")
     found, weights_of_two = results(two / model_type)
@@ -66,7 +66,7 @@ def test_every_image_is_scored_once_however_training_is_sharded(two, how):
 
 
 def test_one_process_goes_on_from_the_checkpoint_of_two(two, tmp_path, monkeypatch):
-    monkeypatch.setattr(torch, "rand", models.same_points)
+    monkeypatch.setattr(torch, "rand", tiny.same_points)
     shutil.copytree(two / "mask2former" / "checkpoint-7", tmp_path / "checkpoint-7")
     train_script.train(tmp_path, 2, "mask2former")
     assert_equal_weights(results(tmp_path)[1], results(two / "mask2former")[1])

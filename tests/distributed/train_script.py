@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from tests import models
-from tests.test_trainer import Drawn, Stream, trainer, without_batchnorm
+from tests import tiny
+from tests.trainer.test_trainer import Drawn, Stream, trainer, without_batchnorm
 
 torch.set_num_threads(1)
 
@@ -25,7 +25,7 @@ def train(folder: Path, batch_size: int, model_type: str) -> None:
     """Both stages, scores of two domains, and both components, in `folder`."""
     run = trainer(
         folder,
-        model=without_batchnorm() if model_type == "segformer" else models.build(model_type),
+        model=without_batchnorm() if model_type == "segformer" else tiny.build(model_type),
         train=SomeWithoutLabels(12),
         evaluate={"near": Drawn(5, seed=1), "far": Drawn(1, seed=2)},
         max_steps=6,
@@ -70,7 +70,7 @@ def count(folder: Path, how: str) -> None:
 
 
 if __name__ == "__main__":
-    torch.rand = models.same_points  # points of masks are otherwise drawn by process
+    torch.rand = tiny.same_points  # points of masks are otherwise drawn by process
     for model_type in sys.argv[2:]:
         train(Path(sys.argv[1], model_type), 1, model_type)
     for how in SHARDING:

@@ -11,14 +11,14 @@ from PIL import Image
 from transformers import AutoConfig, SegformerConfig
 
 from deft_hf.data.transforms import EvalTransform
-from deft_hf.method.families import resolve_family
+from deft_hf.models.families import resolve_family
 from deft_hf.publish.card import CardFacts, DataUse, render_card, shareable_tree
 from deft_hf.publish.export import export_generalized, segmentation_processor
 from deft_hf.publish.terms import Terms
 from deft_hf.scoring.confusion import ConfusionMatrix
 from deft_hf.scoring.inference import predict
 from deft_hf.scoring.report import class_table, domain_table
-from tests import models
+from tests import tiny
 
 LABELS = ("road", "sky", "boat")
 RECIPE = """\
@@ -261,9 +261,9 @@ def test_tokens_are_left_out():
     assert block(card, "bash").endswith(" a=b")
 
 
-@pytest.mark.parametrize("model_type", ["segformer", *models.MASKS])
+@pytest.mark.parametrize("model_type", ["segformer", *tiny.MASKS])
 def test_the_snippet_runs(model_type, tmp_path, monkeypatch, capsys):
-    model = models.build(model_type).eval()
+    model = tiny.build(model_type).eval()
     card = render_card(replace(FACTS, config=model.config))
     family = resolve_family(model)
     size = (64, 96) if family.side is None else (getattr(model.config, family.side),) * 2

@@ -7,7 +7,7 @@ from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, S
 from deft_hf.data.transforms import IMAGENET_MEAN, IMAGENET_STD, EvalTransform
 from deft_hf.publish import export
 from deft_hf.publish.export import export_generalized, segmentation_processor, verify_export
-from tests import models
+from tests import tiny
 
 PLAIN = {"config.json", "model.safetensors", "preprocessor_config.json"}
 
@@ -24,7 +24,7 @@ def names(folder):
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     # Of all families this one rounds the most differently where its weights lie at odd addresses.
-    model = models.build("mobilenet_v2")
+    model = tiny.build("mobilenet_v2")
     folder = tmp_path_factory.mktemp("run") / "final"
     export_generalized(model, folder, segmentation_processor(None, (64, 96)))
     return model, folder
@@ -75,12 +75,12 @@ def test_export_replaces_its_own_files_alone(tmp_path):
     for name, text in {**kept, "model.safetensors": "old"}.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    export_generalized(models.build("segformer"), tmp_path, processor)
+    export_generalized(tiny.build("segformer"), tmp_path, processor)
     assert {name: (tmp_path / name).read_text() for name in kept} == kept
     assert names(tmp_path) == PLAIN | {"checkpoint-5", "results", "recipe.yaml", "README.md"}
     AutoModelForSemanticSegmentation.from_pretrained(tmp_path)
 
-    export_generalized(models.build("segformer"), tmp_path, processor, card="# Straße")
+    export_generalized(tiny.build("segformer"), tmp_path, processor, card="# Straße")
     assert (tmp_path / "README.md").read_text(encoding="utf-8") == "# Straße"
 
 
@@ -102,7 +102,7 @@ def test_verify_accepts_an_export_and_leaves_the_model_alone(exported):
     randomness = torch.get_rng_state()
     facts = verify_export(folder, model, picture(mode="RGBA"))
     assert facts["max_difference"] == 0.0
-    assert facts["logits_shape"] == (1, models.NUM_LABELS, 4, 6)
+    assert facts["logits_shape"] == (1, tiny.NUM_LABELS, 4, 6)
     assert facts["seconds"] > 0
     assert model.training
     assert torch.equal(randomness, torch.get_rng_state())
@@ -110,17 +110,17 @@ def test_verify_accepts_an_export_and_leaves_the_model_alone(exported):
 
 def test_verify_shows_a_model_images_of_a_size_that_it_takes(tmp_path):
     """As its processor leaves them they would be too large: it was scored by windows."""
-    fixed, square = models.build("eomt"), models.build("dpt")
+    fixed, square = tiny.build("eomt"), tiny.build("dpt")
     export_generalized(fixed, tmp_path / "fixed", segmentation_processor(None, None))
-    assert verify_export(tmp_path / "fixed", fixed, picture())["logits_shape"] == (1, models.NUM_LABELS, 8, 8)
+    assert verify_export(tmp_path / "fixed", fixed, picture())["logits_shape"] == (1, tiny.NUM_LABELS, 8, 8)
     export_generalized(square, tmp_path / "square", segmentation_processor(None, (96, 128)))
     facts = verify_export(tmp_path / "square", square, picture(), size=(32, 32))
-    assert facts["logits_shape"] == (1, models.NUM_LABELS, 32, 32)
+    assert facts["logits_shape"] == (1, tiny.NUM_LABELS, 32, 32)
 
 
 def test_verify_names_the_weights_that_differ(exported):
     _, folder = exported
-    other = models.build("mobilenet_v2")
+    other = tiny.build("mobilenet_v2")
     with torch.no_grad():
         other.segmentation_head.classifier.convolution.bias[3] += 1e-6
     with pytest.raises(RuntimeError, match=r"1 tensors differ \(segmentation_head.classifier.convolution.bias\)"):
@@ -129,7 +129,7 @@ def test_verify_names_the_weights_that_differ(exported):
 
 def test_verify_runs_where_deft_hf_cannot_be_imported(exported, monkeypatch):
     model, folder = exported
-    for module in ("deft_hf", "deft_hf.errors"):
+    for module in ("deft_hf", "deft_hf.utils.errors"):
         monkeypatch.setattr(export, "_RELOAD", export._RELOAD.replace("import copy", f"import {module}, copy", 1))
         with pytest.raises(RuntimeError, match="cannot be used without deft_hf:(.|\n)*import of deft_hf halted"):
             verify_export(folder, model, picture())

@@ -12,10 +12,10 @@ import torch
 from transformers import AutoModelForSemanticSegmentation
 
 from deft_hf import push
-from deft_hf.errors import UserError, run_command
 from deft_hf.publish.export import export_generalized, segmentation_processor
 from deft_hf.publish.push import PushFailed, push_folder, without_token
-from tests import models
+from deft_hf.utils.errors import UserError, run_command
+from tests import tiny
 from tests.hub import TOKEN, Repository
 
 PUBLISHED = {
@@ -39,7 +39,7 @@ KEPT_BACK = {
 @pytest.fixture
 def folder(tmp_path):
     folder = tmp_path / "final run"
-    export_generalized(models.build("segformer"), folder, segmentation_processor(None, (64, 96)), "# A card")
+    export_generalized(tiny.build("segformer"), folder, segmentation_processor(None, (64, 96)), "# A card")
     for name in (PUBLISHED | KEPT_BACK) - {path.name for path in folder.iterdir()}:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(name)
@@ -68,7 +68,7 @@ def test_create_push_and_reload_by_name(folder, hub, tmp_path):
     reloaded = [sys.executable, "-c", code, str(tmp_path / "reloaded")]
     printed = subprocess.run(reloaded, env=os.environ | settings, capture_output=True, text=True, check=True).stdout
     assert "height=64, width=96" in printed
-    expected = models.build("segformer").state_dict()
+    expected = tiny.build("segformer").state_dict()
     found = AutoModelForSemanticSegmentation.from_pretrained(tmp_path / "reloaded").state_dict()
     assert all(torch.equal(value, found[name]) for name, value in expected.items())
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from deft_hf.errors import UserError
 from deft_hf.scoring.confusion import ConfusionMatrix
 from deft_hf.scoring.metric import MeanIoU
+from deft_hf.utils.errors import UserError
 
 CLASSES = 19
 IGNORE = 255

@@ -8,10 +8,10 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from deft_hf.errors import UserError
-from deft_hf.method.families import resolve_family
+from deft_hf.models.families import resolve_family
 from deft_hf.scoring.inference import predict, score_batches, semantic_logits, sliding_window_logits
-from tests import models
+from deft_hf.utils.errors import UserError
+from tests import tiny
 
 CLASSES = 4
 
@@ -295,7 +295,7 @@ def test_sliding_holds_one_array_of_logits_of_the_images_size():
 
 
 def test_with_a_segformer_and_its_family():
-    model, images = models.build("segformer"), models.batch()["pixel_values"]
+    model, images = tiny.build("segformer"), tiny.batch()["pixel_values"]
     family = resolve_family(model)
     model.train()
     prediction = predict(model, family, images, (80, 48))
@@ -303,19 +303,19 @@ def test_with_a_segformer_and_its_family():
     model.eval()
     with torch.no_grad():
         low = model(images).logits
-    assert low.shape[-2:] == (models.SIDE // 4, models.SIDE // 4)
+    assert low.shape[-2:] == (tiny.SIDE // 4, tiny.SIDE // 4)
     logits = nn.functional.interpolate(low, size=(80, 48), mode="bilinear", align_corners=False)
     assert torch.equal(prediction, logits.argmax(1))
-    matrix = score_batches(model, family, [{"pixel_values": images, "labels": prediction}], models.NUM_LABELS, "cpu")
+    matrix = score_batches(model, family, [{"pixel_values": images, "labels": prediction}], tiny.NUM_LABELS, "cpu")
     assert matrix.compute().pixel_accuracy == 1
 
 
 @pytest.mark.parametrize("shape", [(40, 64), (64, 50), (30, 100)])
 def test_images_smaller_than_the_only_size_of_a_model_are_padded(shape):
-    model = models.build("eomt").eval()
-    family, window = resolve_family(model), (models.SIDE, models.SIDE)
+    model = tiny.build("eomt").eval()
+    family, window = resolve_family(model), (tiny.SIDE, tiny.SIDE)
     images = torch.randn(1, 3, *shape)
-    height, width = (max(side, models.SIDE) for side in shape)
+    height, width = (max(side, tiny.SIDE) for side in shape)
     padded = torch.zeros(1, 3, height, width)
     padded[..., : shape[0], : shape[1]] = images
     with torch.no_grad():

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from deft_hf.errors import UserError
 from deft_hf.scoring.metric import MeanIoU
+from deft_hf.utils.errors import UserError
 
 KEYS = ["mean_iou", "mean_accuracy", "overall_accuracy", "per_category_iou", "per_category_accuracy"]
 

@@ -17,7 +17,7 @@ from PIL import Image
 from deft_hf.data.corruptions.kinds import KINDS, corrupt
 from deft_hf.data.domains import Domain
 from deft_hf.data.report import DomainReport
-from deft_hf.errors import UserError
+from deft_hf.utils.errors import UserError
 
 CORRUPTIONS: tuple[str, ...] = tuple(KINDS)
 SEVERITIES = (1, 2, 3, 4, 5)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from deft_hf.data.labels import LabelSpace
-from deft_hf.errors import UserError
+from deft_hf.utils.errors import UserError
 
 from . import looks
 from .layout import Street

@@ -1,0 +1,1 @@
+"""Methods and what goes with them, each in one file."""

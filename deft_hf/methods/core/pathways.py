@@ -1,0 +1,306 @@
+"""DeFT's two pathways over two copies of one model, in a single `forward`."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+
+from deft_hf.methods.core.distance import squared_distance
+from deft_hf.methods.core.ema import Average, share_left, update_average, weight_of_newest
+from deft_hf.methods.core.shards import cut, join, piece, sum_over_pieces, whole_shape
+from deft_hf.models.families import SegmentationFamily
+from deft_hf.models.views import with_module
+
+Stage = Literal["warmup", "decoupled", "joint"]
+Part = Literal["encoder", "decoder"]
+PARTS: tuple[Part, Part] = ("encoder", "decoder")
+
+
+def takes_decay(name: str, parameter: Tensor) -> bool:
+    """Whether a parameter is a weight that is meant to be kept small: no norm, bias or layer scale, which are the
+    tensors of one dimension."""
+    return len(whole_shape(parameter)) > 1 and not name.endswith("bias")
+
+
+class DualPathway(nn.Module):
+    """The usual and the generalized component of one model, and the losses that train them.
+
+    `usual` is the copy that gradients train, `generalized` the one that only the moving average moves; both are
+    complete models of the original class. One `forward` gives every loss of a step for one backward, which DDP, ZeRO
+    and FSDP need.
+
+    What a step computes depends on the stage (D: decoder, E: encoder, uc: usual, gc: generalized):
+
+    | stage | loss | moved by gradients | generalized component after the step |
+    |---|---|---|---|
+    | `warmup` | loss(D_uc(E_gc(x)), y) | D_uc | D_gc follows D_uc |
+    | `decoupled` | loss(D_gc(E_uc(x)), y) + loss(D_uc(E_gc(x)), y) | E_uc, D_uc | gc <- m gc + (1 - m) uc |
+    | `joint` | loss(D_uc(E_uc(x)), y) | E_uc, D_uc | gc <- m gc + (1 - m) uc |
+
+    With `average=None` the two components are one and the same model: ordinary fine-tuning on the same loop. The last
+    column is that of `average="ema"`; for the others see `weight_of_newest`.
+
+    Args:
+        model: a segmentation model; becomes `usual`, in float32 (or float64 where it comes so).
+        family: its encoder/decoder split and objective.
+        average: how the generalized copy follows; `None` keeps no copy.
+        distance_weights: weights λ of the regulariser λ/2 ||θ - θ_init||² on the usual encoder and decoder.
+        decoder_norm_weight: weight β of β/2 ||θ||² on the usual decoder, the second half of L2-SP's penalty (Li et
+            al., ICML 2018, arXiv 1802.01483, eq. 3), on the parameters for which `takes_decay` holds.
+        exported: the component that evaluation, checkpoints and the export are of.
+        initial_at_hand: keep the initialisation on the device of the parameters, not on the CPU, which spares a
+            transfer at each step where a regulariser reads it.
+        share_untrained: the components have one and the same tensor where no gradient ever reaches it.
+    """
+
+    # Trainer then counts the items of the whole optimizer step and hands them over.
+    accepts_loss_kwargs = True
+
+    def __init__(
+        self,
+        model: nn.Module,
+        family: SegmentationFamily,
+        average: Average | None = "ema",
+        distance_weights: tuple[float, float] = (0.0, 0.0),
+        decoder_norm_weight: float = 0.0,
+        exported: Literal["generalized", "usual"] = "generalized",
+        initial_at_hand: bool = False,
+        share_untrained: bool = True,
+    ) -> None:
+        super().__init__()
+        self.family = family
+        self.average = average
+        self.distance_weights = dict(zip(PARTS, distance_weights, strict=True))
+        self.decoder_norm_weight = decoder_norm_weight
+        self.usual = model if next(model.parameters()).dtype == torch.float64 else model.float()
+        for tensor in [*self.usual.parameters(), *self.usual.buffers()]:
+            # Weights read from a file lie wherever the file has them, and the CPU's kernels round differently at other
+            # alignments: without this copy, two runs of one seed would not be equal.
+            tensor.data = tensor.data.clone()
+        for name, parameter in self.usual.named_parameters():
+            parameter.requires_grad_(family.is_trained(name))
+        untrained = {
+            id(p): p for n, p in self.usual.named_parameters() if share_untrained and not family.is_trained(n)
+        }
+        self.generalized = copy.deepcopy(self.usual, untrained).requires_grad_(False) if average else self.usual
+        self.exports_usual = exported == "usual" or average is None
+        self.initial_at_hand = initial_at_hand
+        # Where a launcher has no autocast of its own; the parameters stay float32.
+        self.autocast: torch.dtype | None = None
+        self.stage: Stage = "joint"
+        self.decays: dict[Part, float] = {"encoder": 0.0, "decoder": 0.0}
+        self.swa_start = 0
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+        self.initial: dict[str, Tensor] = {}
+        self._averaged: dict[Part, tuple[list[nn.Parameter], list[nn.Parameter]]] = {}
+        self._decoder_weights: list[nn.Parameter] = []
+        self._followed: list[tuple[Tensor, Tensor]] = []
+
+    @property
+    def config(self) -> PreTrainedConfig:
+        """That of a `transformers` model; what other models call so is their own."""
+        config = self.usual.config
+        if not isinstance(config, PreTrainedConfig):
+            raise AttributeError("config")
+        return config
+
+    @property
+    def _no_split_modules(self) -> Any:
+        """Classes of the blocks that FSDP2 shards one by one, which Accelerate asks the model for."""
+        return getattr(self.usual, "_no_split_modules", None)
+
+    @property
+    def averages(self) -> bool:
+        """Whether the generalized component is a model of its own."""
+        return self.generalized is not self.usual
+
+    @property
+    def exported(self) -> nn.Module:
+        """The component that is evaluated, saved and exported."""
+        return self.usual if self.exports_usual else self.generalized
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        labels: Tensor | None = None,
+        items: Tensor | None = None,
+        passes: int = 1,
+        **targets: Any,
+    ) -> Any:
+        """In training mode the losses of the current stage; in eval mode the exported model's outputs.
+
+        Args:
+            pixel_values: (N, 3, H, W) float.
+            labels: (N, H, W) int64, 255 = ignored; needed in training, if only to make other targets of.
+            items: the objective's items (valid pixels, say) of the whole optimizer step; default: those of this batch.
+            passes: how many forward passes, over accumulation and ranks, the optimizer step has. The distance
+                regulariser is shared out among them.
+            targets: what else the objective makes its loss of.
+
+        Returns:
+            In training a dict of scalars: `loss` for the backward, and its detached terms (`encoder_loss` and
+            `decoder_loss`, one of them, or `joint_loss`).
+        """
+        if not self.training:
+            return self.family.objective.forward(self.exported, pixel_values)
+        batch = {"pixel_values": pixel_values, "labels": labels, **targets}
+        items = self.family.objective.count(self.usual, batch) if items is None else items
+        device = pixel_values.device.type
+        with torch.autocast(device, self.autocast) if self.autocast else nullcontext():
+            losses = {f"{name}_loss": loss for name, loss in self._losses(batch, items).items()}
+        total = torch.stack(list(losses.values())).sum()
+        if self.stage != "warmup" and (any(self.distance_weights.values()) or self.decoder_norm_weight):
+            total = total + self._penalty() / passes
+        return {"loss": total, **{name: loss.detach() for name, loss in losses.items()}}
+
+    def _losses(self, batch: dict[str, Any], items: Tensor) -> dict[str, Tensor]:
+        loss = self.family.objective.loss
+        if self.stage == "joint":
+            return {"joint": loss(self.usual, batch, items)}
+        decoder_loss = loss(self.pathway(encoder=self.generalized, decoder=self.usual), batch, items)
+        if self.stage == "warmup":
+            return {"decoder": decoder_loss}
+        return {
+            "encoder": loss(self.pathway(encoder=self.usual, decoder=self.generalized), batch, items),
+            "decoder": decoder_loss,
+        }
+
+    def pathway(self, encoder: nn.Module, decoder: nn.Module) -> nn.Module:
+        """A view: the model `decoder` in which the encoder is that of `encoder`."""
+        view = decoder
+        for path in self.family.encoders:
+            view = with_module(view, path, encoder.get_submodule(path))
+        return view
+
+    def activation_checkpointing_enable(self, **kwargs: Any) -> None:
+        """Trade compute for memory in both components; `kwargs` are those of the models' own method."""
+        for model in {self.usual, self.generalized}:
+            model.activation_checkpointing_enable(**kwargs)
+
+    def enter(self, stage: Stage, encoder_decay: float = 0.0, decoder_decay: float = 0.0, swa_start: int = 0) -> None:
+        """Switch to `stage`, with the decays of its average, or the updates after which `swa` starts to average.
+
+        The encoder takes no gradient in the warm-up.
+        """
+        self.stage = stage
+        self.swa_start = swa_start
+        self.decays = {"encoder": encoder_decay, "decoder": decoder_decay}
+        usual, generalized = self._trained(self.usual), self._trained(self.generalized)
+        for name, parameter in usual.items():
+            parameter.requires_grad_(stage != "warmup" or self.family.part_of(name) == "decoder")
+        # Gathered here, not at every step: a walk over the modules costs milliseconds.
+        for part in PARTS:
+            names = [name for name in usual if self.family.part_of(name) == part]
+            self._averaged[part] = [generalized[name] for name in names], [usual[name] for name in names]
+        self._decoder_weights = [
+            p for n, p in usual.items() if self.family.part_of(n) == "decoder" and takes_decay(n, p)
+        ]
+        # In the warm-up D_gc is to be D_uc. In the joint stage no batch passes through the generalized model, so that
+        # its own BatchNorm statistics would stay at the start.
+        parts = {"warmup": ("decoder",), "decoupled": (), "joint": PARTS}[stage]
+        targets = dict(self.generalized.named_buffers())
+        self._followed = [(targets[n], b) for n, b in self.usual.named_buffers() if self.family.part_of(n) in parts]
+
+    @torch.no_grad()
+    def snapshot(self) -> None:
+        """Make the usual component's parameters the initialisation: distances and the average start from there.
+
+        BatchNorm statistics stay each component's own in the decoupled stage: the generalized encoder has those of the
+        warm-up. In the joint stage the usual encoder goes on with them, as without an average.
+        """
+        if self.stage == "joint":
+            warmed_up = dict(self.generalized.named_buffers())
+            for name, buffer in self.usual.named_buffers():
+                if self.family.part_of(name) == "encoder":
+                    buffer.copy_(warmed_up[name])
+        self.updates.zero_()
+        usual, generalized = self._trained(self.usual), self._trained(self.generalized)
+        for name, parameter in usual.items():
+            piece(generalized[name]).copy_(piece(parameter))
+        self.initial = {
+            name: piece(parameter).clone() if self.initial_at_hand else piece(parameter).to("cpu", copy=True)
+            for name, parameter in usual.items()
+        }
+
+    @torch.no_grad()
+    def update_generalized(self) -> None:
+        """Move the generalized component after an optimizer step; see the table above."""
+        self.updates += 1
+        if not self.averages:
+            return
+        for part, weight in self._weights().items():
+            average, current = self._averaged[part]
+            update_average([piece(p) for p in average], [piece(p) for p in current], weight)
+        for target, source in self._followed:
+            target.copy_(source)
+
+    def _weights(self) -> dict[Part, float]:
+        if self.stage == "warmup":
+            return {"decoder": 1.0}
+        # The plain average does not ask how many updates there were, which would make the host wait for the device.
+        updates = 0 if self.average == "ema" else int(self.updates)
+        return {
+            part: weight_of_newest(self.average, decay, updates, self.swa_start) for part, decay in self.decays.items()
+        }
+
+    def encoder_and_initial(self) -> tuple[list[nn.Parameter], list[Tensor]]:
+        """The usual encoder's trained parameters and their initialisation, tensor by tensor."""
+        parameters, device = self._averaged["encoder"][1], self.updates.device
+        names = [name for name in self.initial if self.family.part_of(name) == "encoder"]
+        return parameters, [self.initial[name].to(device) for name in names]
+
+    def whole_initial(self, keep: bool = True) -> dict[str, Tensor]:
+        """The initialisation with whole tensors; collective, as `deft_hf.methods.core.shards.whole_state` is."""
+        parameters = self._trained(self.usual)
+        whole = ((name, join(held, parameters[name])) for name, held in self.initial.items())
+        return {name: tensor.contiguous() for name, tensor in whole if keep}
+
+    def set_initial(self, whole: Mapping[str, Tensor]) -> None:
+        """Take `whole`, by name, as the initialisation; this rank keeps its pieces."""
+        device = self.updates.device if self.initial_at_hand else "cpu"
+        # In the model's order: sums over all tensors then round alike.
+        self.initial = {
+            name: cut(whole[name], parameter).to(device, copy=True)
+            for name, parameter in self._trained(self.usual).items()
+            if name in whole
+        }
+
+    def share_left(self) -> dict[Part, float]:
+        """Weight of the initialisation in the exported component per part; 1 while it is the initialisation."""
+        updates = int(self.updates)
+        plain = self.average == "ema" and not self.exports_usual
+        decays = self.decays if plain else {"encoder": 0.0, "decoder": 0.0}
+        if self.stage == "warmup":
+            decays = {"encoder": 1.0, "decoder": 0.0}
+        return {part: share_left(decay, updates) for part, decay in decays.items()}
+
+    def distances(self, model: nn.Module) -> dict[Part, float]:
+        """Per part, the L2 distance of `model` (`usual` or `generalized`) to the initialisation; collective where
+        parameters are spread over ranks."""
+        parameters = self._trained(model)
+        result: dict[Part, float] = {}
+        for part in PARTS:
+            names = [name for name in self.initial if self.family.part_of(name) == part]
+            held = squared_distance([piece(parameters[n]) for n in names], [self.initial[n] for n in names])
+            result[part] = float(sum_over_pieces(held, next(iter(parameters.values()))).sqrt())
+        return result
+
+    def _penalty(self) -> Tensor:
+        terms = []
+        for part, weight in self.distance_weights.items():
+            names = [name for name in self.initial if self.family.part_of(name) == part]
+            if weight:
+                terms.append(weight / 2 * squared_distance(self._averaged[part][1], [self.initial[n] for n in names]))
+        if self.decoder_norm_weight:
+            norms = [parameter.float().pow(2).sum() for parameter in self._decoder_weights]
+            terms.append(self.decoder_norm_weight / 2 * torch.stack(norms).sum())
+        return torch.stack(terms).sum()
+
+    def _trained(self, model: nn.Module) -> dict[str, nn.Parameter]:
+        return {name: parameter for name, parameter in model.named_parameters() if self.family.is_trained(name)}

@@ -1,0 +1,134 @@
+"""Low-rank adapters (LoRA) on the encoder: a rival that fine-tunes few parameters, put in and merged by `peft`."""
+
+from __future__ import annotations
+
+import copy
+import re
+from dataclasses import replace
+
+from torch import nn
+
+from deft_hf.models.families import SegmentationFamily
+from deft_hf.utils.errors import UserError
+
+NAME = "default"  # what peft's own functions look for
+MARKS = (f".lora_A.{NAME}.", f".lora_B.{NAME}.")
+# What peft's wrapper of a convolution lacks and other modules read: MobileNetV2's padding needs the stride.
+GEOMETRY = ("stride", "kernel_size", "padding", "dilation", "padding_mode", "groups")
+
+
+def has_adapters(model: nn.Module) -> bool:
+    """Whether `model` holds adapters that `merged` would fold into its weights."""
+    return any(_is_adapter(name) for name, _ in model.named_parameters())
+
+
+def add_adapters(model: nn.Module, family: SegmentationFamily, rank: int, alpha: float) -> SegmentationFamily:
+    """Put LoRA adapters into the encoder, in place, and freeze everything else of it; the decoder stays as it is.
+
+    A layer with weight W0 gets W = W0 + (alpha / rank) B A with trained A (rank x in) and B (out x rank), B = 0 at the
+    start, so that the model's outputs do not change (Hu et al., ICLR 2022, arXiv 2106.09685, section 4.1). A
+    convolution's A is a convolution of the same geometry with `rank` outputs, its B is 1 x 1. Norms, embeddings and
+    biases of the encoder are frozen; the running statistics of its BatchNorm go on in training mode.
+
+    Adapted is every `Linear` and every ungrouped `Conv2d` that a gradient reaches, of exactly these classes: a class
+    derived from them may use its weight in ways that adding B A to the output does not match.
+
+    Args:
+        model: a segmentation model. The draws of A depend on its layers and on torch's global seed alone.
+        family: its split, as `resolve_family` gives it.
+        rank: of B A, at least 1.
+        alpha: scale of B A in units of the rank.
+
+    Returns:
+        The family of the adapted model: its trained parameters are the adapters' and the decoder's.
+
+    Raises:
+        UserError: `peft` cannot be imported; `rank` is below 1; the model has adapters already, or no layer to adapt.
+    """
+    try:
+        import peft  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"adapters need peft: pip install 'deft-hf[peft]' ({error}).") from None
+    if rank < 1:
+        raise UserError(f"the rank of the adapters is {rank}, expected at least 1.")
+    if has_adapters(model):
+        raise UserError("the model has adapters already: merge them first.")
+    layers = {
+        path: [
+            name
+            for name, module in model.get_submodule(path).named_modules()
+            if name and _is_adaptable(module) and family.is_trained(f"{path}.{name}.weight")
+        ]
+        for path in family.encoders
+    }
+    if not any(layers.values()):
+        raise UserError(f"encoder {family.encoder!r} has no linear layer and no ungrouped convolution to adapt.")
+    for path, names in layers.items():
+        encoder = model.get_submodule(path).requires_grad_(False)
+        if names:
+            _inject(encoder, names, rank, alpha)
+    return replace(family, never_trained=family.never_trained + _frozen(model, family))
+
+
+def _inject(encoder: nn.Module, layers: list[str], rank: int, alpha: float) -> None:
+    from peft import LoraConfig, inject_adapter_in_model
+    from peft.tuners.lora import Conv2d
+
+    # One pattern for whole names: peft takes an item of a list for the end of a name.
+    targets = "|".join(re.escape(name) for name in layers)
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, lora_dropout=0.0, bias="none")
+    inject_adapter_in_model(config, encoder, NAME)
+    for module in encoder.modules():
+        if isinstance(module, Conv2d):
+            base, first = module.get_base_layer(), module.lora_A[NAME]
+            for name in GEOMETRY:
+                setattr(module, name, getattr(base, name))
+            # peft leaves these at their defaults (https://github.com/huggingface/peft/issues/3697).
+            first.dilation, first.padding_mode = base.dilation, base.padding_mode
+            first._reversed_padding_repeated_twice = base._reversed_padding_repeated_twice
+
+
+def merged(model: nn.Module, family: SegmentationFamily) -> nn.Module:
+    """A copy of `model` without adapters, of the original class and names, that gives the same outputs.
+
+    Args:
+        model: a model that `add_adapters` was called on; left alone, so that it may go on training. One without
+            adapters is given back as it is.
+        family: its family, of before or after `add_adapters`.
+    """
+    if not has_adapters(model):
+        return model
+    from peft.tuners.lora import LoraLayer
+
+    model = copy.deepcopy(model)
+    for encoder in map(model.get_submodule, family.encoders):
+        for name, module in list(encoder.named_modules()):
+            if isinstance(module, LoraLayer):
+                module.merge()
+                encoder.set_submodule(name, module.get_base_layer())
+        if hasattr(encoder, "peft_config"):
+            del encoder.peft_config
+    return model
+
+
+def _is_adapter(name: str) -> bool:
+    return any(mark in name for mark in MARKS)
+
+
+def _is_adaptable(module: nn.Module) -> bool:
+    return type(module) is nn.Linear or (type(module) is nn.Conv2d and module.groups == 1)
+
+
+def _frozen(model: nn.Module, family: SegmentationFamily) -> tuple[str, ...]:
+    """Patterns of every encoder parameter that is no adapter's.
+
+    By the last two parts of the names, which an adapter shares with no other parameter: one pattern serves all
+    blocks, where one for each name would cost the square of their number whenever a model's names are gone through.
+    """
+    patterns: dict[str, None] = {}
+    for name, _ in model.named_parameters():
+        if family.part_of(name) == "encoder" and not _is_adapter(name):
+            path = next(path for path in family.encoders if name.startswith(f"{path}."))
+            inner = name.removeprefix(f"{path}.").split(".")
+            patterns[name if len(inner) < 3 else f"{path}.*.{inner[-2]}.{inner[-1]}"] = None
+    return tuple(patterns)

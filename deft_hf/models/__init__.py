@@ -1,0 +1,1 @@
+"""What deft_hf knows of models: families, objectives, backbones, and one way to open each."""

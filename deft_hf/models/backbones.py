@@ -1,0 +1,291 @@
+"""A pretrained backbone under a segmentation head that is still to be trained.
+
+The models are transformers' own (`backbone_config`), so that what is exported loads without deft_hf.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    BackboneMixin,
+    Mask2FormerConfig,
+    Mask2FormerForUniversalSegmentation,
+    PreTrainedConfig,
+    PreTrainedModel,
+    TimmBackbone,
+    TimmBackboneConfig,
+    Tipsv2DptConfig,
+    Tipsv2DptForSemanticSegmentation,
+    UperNetConfig,
+    UperNetForSemanticSegmentation,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING_NAMES
+from transformers.utils import is_timm_available
+
+from deft_hf.data.labels import LabelSpace
+from deft_hf.models.new_tensors import summary
+from deft_hf.utils.errors import UserError
+
+_TIMM = "timm_backbone"
+_STRIDES = ("feature_strides", "common_stride")
+
+
+@dataclass(frozen=True)
+class Head:
+    """A segmentation model that takes any backbone.
+
+    Args:
+        config: class of the model's configuration.
+        model: class of the model.
+        backbone: dotted path of the backbone in it.
+        levels: how many feature maps it takes; the first number where it needs no certain one.
+    """
+
+    config: type[PreTrainedConfig]
+    model: type[PreTrainedModel]
+    backbone: str
+    levels: range
+
+
+HEADS = {
+    "upernet": Head(UperNetConfig, UperNetForSemanticSegmentation, "backbone", range(2, 100)),
+    # transformers' DPT heads of type "dpt" have a ViT of their own; this one takes any ViT.
+    "dpt": Head(Tipsv2DptConfig, Tipsv2DptForSemanticSegmentation, "backbone", range(4, 5)),
+    "mask2former": Head(
+        Mask2FormerConfig, Mask2FormerForUniversalSegmentation, "model.pixel_level_module.encoder", range(4, 5)
+    ),
+}
+
+
+def under_head(
+    name: str,
+    head: str,
+    labels: LabelSpace,
+    revision: str = "main",
+    changes: Mapping[str, Any] | None = None,
+    head_changes: Mapping[str, Any] | None = None,
+) -> tuple[PreTrainedModel, list[str]]:
+    """The backbone of a checkpoint, every tensor of it, under a freshly drawn head for the classes.
+
+    The head reads four feature maps unless `changes` says otherwise: of a hierarchical backbone those of its last four
+    stages, of a ViT those after each quarter of its blocks. A ViT has one resolution, that of its patches. UperNet and
+    Mask2Former take it as it is and predict at that stride (Mask2Former with one map as the level that masks are
+    read from, three in its deformable attention), while DPT makes a pyramid from 4 times to half the resolution, as
+    BEiT's own neck does (`add_fpn`, on by default here). The auxiliary head, which is not trained, is left out.
+
+    Args:
+        name: a Hub name or a folder of a backbone, or of a whole model of its type (a classifier, say).
+        head: one of `HEADS`.
+        labels: the classes.
+        revision: branch, tag or commit on the Hub.
+        changes: fields of the backbone's config to change, `out_indices` for one.
+        head_changes: fields of the head's config to change, `hidden_size` for one.
+
+    Returns:
+        The model in float32, and the names of its tensors that the checkpoint did not have.
+
+    Raises:
+        UserError: the type has no backbone class, the head cannot take it, a field is unknown, or the checkpoint lacks
+            tensors of the backbone.
+        OSError, ValueError: `from_pretrained` could not read the checkpoint.
+    """
+    spec = HEADS[head]
+    config = backbone_config(name, head, revision, changes or {})
+    with torch.random.fork_rng(devices=[]):  # what loading draws is not to hang on how much is missing
+        backbone, added = _load_backbone(name, config, revision)
+    if head == "dpt":
+        _check_tokens(backbone)
+    model = spec.model(head_config(head, backbone.config, labels, head_changes or {})).float()
+    model.get_submodule(spec.backbone).load_state_dict(backbone.state_dict())
+    pretrained = {f"{spec.backbone}.{key}" for key in backbone.state_dict() if key not in added}
+    return model, [key for key in model.state_dict() if key not in pretrained]
+
+
+def backbone_config(name: str, head: str, revision: str, changes: Mapping[str, Any]) -> PreTrainedConfig:
+    """The backbone's config with the features that the head reads; see `under_head`."""
+    stored, _ = PreTrainedConfig.get_config_dict(name, revision=revision)
+    if stored.get("model_type") == "timm_wrapper":
+        config: PreTrainedConfig = _timm_config(name, stored["architecture"])
+    else:
+        config = AutoConfig.from_pretrained(name, revision=revision)
+    if config.model_type not in MODEL_FOR_BACKBONE_MAPPING_NAMES:
+        known = ", ".join(sorted({*MODEL_FOR_BACKBONE_MAPPING_NAMES} - {_TIMM}))
+        raise UserError(
+            f"model.backbone: {name} is of type {config.model_type}, of which transformers has no backbone class. "
+            f"Types that have one: {known}; timm's models too. A whole segmentation model is a model.checkpoint."
+        )
+    _check_fields(config, changes, "model.config")
+    fields = dict(changes)
+    if is_vit(config):
+        if hasattr(config, "reshape_hidden_states"):
+            fields.setdefault("reshape_hidden_states", head != "dpt")
+        if hasattr(config, "add_fpn"):
+            fields.setdefault("add_fpn", head != "dpt")
+    stages = {"out_indices", "out_features", "stage_names"}
+    kept = {key: value for key, value in config.to_dict().items() if key not in stages}
+    try:
+        if config.model_type != _TIMM and not changes.keys() & stages:
+            # After the other changes, and before BEiT's neck, which wants to know its four.
+            plain = {"add_fpn": False} if "add_fpn" in fields else {}
+            fields["out_indices"] = _default_features(type(config).from_dict(kept | fields | plain))
+        config = type(config).from_dict(
+            {**config.to_dict(), **fields} if config.model_type == _TIMM else kept | fields
+        )
+    except (ValueError, TypeError) as error:
+        raise UserError(f"model.config: {error}") from error
+    _check_features(config, head)
+    if head == "dpt" and not hasattr(config, "num_register_tokens"):
+        config.num_register_tokens = 0  # the head asks for it
+    return config
+
+
+def head_config(
+    head: str, backbone: PreTrainedConfig, labels: LabelSpace, changes: Mapping[str, Any]
+) -> PreTrainedConfig:
+    """The whole model's config; see `under_head`."""
+    spec = HEADS[head]
+    own: dict[str, Any] = {"num_labels": labels.num_labels, "id2label": labels.id2label, "label2id": labels.label2id}
+    if head == "upernet":
+        own["use_auxiliary_head"] = False
+    if head == "mask2former" and is_vit(backbone) and not getattr(backbone, "add_fpn", False):
+        # The decoder takes from these only how many of the maps are levels above the deformable attention's three:
+        # log2(feature_strides / common_stride), one.
+        own |= {"feature_strides": [backbone.patch_size] * 4, "common_stride": backbone.patch_size // 2}
+    defaults = spec.config(backbone_config=backbone)
+    _check_fields(defaults, changes, "model.head_config")
+    if taken := sorted({*own, "backbone_config"} & {*changes} - {"use_auxiliary_head", *_STRIDES}):
+        raise UserError(f"model.head_config.{taken[0]}: it follows from data.labels and model.backbone; take it out.")
+    try:
+        return spec.config(backbone_config=backbone, **own | dict(changes))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"model.head_config: {error}") from error
+
+
+def patch_size(config: PreTrainedConfig) -> int:
+    """What the sides of images must be multiples of: a ViT's patch, else 1; of a whole model or a backbone."""
+    config = getattr(config, "backbone_config", None) or config
+    return config.patch_size if is_vit(config) else 1
+
+
+def is_vit(config: PreTrainedConfig) -> bool:
+    """Whether a backbone has one resolution: a stage is a block, and all are as wide."""
+    stages = getattr(config, "stage_names", None) or []
+    return (
+        isinstance(getattr(config, "patch_size", None), int)
+        and len(stages) == 1 + getattr(config, "num_hidden_layers", -1)
+        and isinstance(getattr(config, "hidden_size", None), int)
+        and not hasattr(config, "depths")
+    )
+
+
+def _default_features(config: PreTrainedConfig) -> list[int]:
+    last = len(config.stage_names) - 1
+    if not is_vit(config):
+        return list(range(max(last - 3, 0), last + 1))
+    return [max(1, round(last * quarter / 4)) for quarter in (1, 2, 3, 4)]
+
+
+def _check_features(config: PreTrainedConfig, head: str) -> None:
+    indices, levels = list(config.out_indices), HEADS[head].levels
+    stages = getattr(config, "stage_names", None) or []  # timm's are known once the model is built
+    if len(indices) not in levels:
+        many = f"{levels[0]}" if len(levels) == 1 else f"{levels[0]} or more"
+        raise UserError(f"model.config.out_indices: found {indices}, but the head {head} reads {many} feature maps.")
+    if head == "dpt" and not is_vit(config):
+        raise UserError(
+            f"model.head: dpt is for backbones of one resolution (ViT, DINOv2), {config.model_type} has several; take "
+            "upernet."
+        )
+    if stages and indices[-1] % len(stages) != len(stages) - 1:
+        raise UserError(
+            f"model.config.out_indices: found {indices}, of {len(stages)} stages from 0. What comes after "
+            "the last would never be trained: name the last stage too, or shorten the backbone (num_hidden_layers)."
+        )
+
+
+@torch.no_grad()
+def _check_tokens(backbone: PreTrainedModel) -> None:
+    """DPT reads the class token beside the patches' tokens."""
+    config = backbone.config
+    tokens = backbone.eval()(torch.zeros(1, 3, *[4 * config.patch_size] * 2)).feature_maps[0]
+    if tokens.shape[1:] != (1 + config.num_register_tokens + 16, config.hidden_size):
+        raise UserError(
+            f"model.head: dpt reads the class token, which the backbone of type {config.model_type} does not hand "
+            "out; take upernet."
+        )
+
+
+def _check_fields(config: PreTrainedConfig, changes: Mapping[str, Any], key: str) -> None:
+    known = config.to_dict()
+    if unknown := [field for field in changes if field not in known]:
+        raise UserError(
+            f"{key}.{unknown[0]}: a {config.model_type} config has no such field; it has {', '.join(sorted(known))}."
+        )
+
+
+def _load_backbone(name: str, config: PreTrainedConfig, revision: str) -> tuple[PreTrainedModel, set[str]]:
+    """The backbone, and the names of its tensors that are new because no plain model of its type has them."""
+    if config.model_type == _TIMM:
+        return TimmBackbone(config, pretrained=True, pretrained_cfg_overlay=_timm_weights(name, revision)), set()
+    # The concrete class: `AutoBackbone.from_pretrained` asks the Hub, for a folder too.
+    cls: type[BackboneMixin] = getattr(transformers, MODEL_FOR_BACKBONE_MAPPING_NAMES[config.model_type])
+    backbone, keys = cls.from_pretrained(
+        name,
+        config=config,
+        revision=revision,
+        dtype=torch.float32,
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+    )
+    new = {*keys["missing_keys"], *(key for key, *_ in keys["mismatched_keys"])}
+    plain = _plain_names(config)
+    prefix = f"{cls.base_model_prefix}."
+    # A norm per feature map, a neck: what a backbone has beyond the model that was pretrained.
+    added = {key for key in new if not plain & {key, key.removeprefix(prefix)}}
+    lost = [key for key in backbone.state_dict() if key in new - added and not key.endswith("mask_token")]
+    if lost:
+        raise UserError(
+            f"model.backbone: {name} lacks {summary(lost, backbone.state_dict())} of a {cls.__name__}, or has other "
+            "sizes: there would be nothing to retain. Give a checkpoint of the same architecture."
+        )
+    return backbone, new
+
+
+def _plain_names(config: PreTrainedConfig) -> set[str]:
+    with torch.device("meta"):
+        plain: nn.Module = AutoModel.from_config(config)
+    return set(plain.state_dict())
+
+
+def _timm_config(name: str, architecture: str) -> TimmBackboneConfig:
+    if not is_timm_available():
+        raise UserError(f"model.backbone: {name} is a model of timm, which is not installed: pip install timm.")
+    import timm
+
+    with torch.device("meta"):
+        stages = timm.create_model(architecture, features_only=True).feature_info.info
+    if len({stage["reduction"] for stage in stages}) == 1:
+        raise UserError(
+            f"model.backbone: {name} is a ViT, which timm ties to one image size; take it from transformers (DINOv2, "
+            "DINOv3), or a timm model with several resolutions."
+        )
+    return TimmBackboneConfig(backbone=architecture, out_indices=list(range(max(len(stages) - 4, 0), len(stages))))
+
+
+def _timm_weights(name: str, revision: str) -> dict[str, Any]:
+    """Where timm finds the weights: in the folder, or on the Hub."""
+    if not Path(name).is_dir():
+        return {"hf_hub_id": name if revision == "main" else f"{name}@{revision}", "source": "hf-hub"}
+    files = [path for path in (Path(name, "model.safetensors"), Path(name, "pytorch_model.bin")) if path.is_file()]
+    if not files:
+        raise UserError(f"model.backbone: {name} has no model.safetensors.")
+    return {"file": str(files[0]), "source": "file"}

@@ -1,0 +1,235 @@
+"""What deft_hf knows of architectures, in one table: where the encoder ends, and how logits and loss are made.
+
+Nothing else in the project asks which architecture a model has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+from deft_hf.data.constants import IGNORE_INDEX
+from deft_hf.models.masks import MaskClassification, layer_outputs, semantic_task
+from deft_hf.models.objectives import Batch, Objective, PerPixel
+from deft_hf.utils.errors import UserError
+
+__all__ = [
+    "FAMILIES",
+    "IGNORE_INDEX",
+    "SegmentationFamily",
+    "auto_class",
+    "fixed_size",
+    "objective_of",
+    "resolve_family",
+    "untouched_parameters",
+]
+
+
+@dataclass(frozen=True)
+class SegmentationFamily:
+    """Where one architecture's encoder is, and how it is trained and read.
+
+    Args:
+        encoder: dotted path of the encoder; every parameter outside it belongs to the decoder.
+        never_trained: patterns (`fnmatch`) of parameters that no gradient reaches, such as an auxiliary head that the
+            method does not use or a last norm that the decoder does not read. They are frozen.
+        blocks: dotted path of the encoder's transformer blocks where the decoder reads only those up to the last of
+            `config.out_indices`; the blocks after it are never trained either.
+        objective: how loss and logits are computed.
+        config: fields of the model's config that must have these values.
+        also: dotted paths of what belongs to the encoder beside `encoder`.
+        side: field of the config with the side of the square images that are the only ones the model takes.
+    """
+
+    encoder: str
+    never_trained: tuple[str, ...] = ()
+    blocks: str | None = None
+    objective: Objective = PerPixel()
+    config: Mapping[str, Any] = field(default_factory=dict)
+    also: tuple[str, ...] = ()
+    side: str | None = None
+
+    @property
+    def encoders(self) -> tuple[str, ...]:
+        """Dotted paths of all submodules that make up the encoder."""
+        return (self.encoder, *self.also)
+
+    def semantic_logits(self, model: nn.Module, pixel_values: Tensor) -> Tensor:
+        """Raw semantic logits (N, C, h, w) of `model` for `pixel_values` (N, 3, H, W)."""
+        return self.objective.logits(self.objective.forward(model, pixel_values))
+
+    def part_of(self, name: str) -> str:
+        """`"encoder"` or `"decoder"`: the part that the parameter or buffer `name` belongs to."""
+        return "encoder" if name.startswith(tuple(f"{path}." for path in self.encoders)) else "decoder"
+
+    def is_trained(self, name: str) -> bool:
+        """Whether a gradient can reach the parameter `name`."""
+        return not any(fnmatchcase(name, pattern) for pattern in self.never_trained)
+
+
+def _unread(backbone: str) -> tuple[str, ...]:
+    """Patterns of what a head does not read of transformers' backbone classes: tokens for masked images, and the last
+    norms of models whose backbone class has a norm for each feature map.
+    """
+    unread = ("*embeddings.mask_token", "swin.layernorm.*", "model.layernorm.*", "bit.norm.*")
+    return tuple(f"{backbone}.{name}" for name in unread)
+
+
+_PIXEL_ENCODER = "model.pixel_level_module.encoder"
+
+FAMILIES: dict[str, SegmentationFamily] = {
+    "beit": SegmentationFamily("beit", ("auxiliary_head.*",), blocks="beit.layers"),
+    "data2vec-vision": SegmentationFamily(
+        "data2vec_vision", ("auxiliary_head.*",), blocks="data2vec_vision.encoder.layer"
+    ),
+    "dpt": SegmentationFamily(
+        "dpt", ("auxiliary_head.*", "dpt.layernorm.*", "neck.fusion_stage.layers.0.residual_layer1.*")
+    ),
+    # No encoder and decoder, as queries go through the last blocks together with the patches: what is pretrained
+    # against queries, upscaling and heads is a split of our own (benchmarks/eomt_split.py).
+    "eomt": SegmentationFamily(
+        "layers", objective=MaskClassification(), also=("embeddings", "layernorm"), side="image_size"
+    ),
+    "eomt_dinov3": SegmentationFamily(
+        "layers", objective=MaskClassification(), also=("embeddings", "layernorm"), side="image_size"
+    ),
+    "mask2former": SegmentationFamily(
+        _PIXEL_ENCODER,
+        _unread(_PIXEL_ENCODER),
+        objective=MaskClassification(),
+    ),
+    "maskformer": SegmentationFamily(
+        _PIXEL_ENCODER,
+        _unread(_PIXEL_ENCODER),
+        objective=MaskClassification("decoder_config.num_queries", layer_outputs),
+    ),
+    "mobilenet_v2": SegmentationFamily("mobilenet_v2", ("mobilenet_v2.conv_1x1.*",)),
+    "mobilevit": SegmentationFamily("mobilevit"),
+    "mobilevitv2": SegmentationFamily("mobilevitv2"),
+    "oneformer": SegmentationFamily(
+        _PIXEL_ENCODER,
+        (*_unread(_PIXEL_ENCODER), "criterion.logit_scale"),
+        objective=MaskClassification(inputs=semantic_task),
+        # Its text branch serves a loss between the images of a batch, and `is_training` switches dropout on for good.
+        config={"is_training": False},
+    ),
+    "sapiens2": SegmentationFamily("model"),
+    "segformer": SegmentationFamily("segformer"),
+    "tipsv2_dpt": SegmentationFamily("backbone", _unread("backbone")),
+    "upernet": SegmentationFamily("backbone", ("auxiliary_head.*", *_unread("backbone"))),
+}
+
+
+# What no encoder can be named for.
+REFUSED = {"videomt": "it takes videos, and deft_hf trains on single images"}
+
+
+def objective_of(model_type: str) -> Objective:
+    """The objective of a model type; of one that the table does not know, per pixel."""
+    return FAMILIES[model_type].objective if model_type in FAMILIES else PerPixel()
+
+
+def fixed_size(config: Any) -> tuple[int, int] | None:
+    """Height and width of the only images that a model with `config` takes; None where they may have any size."""
+    family = FAMILIES.get(config.model_type)
+    return None if family is None or family.side is None else (getattr(config, family.side),) * 2
+
+
+def auto_class(config: Any) -> type:
+    """The class of transformers whose `from_pretrained` loads a model with `config`.
+
+    Raises:
+        UserError: a type that cannot be trained.
+    """
+    _refuse(config.model_type)
+    return getattr(transformers, objective_of(config.model_type).auto_class)
+
+
+def resolve_family(model: nn.Module, encoder: str | None = None) -> SegmentationFamily:
+    """The family of `model`, looked up by `model.config.model_type`.
+
+    Args:
+        model: a Hugging Face semantic segmentation model.
+        encoder: dotted path of the encoder, for a model that the table does not know, or to split a known one
+            elsewhere.
+
+    Raises:
+        UserError: the type is unknown and no `encoder` was given; the model has a config that it cannot be trained
+            with; `encoder` is no submodule, or holds all parameters
+            or none; encoder and decoder share a parameter.
+    """
+    model_type = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
+    _refuse(model_type)
+    family = FAMILIES.get(model_type)
+    if encoder is not None:
+        family = replace(family, encoder=encoder, also=()) if family else SegmentationFamily(encoder)
+    if family is None:
+        raise UserError(
+            f"model type {model_type!r} is unknown: name its encoder (`encoder=` in Python, `model.encoder` in a "
+            "recipe). "
+            f"Children of the model: {_children(model)}. Known types: {', '.join(sorted(FAMILIES))}."
+        )
+    for name, value in family.config.items():
+        if getattr(model.config, name) != value:
+            raise UserError(
+                f"{name} of this {model_type} model is {getattr(model.config, name)}, and deft_hf trains it with "
+                f"{value}: load it with `{name}={value}`."
+            )
+    _check_split(model, family)
+    if family.blocks is not None:
+        # `out_indices` counts hidden states from 1, the embeddings first: index i is what block i - 2 (from 0) puts
+        # out.
+        unread = range(max(model.config.out_indices) - 1, len(model.get_submodule(family.blocks)))
+        patterns = tuple(f"{family.blocks}.{index}.*" for index in unread)
+        family = replace(family, never_trained=family.never_trained + patterns)
+    return family
+
+
+def _refuse(model_type: str) -> None:
+    if model_type in REFUSED:
+        raise UserError(f"model type {model_type!r} is not supported: {REFUSED[model_type]}.")
+
+
+def _check_split(model: nn.Module, family: SegmentationFamily) -> None:
+    try:
+        encoders = [model.get_submodule(path) for path in family.encoders]
+    except AttributeError:
+        raise UserError(f"encoder {family.encoder!r} is not in the model. Its children: {_children(model)}.") from None
+    inside = {id(parameter) for encoder in encoders for parameter in encoder.parameters()}
+    outside = {
+        name: id(parameter)
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+        if family.part_of(name) == "decoder"
+    }
+    shared = [name for name, key in outside.items() if key in inside]
+    if shared:
+        raise UserError(f"encoder {family.encoder!r} shares {shared[0]!r} with the decoder: they cannot be decoupled.")
+    if not inside or not outside:
+        raise UserError(
+            f"encoder {family.encoder!r} holds {'no' if not inside else 'every'} parameter of the model: "
+            f"nothing to decouple. Children of the model: {_children(model)}."
+        )
+
+
+def _children(model: nn.Module) -> str:
+    sizes = {name: sum(p.numel() for p in child.parameters()) for name, child in model.named_children()}
+    return ", ".join(f"{name} ({size:,} parameters)" for name, size in sizes.items()) or "none"
+
+
+def untouched_parameters(model: nn.Module, family: SegmentationFamily, batch: Batch) -> list[str]:
+    """Names of the parameters that one loss on `batch` gives no gradient: what `never_trained` has to list.
+
+    Gradients are cleared before and after.
+    """
+    model.zero_grad(set_to_none=True)
+    with torch.enable_grad():
+        family.objective.loss(model, batch, family.objective.count(model, batch)).backward()
+    names = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    model.zero_grad(set_to_none=True)
+    return names

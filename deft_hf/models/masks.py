@@ -1,0 +1,192 @@
+"""Mask classification: models that answer with queries, each a class and a mask (Mask2Former and its kin).
+
+Their targets are one mask for each class of an image, their loss matches targets and queries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deft_hf.models.objectives import Batch
+from deft_hf.models.views import with_module
+from deft_hf.utils.errors import UserError
+
+# "the task is semantic" in CLIP's byte-pair encoding, start and end included.
+SEMANTIC_TASK = (49406, 518, 10549, 533, 29119, 1550, 49407)
+
+
+def semantic_task(config: Any) -> dict[str, list[int]]:
+    """OneFormer's `task_inputs` for the task "semantic", padded with zeros as its processor does."""
+    return {"task_inputs": [*SEMANTIC_TASK, *[0] * (config.task_seq_len - len(SEMANTIC_TASK))]}
+
+
+def layer_outputs(config: Any) -> dict[str, bool]:
+    """What MaskFormer needs to run at all with an auxiliary loss (as of transformers 5.23): all layers' outputs."""
+    return {"output_hidden_states": True} if config.use_auxiliary_loss else {}
+
+
+def no_inputs(config: Any) -> dict[str, Any]:
+    """Nothing but the image."""
+    return {}
+
+
+@dataclass(frozen=True)
+class MaskClassification:
+    """The model's own matching loss with its own weights and auxiliary losses, normalised over the optimizer step.
+
+    The loss of one prediction (Cheng et al., Mask2Former, CVPR 2022, arXiv 2112.01527, section 3; MaskFormer, NeurIPS
+    2021, arXiv 2107.06278, eq. 1) has three terms, each times its weight in the model's config, and the total is the
+    sum over the predictions of all decoder layers that the config asks for:
+
+    * mask and dice loss: a sum over matched queries, divided by the number of target masks, at least 1;
+    * classification: cross-entropy averaged over *all* queries of all images with weight 1 for matched ones and
+      `no_object_weight` w0 for the others, divided by the sum of these weights.
+
+    Both denominators are taken over all batches of an optimizer step on all ranks, as one large batch has them:
+    `M` target masks, and `K + w0 (N Q - K)`, where `N` images with `Q` queries have `K` matched ones, min(Q, targets)
+    for each image. So the items are three counts: target masks, matched queries, other queries. (What transformers
+    computes by itself averages masks over ranks, not over accumulation, and the classification over neither.)
+
+    Pixels labelled 255 are in no target mask. An image without any object trains its queries to be none.
+
+    Args:
+        queries: dotted name of the number of queries in the config.
+        inputs: what the model wants beside the image, from its config; see `Objective.inputs`.
+    """
+
+    queries: str = "num_queries"
+    inputs: Callable[[Any], dict[str, Any]] = no_inputs
+
+    auto_class = "AutoModelForUniversalSegmentation"
+    outputs = ("class_queries_logits", "masks_queries_logits")
+    needs_masks = True
+
+    def forward(self, model: nn.Module, pixel_values: Tensor, **targets: Any) -> Any:
+        """The model's outputs for `pixel_values` (N, 3, H, W) and, if there are `targets`, its loss in them."""
+        inputs = {
+            name: torch.tensor([value], device=pixel_values.device).expand(len(pixel_values), -1)
+            if isinstance(value, list)
+            else value
+            for name, value in self.inputs(model.config).items()
+        }
+        return model(pixel_values=pixel_values, **inputs, **targets)
+
+    def loss(self, model: nn.Module, batch: Batch, items: Tensor) -> Tensor:
+        """Share of `batch` in the loss of an optimizer step with `items`.
+
+        Args:
+            model: a mask-classification model of transformers, whose loss is its submodule `criterion`.
+            batch: `pixel_values` (N, 3, H, W) float; `mask_labels`, N tensors (n, H, W) bool; `class_labels`, N
+                tensors (n,) int64.
+            items: the three counts of the optimizer step, as `count` gives them for a batch.
+
+        Raises:
+            UserError: the batch has no such targets.
+        """
+        pixel_values, classes = batch["pixel_values"], _class_labels(batch)
+        masks = [mask.to(torch.float32) for mask in batch["mask_labels"]]
+        view = with_module(model, "criterion", StepLoss(model.criterion, items.to(pixel_values.device)))
+        return self.forward(view, pixel_values, mask_labels=masks, class_labels=classes).loss
+
+    def count(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Target masks, matched queries and other queries of `batch`: (3,) int64, on the CPU.
+
+        Raises:
+            UserError: the batch has no targets.
+        """
+        targets = [len(classes) for classes in _class_labels(batch)]
+        queries = attrgetter(self.queries)(model.config)
+        matched = sum(min(queries, number) for number in targets)
+        return torch.tensor([sum(targets), matched, len(targets) * queries - matched])
+
+    def logits(self, outputs: Any) -> Tensor:
+        """Semantic logits (N, C, h, w) float32: class scores of each pixel, summed over queries.
+
+        A query gives a pixel its class probabilities, without the null class, times its mask probability there
+        (Mask2Former, section 4.1, "semantic inference" of MaskFormer, section 3.4). They are scores from 0 up rather
+        than log-probabilities: their largest is the prediction, and their mean over windows is a mean of
+        probabilities.
+        """
+        classes = outputs.class_queries_logits.float().softmax(dim=-1)[..., :-1]
+        return torch.einsum("bqc,bqhw->bchw", classes, outputs.masks_queries_logits.float().sigmoid())
+
+
+class StepLoss(nn.Module):
+    """Stands in for a model's `criterion` in one forward: the same terms, divided by the items of a whole step.
+
+    Matcher, point sampling and formulas are those of the criterion, called in its order, so that it draws the same
+    random points. Unlike it, this one asks nothing of other ranks.
+
+    Args:
+        criterion: the loss module of a mask-classification model of transformers.
+        items: target masks, matched and other queries of the optimizer step: (3,), on the model's device.
+    """
+
+    def __init__(self, criterion: nn.Module, items: Tensor) -> None:
+        super().__init__()
+        # Not registered: a view owns no parameter.
+        object.__setattr__(self, "criterion", criterion)
+        masks, matched, others = items
+        self.masks = masks.clamp(min=1)
+        self.weight = matched + criterion.eos_coef * others
+
+    def forward(
+        self,
+        masks_queries_logits: Tensor,
+        class_queries_logits: Tensor,
+        mask_labels: Sequence[Tensor],
+        class_labels: Sequence[Tensor],
+        auxiliary_predictions: Sequence[dict[str, Tensor]] | None = None,
+        **unused: Any,
+    ) -> dict[str, Tensor]:
+        """Unweighted terms, by names that hold those that the model looks its weights up by.
+
+        Args:
+            masks_queries_logits: (N, Q, h, w).
+            class_queries_logits: (N, Q, C + 1), the null class last.
+            mask_labels: N tensors (n, H, W) float.
+            class_labels: N tensors (n,) int64.
+            auxiliary_predictions: the two kinds of logits of each decoder layer but the last.
+            unused: what OneFormer's contrastive loss is made of. That loss compares the images of a batch with each
+                other, so that it is no sum over items, and nothing that semantic inference reads depends on it alone.
+        """
+        last = {"masks_queries_logits": masks_queries_logits, "class_queries_logits": class_queries_logits}
+        losses = {}
+        # Sums over thousands of points want float32, as in the original code.
+        with torch.autocast(device_type=masks_queries_logits.device.type, enabled=False):
+            for index, layer in enumerate([last, *(auxiliary_predictions or ())]):
+                masks = layer["masks_queries_logits"].float()
+                classes = layer["class_queries_logits"].to(self.criterion.empty_weight.dtype)
+                terms = self._terms(masks, classes, list(mask_labels), list(class_labels))
+                losses.update({f"{name}_{index}": term for name, term in terms.items()})
+        return losses
+
+    def _terms(
+        self, masks: Tensor, classes: Tensor, mask_labels: list[Tensor], class_labels: list[Tensor]
+    ) -> dict[str, Tensor]:
+        criterion = self.criterion
+        indices = criterion.matcher(masks, classes, mask_labels, class_labels)
+        losses = criterion.loss_masks(masks, mask_labels, indices, self.masks)
+        matched = sum(len(queries) for queries, _ in indices)
+        weight = matched + criterion.eos_coef * (classes.shape[0] * classes.shape[1] - matched)
+        if weight:
+            mean = criterion.loss_labels(classes, class_labels, indices)["loss_cross_entropy"]
+            losses["loss_cross_entropy"] = mean * (weight / self.weight)
+        else:  # no object and no weight for it
+            losses["loss_cross_entropy"] = classes.sum() * 0
+        return losses
+
+
+def _class_labels(batch: Batch) -> list[Tensor]:
+    if "class_labels" not in batch or "mask_labels" not in batch:
+        raise UserError(
+            "the batch has no mask_labels and class_labels, which a mask-classification model is trained on: "
+            "make batches with deft_hf.data.collate.MaskTargets."
+        )
+    return batch["class_labels"]

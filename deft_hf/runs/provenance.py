@@ -1,0 +1,72 @@
+"""Where a run comes from: the code, the machine, and the lists of data that it used."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import deft_hf.utils.errors
+from deft_hf.data.domains import Domain
+
+
+def hardware() -> str:
+    """The device in words."""
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+    return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, deft_hf and what it stands on."""
+    packages = ("deft_hf", "torch", "transformers", "accelerate", "datasets", "numpy")
+    return {"python": platform.python_version(), **{package: version(package) for package in packages}}
+
+
+def git_states(recipe: str | os.PathLike) -> dict[str, dict[str, Any] | None]:
+    """`git_state` of the code of deft_hf, and of the folder that the recipe lies in."""
+    return {
+        "deft_hf": git_state(Path(deft_hf.utils.errors.__file__).parent),
+        "recipe": git_state(Path(recipe).resolve().parent),
+    }
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """The commit that a folder stands at, and whether tracked files in it differ; None outside of a repository."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.strip()
+
+    try:
+        if not git("ls-files", "--", "."):
+            return None  # a repository around it that knows nothing of it, as around site-packages
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "-uno", "--", "."))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def data_lists(**sections: list[Domain]) -> dict[str, list[dict[str, Any]]]:
+    """By section of a recipe, its domains in order: name, number of images, and `list_hash`."""
+    return {
+        section: [{"name": domain.name, "images": len(domain), "sha256": list_hash(domain)} for domain in domains]
+        for section, domains in sections.items()
+    }
+
+
+def list_hash(domain: Domain) -> str:
+    """SHA-256 of a domain's ids in their order, each with the bytes that its image and its mask have.
+
+    Sizes and not contents: a set of ten thousand images is hashed in a second, and an image that was exchanged has
+    hardly ever the same size.
+    """
+    digest = hashlib.sha256()
+    for key, image, mask in domain.stored_sizes():
+        digest.update(f"{key}\0{image}\0{mask}\n".encode())
+    return digest.hexdigest()

@@ -1,0 +1,155 @@
+"""Any segmentation model, ready to be asked: a picture in, the class of every pixel out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from PIL import Image
+from transformers import BaseImageProcessor, PreTrainedModel
+
+from deft_hf.trainer.components import refuse_damaged
+from deft_hf.data.labels import LabelSpace, default_palette
+from deft_hf.data.streets import STREETS
+from deft_hf.utils.errors import UserError
+from deft_hf.models.families import SegmentationFamily
+from deft_hf.models.opening import first_line, inference_family, open_model, open_processor
+from deft_hf.runs.results import RECIPE
+from deft_hf.scoring.inference import predict
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Segmenter:
+    """A model with what stands before and after it. Build it with [`Segmenter.open`].
+
+    Args:
+        model: in eval mode.
+        processor: prepares an image.
+        family: how logits come out of the model's outputs.
+        names: of the classes, by id.
+        palette: uint8 (classes, 3), their colours.
+        size: (height, width) that images are resized to first; `"own"`: they keep theirs; None: what the processor
+            does.
+        window, stride: of a sliding window, see [`deft_hf.scoring.inference.predict`].
+    """
+
+    model: PreTrainedModel
+    processor: BaseImageProcessor
+    family: SegmentationFamily
+    names: list[str]
+    palette: np.ndarray
+    size: Size | str | None = None
+    window: Size | None = None
+    stride: Size | None = None
+
+    @classmethod
+    def open(
+        cls,
+        name: str,
+        revision: str | None = None,
+        device: str | None = None,
+        size: Size | str | None = None,
+        window: Size | None = None,
+        stride: Size | None = None,
+    ) -> Segmenter:
+        """Opens a model by its Hub name or folder.
+
+        Args:
+            name: Hub name, final folder, export or checkpoint. The folder of a run has its own colours.
+            revision: branch, tag or commit on the Hub.
+            device: default: an accelerator where there is one.
+            size, window, stride: see the class. With a window, images keep their own size by default: what is resized
+                to the size of a window needs none.
+
+        Raises:
+            UserError: the model or its processor cannot be opened, or there is no such device.
+        """
+        refuse_damaged(Path(name).expanduser())
+        model = open_model(name, revision)
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            model = model.to(device)
+        except (RuntimeError, AssertionError) as error:
+            raise UserError(f"--device: found {device!r}, which cannot be used here ({first_line(error)})") from error
+        names = [str(model.config.id2label.get(index, index)) for index in range(model.config.num_labels)]
+        if window is not None and size is None:
+            size = "own"
+        palette = np.array(_own_palette(Path(name).expanduser(), names) or default_palette(len(names)), np.uint8)
+        family, processor = inference_family(model), open_processor(name, revision)
+        return cls(model, processor, family, names, palette, size, window, stride)
+
+    def classes(self, image: Image.Image) -> np.ndarray:
+        """Class ids (H, W) of an RGB image at its own size: uint8, or uint16 of models with more than 256 classes.
+
+        Raises:
+            UserError: the model takes no images of this size.
+        """
+        options = {}
+        prepared = image
+        if self.size is not None:
+            options["do_resize"] = False
+            if self.size != "own":
+                prepared = image.resize(self.size[::-1], Image.Resampling.BILINEAR)
+        if getattr(self.processor, "do_center_crop", False):
+            options["do_center_crop"] = False  # the borders of the image are to be classified too
+        pixels = self.processor(images=prepared, return_tensors="pt", **options)["pixel_values"]
+        size = (image.height, image.width)
+        try:
+            found = predict(self.model, self.family, pixels.to(self.model.device), size, self.window, self.stride)
+        except (RuntimeError, ValueError) as error:
+            if isinstance(error, UserError | torch.cuda.OutOfMemoryError):
+                raise
+            raise UserError(
+                f"the model cannot be run on {pixels.shape[-2]} x {pixels.shape[-1]} pixels ({first_line(error)}): "
+                "choose another size or window."
+            ) from error
+        return found[0].cpu().numpy().astype(np.uint8 if len(self.names) <= 256 else np.uint16)
+
+    def paint(self, ids: np.ndarray) -> Image.Image:
+        """Class ids in the colours of the classes."""
+        return Image.fromarray(self.palette[ids])
+
+    def overlay(self, image: Image.Image, ids: np.ndarray) -> Image.Image:
+        """The colours of the classes over the image, half and half."""
+        return Image.blend(image.convert("RGB"), self.paint(ids), 0.5)
+
+    def shares(self, ids: np.ndarray) -> dict[str, float]:
+        """Share of the pixels of each class that occurs, the largest first."""
+        counts = np.bincount(ids.ravel(), minlength=len(self.names)) / ids.size
+        return {
+            self.names[index]: float(counts[index]) for index in np.argsort(-counts, kind="stable") if counts[index]
+        }
+
+    def save(self, folder: Path, key: str, image: Image.Image, ids: np.ndarray) -> dict[str, str]:
+        """Writes `classes/KEY.png` (ids), `colors/KEY.png` and `overlays/KEY.png`; returns their paths by kind."""
+        pictures = {"classes": Image.fromarray(ids), "colors": self.paint(ids), "overlays": self.overlay(image, ids)}
+        written = {}
+        for kind, picture in pictures.items():
+            path = folder / kind / f"{key}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture.save(path)
+            written[kind] = str(path)
+        return written
+
+    def legend(self) -> list[dict[str, object]]:
+        """Id, name and colour of every class."""
+        colors = self.palette.tolist()
+        return [{"id": index, "name": name, "color": colors[index]} for index, name in enumerate(self.names)]
+
+
+def _own_palette(folder: Path, names: list[str]) -> tuple | None:
+    """The colours of the run whose folder, or whose checkpoint, this is."""
+    for place in (folder, folder.parent):
+        try:
+            labels = yaml.safe_load((place / RECIPE).read_text("utf-8"))["data"]["labels"]
+            space = LabelSpace.from_mapping(labels) if isinstance(labels, dict) else STREETS
+        except (OSError, yaml.YAMLError, KeyError, TypeError, UserError):
+            continue
+        if list(space.names) == names:
+            return space.palette
+    return None

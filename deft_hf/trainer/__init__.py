@@ -1,0 +1,1 @@
+"""`DeFTTrainer` and its parts."""

@@ -1,0 +1,95 @@
+"""The models that a run's folders hold: the exported one, and what a checkpoint has beside it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+import torch
+from transformers import PreTrainedModel
+
+from deft_hf.methods.core.pathways import DualPathway
+from deft_hf.methods.lora import add_adapters, merged
+from deft_hf.models.families import resolve_family
+from deft_hf.models.opening import open_model
+from deft_hf.trainer.checkpoints import STATE, load_pathways
+from deft_hf.utils.errors import UserError
+from deft_hf.utils.integrity import MANIFEST, checkpoints, damage
+
+Which = Literal["generalized", "usual", "interpolated"]
+
+
+def model_folder(folder: str | Path) -> Path:
+    """A folder that holds a model, as it was written.
+
+    Raises:
+        UserError: it holds none, or is a checkpoint that is damaged.
+    """
+    folder = Path(folder).expanduser()
+    refuse_damaged(folder)
+    if not (folder / "config.json").is_file() or not list(folder.glob("model*.safetensors")):
+        raise UserError(
+            f"{folder} holds no model (config.json and model.safetensors): give a final folder or a checkpoint-N."
+        )
+    return folder
+
+
+def refuse_damaged(folder: Path) -> None:
+    """Look at a checkpoint's manifest, where the folder is one.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    is_checkpoint = (folder / MANIFEST).exists() or (folder / STATE).exists() or folder.name.startswith("checkpoint-")
+    if is_checkpoint and folder.is_dir() and (problem := damage(folder)):
+        raise UserError(f"{folder} is damaged: {problem}. Take another checkpoint.")
+
+
+def load_component(
+    folder: str | Path, which: Which | None = None, alpha: float | None = None, encoder: str | None = None
+) -> PreTrainedModel:
+    """One of the models of a checkpoint, in float32 on the CPU, adapters merged.
+
+    Args:
+        folder: a checkpoint, or, for the model that it was exported with, a final folder.
+        which: `generalized`: the moving average, or the trained model where nothing is averaged. `usual`: the trained
+            weights. `interpolated`: (1 - α) θ_init + α θ_usual, on the line from the last stage's initialisation to
+            the trained weights (WiSE-FT, Wortsman et al., CVPR 2022, arXiv 2109.01903); BatchNorm statistics are the
+            usual ones. None: the model that the folder opens as.
+        alpha: of `interpolated`, from 0 to 1.
+        encoder: dotted path of the encoder, for a model that deft_hf does not know.
+
+    Raises:
+        UserError: the folder is damaged or does not hold this model; `alpha` is missing or out of its range.
+    """
+    folder = model_folder(folder)
+    if (which == "interpolated") != (alpha is not None) or not 0 <= (alpha or 0) <= 1:
+        raise UserError(f"alpha: found {alpha}, expected a number from 0 to 1 with `interpolated`, and none else")
+    plain = open_model(str(folder))
+    if which is None:
+        return plain
+    pathways = _pathways(folder, plain, encoder)
+    model = pathways.generalized if which == "generalized" else pathways.usual
+    if which == "interpolated":
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if name in pathways.initial:
+                    parameter.copy_(torch.lerp(pathways.initial[name].to(parameter), parameter, alpha))
+    return merged(model, pathways.family).eval().requires_grad_(True)
+
+
+def _pathways(folder: Path, model: PreTrainedModel, encoder: str | None) -> DualPathway:
+    if not (folder / STATE).is_file():
+        present = ", ".join(path.name for path in checkpoints(folder)) or "none"
+        raise UserError(
+            f"{folder} holds the exported model alone; the components are in checkpoints. It has: {present}."
+        )
+    facts = json.loads((folder / STATE).read_text())
+    family = resolve_family(model, encoder)
+    if facts["lora_rank"]:
+        family = add_adapters(model, family, facts["lora_rank"], facts["lora_alpha"] or facts["lora_rank"])
+    exported = "generalized" if facts["component"] == "generalized" else "usual"
+    pathways = DualPathway(model, family, average=facts["average"], exported=exported)
+    load_pathways(pathways, folder)
+    return pathways

@@ -1,0 +1,103 @@
+"""Parameter groups and learning-rate schedule of a run with stages."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import SchedulerType, get_scheduler
+
+from deft_hf.methods.core.pathways import PARTS, DualPathway, takes_decay
+from deft_hf.trainer.arguments import DeFTTrainingArguments
+from deft_hf.trainer.stages import METHODS, Span, stage_at
+from deft_hf.utils.errors import UserError
+
+
+def parameter_groups(pathways: DualPathway, args: DeFTTrainingArguments) -> list[dict[str, Any]]:
+    """Groups for a torch optimizer: encoder and decoder, each with and without weight decay; `part` names the part.
+
+    Norms, biases and layer scales get no decay unless `decay_norm_and_bias`.
+    """
+    rates, decays = args.learning_rates(), args.weight_decays()
+    parts = [part for part in PARTS if part == "decoder" or METHODS[args.method] != ("warmup",)]
+    groups = []
+    for part in parts:
+        decayed, rest = [], []
+        for name, parameter in pathways.usual.named_parameters():
+            if pathways.family.part_of(name) == part and pathways.family.is_trained(name):
+                kept_small = takes_decay(name, parameter) or args.decay_norm_and_bias
+                (decayed if kept_small else rest).append(parameter)
+        for parameters, decay in ((decayed, decays[part]), (rest, 0.0)):
+            if parameters:
+                groups.append({"params": parameters, "lr": rates[part], "weight_decay": decay, "part": part})
+    return groups
+
+
+def stage_schedule(
+    optimizer: torch.optim.Optimizer, spans: Sequence[Span], args: DeFTTrainingArguments
+) -> LambdaLR | None:
+    """`args.lr_scheduler_type`, started anew at each stage. In the warm-up the encoder's rate is 0.
+
+    The warm-up's schedule has the length of the last stage unless the warm-up is longer: the authors' decays over the
+    steps of stage 2 too, so that its rate hardly falls.
+
+    Args:
+        optimizer: with the groups of `parameter_groups`.
+        spans: the stages of the run.
+
+    Returns:
+        The scheduler, or `None` where the type is no function of the step and there is one stage: Trainer's own will
+            do.
+
+    Raises:
+        UserError: such a type with more than one stage, or with `average: swa`.
+    """
+    shapes = [schedule_shape(args, max(span.steps, spans[-1].steps)) for span in spans]
+    if any(type(shape) is not LambdaLR for shape in shapes):
+        if len(spans) == 1 and args.averages != "swa":
+            return None
+        raise UserError(
+            f"lr_scheduler_type {SchedulerType(args.lr_scheduler_type).value} can neither restart at the second stage "
+            "nor stand still for swa: choose one that is a function of the step, such as polynomial, cosine or linear."
+        )
+    rates = args.learning_rates()
+
+    def factor(part: str, step: int) -> float:
+        index, span = stage_at(spans, step)
+        (shape_at,) = shapes[index].lr_lambdas
+        step -= sum(earlier.steps for earlier in spans[:index])
+        if args.averages == "swa" and index == len(spans) - 1:
+            # SWA averages at a constant rate; there is nothing to average where the rate falls to 0.
+            step = min(step, max(args.swa_first_step(span.steps), args.get_warmup_steps(span.steps)))
+        value = shape_at(step)
+        if span.stage != "warmup":
+            return value
+        return value * rates["warmup"] / rates["decoder"] if part == "decoder" else 0.0
+
+    # An optimizer that the user brought along has groups of its own.
+    parts = [group.get("part", "decoder") for group in optimizer.param_groups]
+    return LambdaLR(optimizer, [lambda step, part=part: factor(part, step) for part in parts])
+
+
+def schedule_shape(args: DeFTTrainingArguments, steps: int) -> Any:
+    """`args.lr_scheduler_type` over `steps`, on an optimizer that stands for any.
+
+    Raises:
+        UserError: `lr_scheduler_kwargs` do not fit the type.
+    """
+    try:
+        return get_scheduler(
+            args.lr_scheduler_type,
+            optimizer=torch.optim.SGD([torch.zeros(1)], lr=args.learning_rate),
+            num_warmup_steps=args.get_warmup_steps(steps),
+            num_training_steps=steps,
+            scheduler_specific_kwargs=copy.deepcopy(args.lr_scheduler_kwargs),
+        )
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"lr_scheduler_type {SchedulerType(args.lr_scheduler_type).value} with lr_scheduler_kwargs "
+            f"{args.lr_scheduler_kwargs} and learning_rate {args.learning_rate}: {error}"
+        ) from error

@@ -1,0 +1,1 @@
+"""Errors, folders that are whole or not there, the console."""

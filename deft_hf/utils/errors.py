@@ -1,0 +1,108 @@
+"""The one exception that stands for a mistake of the user's, and how a command ends with it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from traceback import walk_tb
+
+
+class UserError(ValueError):
+    """A mistake that the user can mend: says the file or key, what was found, what was expected and what to do.
+
+    Entry scripts print its message alone and exit with status 2; every other exception is a defect of deft_hf and
+    keeps its traceback.
+    """
+
+
+class TrainingDiverged(UserError):
+    """The training loss is no longer finite; the last checkpoint is kept."""
+
+
+class UnreadableFile(UserError):
+    """An image or a mask that cannot be read or decoded."""
+
+
+@contextmanager
+def single_images_explained() -> Iterator[None]:
+    """Around training: a batch that BatchNorm cannot be trained on is one message.
+
+    Raises:
+        UserError: in place of what torch says of a single value per channel.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if not str(error).startswith("Expected more than 1 value per channel"):
+            raise
+        raise UserError(
+            "per_device_train_batch_size: found 1, too few for a BatchNorm behind a pooling to one pixel; set it to 2 "
+            "or more, and save memory by smaller crops or gradient_checkpointing."
+        ) from error
+
+
+@contextmanager
+def workers_explained() -> Iterator[None]:
+    """Around what loads data: the failure of a data-loader worker is one message.
+
+    Raises:
+        UserError: what a worker raised, without its traceback; or that a worker died.
+    """
+    try:
+        yield
+    except UserError as error:
+        # A worker hands its error on with the traceback as its text.
+        *before, text = re.split(r"^deft_hf\.utils\.errors\.\w+: ", str(error), flags=re.MULTILINE)
+        if not before:
+            raise
+        raise type(error)(text.strip()) from None
+    except (RuntimeError, OSError, EOFError) as error:
+        if isinstance(error, RuntimeError):
+            died = re.match(r"DataLoader (worker \(pid|timed out)", str(error))
+        else:  # while it was handing over a batch
+            modules = [frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__)]
+            died = any(module.startswith("multiprocessing.") for module in modules)
+        if not died:
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")
+        raise UserError(
+            f"a process that loads images died or hangs ({reason}). Mostly memory ran out, or shared memory "
+            "(/dev/shm): lower dataloader_num_workers. Started again, training goes on from the last checkpoint."
+        ) from error
+
+
+def run_command(main: Callable[[], None], when_interrupted: str) -> None:
+    """Run an entry for the command line: a user's mistake is one message and exit status 2, Ctrl-C is 130,
+    SIGTERM while training, after saving, 143.
+
+    Args:
+        main: the entry.
+        when_interrupted: what the user should know after Ctrl-C.
+    """
+    try:
+        with workers_explained():
+            main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:
+        try:
+            print(flush=True)  # whether it is ours that is broken, or a pipe to a process of the data loader
+        except BrokenPipeError:
+            # The reader of our output, `head` for one, has what it wanted. Python would complain once more at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(141)  # the shell's for SIGPIPE
+        raise
+    except OSError as error:
+        # Whatever was being written, a log for one: the disk is no defect of ours.
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO):
+            raise
+        print(f"error: {error}; make room, then {when_interrupted}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(f"interrupted; {when_interrupted}", file=sys.stderr)
+        sys.exit(130)

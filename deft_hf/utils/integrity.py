@@ -1,0 +1,232 @@
+"""Folders that are whole or not there: manifests, the last good checkpoint, and what a disk does when it is full."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+from transformers.utils import logging
+
+from deft_hf.utils.errors import UserError
+
+logger = logging.get_logger(__name__)
+
+MANIFEST = "manifest.json"
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+_CHUNK = 1 << 20
+
+
+# ---- manifests
+
+
+def write_manifest(folder: Path) -> None:
+    """Write the size and SHA-256 of every file below `folder`, flushed to the disk, into its `manifest.json`."""
+    files = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST):
+        files[path.relative_to(folder).as_posix()] = {"size": path.stat().st_size, "sha256": _sha256(path, flush=True)}
+    manifest = folder / MANIFEST
+    manifest.write_text(json.dumps({"files": files}, indent=2) + "\n")
+    _sync(manifest)
+    for place in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
+        _sync(place)
+
+
+def damage(folder: str | Path) -> str | None:
+    """What is wrong with a folder that has a manifest, in words, or None where every file is as it was written.
+
+    A manifest tells accidents: a file that is torn, missing, added or changed. It is no signature.
+    """
+    folder = Path(folder)
+    try:
+        listed = json.loads((folder / MANIFEST).read_text("utf-8"))["files"]
+        expected = {str(name): (int(facts["size"]), str(facts["sha256"])) for name, facts in listed.items()}
+    except FileNotFoundError:
+        return f"it has no {MANIFEST}"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        return f"its {MANIFEST} cannot be read ({type(error).__name__}: {error})"
+    try:
+        present = {
+            path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()
+        } - {MANIFEST}
+        if missing := sorted(expected.keys() - present):
+            return f"{missing[0]} is missing"
+        # A file that nobody wrote there could be one that loading looks for first.
+        if unknown := sorted(present - expected.keys()):
+            return f"{unknown[0]} is not in its {MANIFEST}"
+        for name, (size, digest) in expected.items():
+            path = folder / name
+            if not path.is_file() or path.stat().st_size != size:
+                return f"{name} is not the {size} bytes that were written"
+            if _sha256(path) != digest:
+                return f"{name} is not what was written (SHA-256)"
+    except OSError as error:
+        return f"it cannot be read ({error})"
+    return None
+
+
+def _sha256(path: Path, flush: bool = False) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        if flush:
+            os.fsync(file.fileno())
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """Flush a file, or the names in a folder, where the system can."""
+    if path.is_dir() and os.name == "nt":
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+# ---- folders that come into place whole
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file in one step: whoever reads it sees the old content or the new one, also after a crash."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    _sync(part)
+    os.replace(part, path)
+
+
+def partial_folder(folder: Path) -> Path:
+    """Where `folder` is written before it takes its name, so that a crash leaves no half checkpoint under it."""
+    return folder.with_name(f".{folder.name}.partial")
+
+
+def _replaced(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.replaced")
+
+
+def put_in_place(partial: Path, folder: Path) -> None:
+    """Give a folder that is complete its manifest, flush it, and let it take its name and the place of an old one."""
+    write_manifest(partial)
+    if folder.exists():
+        os.replace(folder, _replaced(folder))  # kept until the new one stands: see `clear_leftovers`
+    os.replace(partial, folder)
+    _sync(folder.parent)
+    shutil.rmtree(_replaced(folder), ignore_errors=True)
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder so that a crash on the way leaves nothing under its name."""
+    leaving = partial_folder(folder)
+    shutil.rmtree(leaving, ignore_errors=True)
+    os.replace(folder, leaving)
+    shutil.rmtree(leaving, ignore_errors=True)
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove what a run that was killed while saving left half done, and undo what it had only half replaced."""
+    for path in folder.glob(".checkpoint-*.replaced"):
+        whole = folder / path.name.removeprefix(".").removesuffix(".replaced")
+        if whole.exists():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            os.replace(path, whole)
+    for path in folder.glob(".checkpoint-*.partial"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+# ---- checkpoints
+
+
+def checkpoints(folder: str | Path) -> list[Path]:
+    """The `checkpoint-N` of a run, the latest first."""
+    found = [path for path in Path(folder).glob("checkpoint-*") if _CHECKPOINT.fullmatch(path.name) and path.is_dir()]
+    return sorted(found, key=step_of, reverse=True)
+
+
+def step_of(checkpoint: str | Path) -> int:
+    """N of a `checkpoint-N`."""
+    return int(Path(checkpoint).name.rpartition("-")[2])
+
+
+def last_good_checkpoint(folder: str | Path) -> str | None:
+    """The latest checkpoint of a run whose files are as they were written; later ones that are damaged are named."""
+    present = checkpoints(folder)
+    for checkpoint in present:
+        problem = damage(checkpoint)
+        if problem is None:
+            return str(checkpoint)
+        logger.warning(f"{checkpoint} is damaged and passed over: {problem}.")
+    if present:
+        logger.warning(f"None of the {len(present)} checkpoints in {folder} is whole.")
+    return None
+
+
+def rotate(newest: Path, limit: int | None, best: str | None) -> None:
+    """Remove the oldest checkpoints beside `newest`, which was just written, until `limit` are left.
+
+    Never the best one, and never `newest`, however high the numbers of others are: those were damaged and passed over.
+    """
+    if limit is None or limit <= 0:
+        return
+    present = checkpoints(newest.parent)
+    kept = [newest, *(path for path in present if best is not None and path == Path(best) and path != newest)]
+    others = [path for path in present if path not in kept]
+    others.sort(key=lambda path: (step_of(path) < step_of(newest), step_of(path)), reverse=True)
+    for path in others[max(limit - len(kept), 0) :]:
+        remove(path)
+
+
+# ---- the disk
+
+
+def check_writable(folder: str | Path) -> None:
+    """Make the folder and a file in it, to know before an hour of training.
+
+    Raises:
+        UserError: one of them is impossible.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable-") as file:
+            file.write(b"\0" * 4096)
+            file.flush()
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be written to ({error.strerror}); nothing was trained. Make room or get the right to "
+            "write there, or choose another output_dir."
+        ) from error
+
+
+@contextmanager
+def writing(folder: str | Path, kept: Callable[[], str]) -> Iterator[None]:
+    """Around what writes to `folder`: a disk that is full or fails is one message.
+
+    Args:
+        folder: what is written to.
+        kept: says what the user still has and can do, asked only when something went wrong.
+
+    Raises:
+        UserError: in place of the errors of the system, of safetensors and of torch's writer.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        # torch.save raises a bare RuntimeError; any other is not about the disk.
+        if isinstance(error, RuntimeError) and not re.search("PytorchStreamWriter|inline_container", str(error)):
+            raise
+        place = Path(folder)
+        while not place.exists():
+            place = place.parent
+        free = shutil.disk_usage(place).free / 2**20
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        found = f"{reason}; {free:,.0f} MiB are free there"
+        raise UserError(f"{folder}: could not be written ({found}). {kept()}") from error

@@ -1,0 +1,70 @@
+import pytest
+import torch
+
+from deft_hf.methods.core.ema import run_decay, share_left, update_average, weight_of_newest
+
+
+def test_the_run_keeps_the_share_that_was_quoted():
+    decay = run_decay(0.9999, steps=800, quoted_steps=80_000)
+    assert share_left(decay, 800) == pytest.approx(0.9999**80_000, rel=1e-9)
+    assert share_left(decay, 400) == pytest.approx(0.9999**40_000, rel=1e-9)
+    assert run_decay(0.9999, steps=800, quoted_steps=None) == 0.9999
+
+
+def drawn(count):
+    return torch.randn(count, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+def averaged(start, values, weights):
+    average = [start.float().clone()]
+    for value, weight in zip(values, weights, strict=True):
+        update_average(average, [value.float()], weight)
+    return average[0]
+
+
+def test_the_weight_is_that_of_the_current_parameters():
+    average, current = [torch.zeros(2), torch.ones(1, 2)], [torch.full((2,), 8.0), torch.full((1, 2), 5.0)]
+    update_average(average, current, 0.25)
+    assert [tensor.flatten().tolist() for tensor in average] == [[2.0, 2.0], [2.0, 2.0]]
+    assert [tensor.flatten().tolist() for tensor in current] == [[8.0, 8.0], [5.0, 5.0]]
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_the_ends_are_exact(weight):
+    # D_gc is D_uc where the decay is 0, bit for bit, and stays where it was where the decay is 1.
+    average, current = [torch.tensor([0.1, 1e8])], [torch.tensor([0.7, 1e-8])]
+    expected = (current if weight else average)[0].clone()
+    update_average(average, current, weight)
+    assert torch.equal(average[0], expected)
+
+
+def test_plain_average_equals_the_closed_form():
+    start, *values = drawn(6)
+    decay = 0.9
+    weights = [weight_of_newest("ema", decay, t) for t in range(1, 6)]
+    closed = decay**5 * start + sum((1 - decay) * decay ** (4 - i) * value for i, value in enumerate(values))
+    torch.testing.assert_close(averaged(start, values, weights), closed.float())
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.9, 1.0])
+def test_debiased_average_is_normalised_and_holds_nothing_of_the_start(decay):
+    start, *values = drawn(6)
+    weights = [weight_of_newest("debiased_ema", decay, t) for t in range(1, 6)]
+    shares = torch.tensor([decay ** (4 - i) for i in range(5)], dtype=torch.float64)
+    closed = (shares[:, None] * torch.stack(values)).sum(0) / shares.sum()
+    torch.testing.assert_close(averaged(1e6 * start, values, weights), closed.float())
+
+
+@pytest.mark.parametrize("first", [0, 1, 3])
+def test_swa_follows_up_to_its_start_and_is_the_mean_from_there(first):
+    start, *values = drawn(6)
+    weights = [weight_of_newest("swa", 0.9, t, first) for t in range(1, 6)]
+    assert torch.equal(averaged(start, values[:first], weights[:first]), ([start, *values][first]).float())
+    torch.testing.assert_close(averaged(start, values, weights), torch.stack(values[first:]).mean(0).float())
+
+
+def test_thousand_tiny_steps_of_a_bf16_model_move_the_average():
+    average, current = [torch.ones(4)], [torch.full((4,), 2.0, dtype=torch.bfloat16)]
+    for _ in range(1000):
+        update_average(average, current, 1 - 0.9999)
+    torch.testing.assert_close(average[0], torch.full((4,), 2 - 0.9999**1000), rtol=1e-5, atol=0)

@@ -1,0 +1,575 @@
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from transformers import TrainingArguments
+
+from deft_hf.data.streets import STREETS
+from deft_hf.recipe import MethodSection, Recipe, TrainingSection
+from deft_hf.recipe.data import FolderEntry, HubEntry, StreetsEntry
+from deft_hf.runs.steps import load_domains
+from deft_hf.trainer.arguments import DeFTTrainingArguments
+from deft_hf.utils.errors import UserError
+
+RECIPE = """
+model: {checkpoint: embedded}
+method: {name: deft, baselines: [joint], decoder_warmup_steps: 100}
+data:
+  root: ROOT
+  labels: streets
+  source: [{folder: town, split: train}]
+  validation: [{folder: town, split: val}]
+  unseen: [{folder: coast}, {streets: night, count: 50}, {hub: user/hills, split: test}]
+  image_size: [192, 256]
+  crop_size: [160, 208]
+training: {output_dir: outputs/town, max_steps: 800, learning_rate: 6e-5}
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A recipe that is right, whose folders exist."""
+    for folder in ("town", "coast", "new coast"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+    path = tmp_path / "town.yaml"
+    path.write_text(RECIPE.replace("ROOT", str(tmp_path / "data")))
+    return path
+
+
+def refusal(path: Path, *overrides: str) -> str:
+    """What the user reads, without the file's name at the start of every line."""
+    with pytest.raises(UserError) as caught:
+        Recipe.load(path, overrides)
+    lines = str(caught.value).split("\n")
+    assert all(line.startswith(str(path)) for line in lines)
+    return "\n".join(line.removeprefix(f"{path}: ") for line in lines)
+
+
+# ---- what a good recipe becomes
+
+
+def test_a_good_recipe(path: Path):
+    recipe = Recipe.load(path)
+    assert recipe.method.name == "deft" and recipe.method.baselines == ["joint"]
+    assert recipe.data.crop_size == (160, 208) and recipe.data.scale == (0.5, 2.0)
+    assert [type(entry) for entry in recipe.data.unseen] == [FolderEntry, StreetsEntry, HubEntry]
+    assert [entry.name for entry in recipe.data.unseen] == ["coast", "night", "hills"]
+    assert recipe.data.label_space() == STREETS
+    assert recipe.publish.private and not recipe.publish.push_to_hub
+
+
+def test_sections_have_every_field_of_the_arguments_once():
+    arguments = {field.name for field in dataclasses.fields(DeFTTrainingArguments)}
+    training, method = set(TrainingSection.model_fields), set(MethodSection.model_fields)
+    by_itself = {name for name in arguments if name.startswith("hub_")} | {"push_to_hub", "resume_from_checkpoint"}
+    assert training == {field.name for field in dataclasses.fields(TrainingArguments)} - by_itself
+    assert method - {"name", "baselines"} | {"method"} == arguments - training - by_itself
+    for field in dataclasses.fields(DeFTTrainingArguments):
+        if field.name in method and field.default is not dataclasses.MISSING:
+            assert MethodSection.model_fields[field.name].default == field.default
+
+
+def test_training_arguments(path: Path):
+    arguments = Recipe.load(path, ["training.use_cpu=true", "method.ema_decay=0.99"]).training_arguments()
+    assert isinstance(arguments, DeFTTrainingArguments)
+    assert (arguments.method, arguments.ema_decay, arguments.decoder_warmup_steps) == ("deft", 0.99, 100)
+    assert (arguments.max_steps, arguments.learning_rate, arguments.use_cpu) == (800, 6e-5, True)
+
+
+def test_training_arguments_of_a_baseline(path: Path):
+    arguments = Recipe.load(path).training_arguments(method="joint", output_dir="elsewhere")
+    assert (arguments.method, arguments.output_dir, arguments.max_steps) == ("joint", "elsewhere", 800)
+
+
+def test_arguments_that_the_dataclass_refuses_are_the_users_mistake(path: Path):
+    recipe = Recipe.load(path, ["method.ema_decay=2"])
+    with pytest.raises(UserError, match=rf"^{re.escape(str(path))}: .*ema_decay is 2.*expected 0 to 1"):
+        recipe.training_arguments()
+
+
+def test_to_yaml_is_loaded_again_as_the_same_recipe(path: Path):
+    overrides = ["training.lr_scheduler_type=polynomial", "training.lr_scheduler_kwargs={power: 9e-1}"]
+    text = Recipe.load(path, [*overrides, "data.labels={names: [a, b], ids: {7: 0, 8: 1}}"]).to_yaml()
+    path.write_text(text)
+    assert Recipe.load(path).to_yaml() == text
+    sections = yaml.safe_load(text)
+    assert list(sections) == ["model", "method", "data", "training", "publish"]
+    assert list(sections["training"]) == [
+        "output_dir",
+        "max_steps",
+        "learning_rate",
+        *[o[9:].split("=")[0] for o in overrides],
+    ]
+    assert sections["training"]["lr_scheduler_kwargs"] == {"power": 0.9}
+    assert sections["data"]["labels"] == {"names": ["a", "b"], "ids": {7: 0, 8: 1}}
+    assert sections["method"]["ema_decay"] == 0.9999 and sections["publish"]["private"] is True
+
+
+def test_folders_start_at_the_root(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    town, *_ = Recipe.load(path).data.source
+    assert town.resolved_folder("data") == Path("data/town")
+    assert FolderEntry(folder="/else/where").resolved_folder("data") == Path("/else/where")
+    monkeypatch.chdir(tmp_path / "data")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert Recipe.load(path, ["data.root=null"]).data.root is None
+    assert Recipe.load(path, ["data.root=~/data"]).data.root == "~/data"
+    assert Recipe.load(path, ["training.output_dir=~/out"]).training.output_dir == str(tmp_path / "out")
+
+
+def test_crops_are_whole_images_by_default(path: Path):
+    assert Recipe.load(path, ["data.crop_size=null"]).data.crop_size == (192, 256)
+
+
+def test_checkpoints(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    assert Path(Recipe.load(path).model.resolved_checkpoint()).parts[-3:] == ("deft_hf", "assets", "tiny-segformer")
+    for hub_name in ("nvidia/mit-b0", "gpt2"):
+        assert Recipe.load(path, [f"model.checkpoint={hub_name}"]).model.resolved_checkpoint() == hub_name
+    monkeypatch.setenv("HOME", str(tmp_path))
+    model = Recipe.load(path, ["model.checkpoint=~/data"]).model
+    assert model.resolved_checkpoint() == str(tmp_path / "data")
+
+
+# ---- overrides
+
+
+@pytest.mark.parametrize(
+    ("override", "found"),
+    [
+        ("training.max_steps=10", lambda recipe: recipe.training.max_steps == 10),
+        ("publish.license=mit", lambda recipe: recipe.publish.license == "mit"),
+        ("publish={push_to_hub: true, repo_id: me/it}", lambda recipe: recipe.publish.repo_id == "me/it"),
+        ("data.unseen.0.name=sea", lambda recipe: recipe.data.unseen[0].name == "sea"),
+        ("data.unseen=[{folder: coast}]", lambda recipe: len(recipe.data.unseen) == 1),
+        ("data.crop_size.0=96", lambda recipe: recipe.data.crop_size == (96, 208)),
+        ("training.run_name=a=b", lambda recipe: recipe.training.run_name == "a=b"),
+        ("model.encoder=", lambda recipe: recipe.model.encoder is None),
+        (
+            "training.lr_scheduler_kwargs.power=0.9",
+            lambda recipe: recipe.training.lr_scheduler_kwargs == {"power": 0.9},
+        ),
+    ],
+)
+def test_overrides(path: Path, override: str, found):
+    assert found(Recipe.load(path, [override]))
+
+
+@pytest.mark.parametrize(
+    ("override", "text"),
+    [
+        ("training.max_steps", "override training.max_steps: found no '=', expected KEY=VALUE"),
+        ("training.max_step=3", "training.max_step: unknown key; did you mean max_steps?"),
+        ("trainig.max_steps=3", "trainig: unknown key; did you mean training?"),
+        ("data.unseen.3.name=x", "data.unseen.3.name: found '3', expected the number of one of 3 items, from 0"),
+        ("data.unseen.sea.name=x", "data.unseen.sea.name: found 'sea', expected the number of one of 3 items"),
+        ("training.max_steps.x=3", "training.max_steps.x: found 800 before '.x', expected a mapping or a list"),
+        ("training.max_steps=[", "override training.max_steps=[, line 1: no valid YAML"),
+    ],
+)
+def test_overrides_that_do_not_fit(path: Path, override: str, text: str):
+    assert text in refusal(path, override)
+
+
+# ---- numbers and types
+
+
+@pytest.mark.parametrize(
+    ("written", "value"), [("6e-5", 6e-5), ("'6e-5'", 6e-5), ("1e-4", 1e-4), ("1", 1.0), (".5", 0.5), ("6.0e-5", 6e-5)]
+)
+def test_numbers(path: Path, written: str, value: float):
+    for key in ("training.learning_rate", "method.encoder_learning_rate"):
+        section, name = key.split(".")
+        found = getattr(getattr(Recipe.load(path, [f"{key}={written}"]), section), name)
+        assert found == value and type(found) is float
+
+
+@pytest.mark.parametrize(("written", "value"), [("1e2", 100), ("'100'", 100), ("100.0", 100), ("-1", -1)])
+def test_whole_numbers(path: Path, written: str, value: int):
+    found = Recipe.load(path, [f"training.max_steps={written}"]).training.max_steps
+    assert found == value and type(found) is int
+
+
+def test_text_stays_text(path: Path):
+    recipe = Recipe.load(path, ["model.revision=12e45", "training.run_name='1e-4'", "publish.license='no'"])
+    assert (recipe.model.revision, recipe.training.run_name, recipe.publish.license) == ("12e45", "1e-4", "no")
+
+
+def test_words_of_yaml(path: Path):
+    training = Recipe.load(
+        path, ["training.bf16=yes", "training.eval_strategy=no", "training.report_to=none"]
+    ).training
+    assert (training.bf16, training.eval_strategy, training.report_to) == (True, "no", "none")
+
+
+def test_numbers_in_free_mappings(path: Path):
+    overrides = ["training.lr_scheduler_kwargs={lr_end: 1e-7, power: .9, steps: [1e3], mode: 7e}"]
+    training = Recipe.load(path, overrides).training
+    assert training.lr_scheduler_kwargs == {"lr_end": 1e-7, "power": 0.9, "steps": [1000.0], "mode": "7e"}
+
+
+@pytest.mark.parametrize(
+    ("override", "text"),
+    [
+        ("training.max_steps=abc", 'training.max_steps: found "abc", expected a whole number'),
+        ("training.max_steps=true", "training.max_steps: found true, expected a whole number"),
+        ("training.max_steps=1.5", "training.max_steps: found 1.5, expected a whole number"),
+        ("training.max_steps=null", "training.max_steps: found null, expected a whole number"),
+        ("training.learning_rate=yes", "training.learning_rate: found true, expected a number"),
+        ("training.learning_rate=.nan", "training.learning_rate: found NaN, expected a number"),
+        ("training.bf16=1", "training.bf16: found 1, expected true or false"),
+        ("training.bf16='yes'", 'training.bf16: found "yes", expected true or false'),
+        (
+            "training.run_name=2024-01-05",
+            'training.run_name: found "2024-01-05", expected text, or null; put it in quotes',
+        ),
+        (
+            "training.lr_scheduler_kwargs=3",
+            "training.lr_scheduler_kwargs: found 3, expected a mapping, or text, or null",
+        ),
+        ("training.lr_scheduler_type=polynomal", "inverse_sqrt, reduce_lr_on_plateau"),
+        ("training.lr_scheduler_type=polynomal", "; did you mean polynomial?"),
+        ("training.eval_strategy=epochs", "expected one of no, steps, epoch; did you mean epoch?"),
+        ("training.optim=adam", "; did you mean adamw_torch?"),
+        ("training.report_to=[1]", "training.report_to: found [1], expected"),
+        ("training.log_level=loud", 'training.log_level: found "loud", expected one of'),
+        ("method.decoder_warmup_steps=x", 'method.decoder_warmup_steps: found "x", expected a whole number, or null'),
+        ("method.batchnorm=reestimated", "expected one of reestimate, reference; did you mean reestimate?"),
+        (
+            "method.name=deff",
+            'method.name: found "deff", expected one of deft, joint, frozen, lp_ft; did you mean deft?',
+        ),
+        ("method.baselines=[jont]", "did you mean joint?"),
+        ("method.baselines=joint", 'method.baselines: found "joint", expected a list, each item one of deft'),
+        ("model.checkpoint=5", "model.checkpoint: found 5, expected text: a Hub name, a folder, or embedded"),
+        ("model=5", "model: found 5, expected a mapping with the keys checkpoint, backbone, head"),
+        ("model={backbone: a/b, head: upnet}", "expected one of upernet, dpt, mask2former, or null; did you mean upe"),
+        ("publish=", "publish: found null, expected a mapping with the keys push_to_hub"),
+        ("publish.private=null", "publish.private: found null, expected true or false"),
+        (
+            "data.crop_size=[160, -2]",
+            "data.crop_size: found [160, -2], expected [height, width], two whole numbers above 0",
+        ),
+        ("data.crop_size=160", "data.crop_size: found 160, expected [height, width]"),
+        ("data.scale=[2, 1]", "data.scale: found [2, 1], expected [low, high], two numbers with 0 < low <= high"),
+        ("data.scale=[0, 1]", "data.scale: found [0, 1], expected [low, high]"),
+        ("data.blur=[-1, 1]", "data.blur: found [-1, 1], expected [low, high], two numbers with 0 <= low"),
+        ("data.flip=1.5", "data.flip: found 1.5, expected a probability, from 0 to 1"),
+        ("data.max_class_share=0", "data.max_class_share: found 0, expected a share, above 0"),
+        (
+            "data.color_jitter=[1, 1, 1]",
+            "data.color_jitter: found [1, 1, 1], expected [brightness, contrast, saturation, hue]",
+        ),
+        ("data.color_jitter=[1, 1, 1, 0.6]", "the last at most 0.5"),
+        ("data.labels=street", 'data.labels: found "street", expected one of streets, cityscapes, '),
+        ("data.source=[]", "data.source: found [], expected a list of at least one domain"),
+        ("data.source=coast", 'data.source: found "coast", expected a list'),
+    ],
+)
+def test_wrong_values(path: Path, override: str, text: str):
+    message = refusal(path, override)
+    assert text in message and message.count("\n") == 0
+
+
+# ---- keys
+
+
+@pytest.mark.parametrize(
+    ("override", "text"),
+    [
+        ("modle={}", "modle: unknown key; did you mean model?"),
+        ("xyz=1", "xyz: unknown key, expected one of model, method, data, training, publish"),
+        ("learning_rate=1", "learning_rate: unknown key; it belongs to training: training.learning_rate"),
+        ("checkpoint=x", "checkpoint: unknown key; it belongs to model: model.checkpoint"),
+        ("method.learning_rate=1", "unknown key; it belongs to training: training.learning_rate"),
+        ("method.method=deft", "method.method: unknown key; did you mean name?"),
+        ("training.ema_decay=1", "training.ema_decay: unknown key; it belongs to method: method.ema_decay"),
+        ("training.method=deft", "training.method: unknown key; it belongs to method: method.name"),
+        ("training.learnin_rate=1", "training.learnin_rate: unknown key; did you mean learning_rate?"),
+        ("training.overwrite_output_dir=true", "unknown key; transformers 5 took it away; choose another"),
+        ("training.warmup_ratio=.1", "a warmup_steps below 1 is a share of all steps"),
+        ("training.evaluation_strategy=no", "unknown key; transformers 5 calls it eval_strategy"),
+        ("training.no_cuda=true", "training.no_cuda: unknown key; transformers 5 calls it use_cpu"),
+        ("data.unseen.0.fold=1", "data.unseen.0.fold: unknown key; did you mean folder?"),
+        ("data.unseen.1.image_column=x", "data.unseen.1.image_column: unknown key"),
+        ("data.unseen.0.hub=a/b", "data.unseen.0: found folder and hub of the keys folder, hub, streets"),
+        ("data.unseen=[{}]", "data.unseen.0: found none of the keys folder, hub, streets, expected exactly one"),
+        ("data.unseen=[{foldr: a}]", "expected exactly one; did you mean folder?"),
+        ("data.unseen=[coast]", 'data.unseen.0: found "coast", expected a mapping with one of the keys'),
+        ("data.unseen=[{streets: nigth, count: 3}]", "did you mean night?"),
+        ("data.unseen=[{streets: night}]", "data.unseen.0.count: missing, expected a whole number above 0"),
+    ],
+)
+def test_wrong_keys(path: Path, override: str, text: str):
+    message = refusal(path, override)
+    assert text in message and message.count("\n") == 0
+
+
+def test_hints_name_keys_that_exist():
+    known = set(TrainingSection.model_fields)
+    for gone in ("evaluation_strategy", "no_cuda", "per_gpu_train_batch_size", "per_gpu_eval_batch_size"):
+        assert TrainingSection.advice[gone].split()[-1] in known
+    for gone, hint in TrainingSection.advice.items():
+        assert gone not in known, hint
+    assert {"warmup_steps", "optim", "train_sampling_strategy"} <= known
+
+
+def test_every_mistake_is_named_on_a_line_of_its_own(path: Path):
+    message = refusal(
+        path, "modle=1", "training.max_steps=x", "training.seed=y", "data.unseen.0.fold=1", "method.name=z"
+    )
+    keys = {line.split(": ")[0] for line in message.split("\n")}
+    assert keys == {"modle", "training.max_steps", "training.seed", "data.unseen.0.fold", "method.name"}
+
+
+@pytest.mark.parametrize("key", ["model.checkpoint", "training.output_dir", "data.labels", "data.source", "training"])
+def test_missing_keys(path: Path, key: str):
+    recipe = yaml.safe_load(path.read_text())
+    *section, name = key.split(".")
+    del (recipe[section[0]] if section else recipe)[name]
+    path.write_text(yaml.safe_dump(recipe))
+    assert refusal(path).startswith(f"{key}: missing, expected ")
+
+
+# ---- the file
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", ": the file is empty, expected the sections model, method, data, training and publish"),
+        ("# nothing yet\n", ": the file is empty"),
+        ("- model\n", ': found ["model"], expected the sections'),
+        ("model:\n\tcheckpoint: x\n", ", line 2: no valid YAML: found character"),
+        ("model: {}\ndata: [\n", ", line 3: no valid YAML: "),
+        ("model: *base\n", ", line 1: no valid YAML: found undefined alias"),
+        ("a: {[b]: 1}\n", ", line 1: no valid YAML: found unhashable key"),
+        ("a: \x01\n", ": no valid YAML: unacceptable character"),
+        (
+            "training:\n  seed: 1\n  max_steps: 2\n  seed: 3\n",
+            ": training.seed: stands twice, on lines 2 and 4; keep one",
+        ),
+        ("data:\n  unseen:\n  - {folder: a}\n  - {folder: a, folder: b}\n", ": data.unseen.1.folder: stands twice"),
+    ],
+)
+def test_files_that_are_no_recipe(path: Path, text: str, message: str):
+    path.write_text(text)
+    with pytest.raises(UserError) as caught:
+        Recipe.load(path)
+    assert str(caught.value).startswith(f"{path}{message}")
+
+
+def test_files_that_cannot_be_read(tmp_path: Path):
+    binary = tmp_path / "weights.yaml"
+    binary.write_bytes(b"\xff\xfe\x00")
+    for path, why in ((tmp_path / "none.yaml", "No such file"), (tmp_path, "directory"), (binary, "UTF-8")):
+        assert "cannot read the recipe" in refusal(path) and why in refusal(path)
+
+
+def test_merge_keys_are_no_repetition(path: Path):
+    text = path.read_text().replace(
+        "[{folder: coast}", "[&coast {folder: coast}, {<<: *coast, name: sea, images: rgb}"
+    )
+    path.write_text(text.replace("[&coast {folder: coast},", "[&coast {folder: new coast, name: bay},"))
+    assert [entry.name for entry in Recipe.load(path).data.unseen[:2]] == ["bay", "sea"]
+
+
+# ---- what contradicts what
+
+
+@pytest.mark.parametrize(
+    ("override", "text"),
+    [
+        ("model.checkpoint=./nowhere", "model.checkpoint: found './nowhere', which is no folder here and no Hub name"),
+        ("model.checkpoint=/nowhere/at/all", "model.checkpoint: found '/nowhere/at/all'"),
+        ("model.checkpoint=models/mine/last", "model.checkpoint: found 'models/mine/last'"),
+        ("model={}", "model.checkpoint: missing, expected a Hub name, a folder, or embedded"),
+        ("model.backbone=a/b", "model.backbone: found a/b beside model.checkpoint embedded; keep one of them"),
+        (
+            "model.head=upernet",
+            "model.head: found beside a model.checkpoint, which has its head; name a model.backbone",
+        ),
+        ("model={backbone: a/b}", "model.head: missing, expected what to put on the backbone: upernet, dpt or mask2"),
+        ("model={backbone: ./nowhere, head: dpt}", "model.backbone: found './nowhere', which is no folder here"),
+        ("model={backbone: a/b, head: dpt, encoder: x}", "model.encoder: found x, but of a backbone under a head it"),
+        ("model={backbone: embedded, head: dpt}", "model.backbone: found embedded, which is a model.checkpoint"),
+        ("method.baselines=[deft]", "method.baselines: found deft, which is method.name already"),
+        ("method.baselines=[joint, joint]", "method.baselines: found joint twice"),
+        ("data.labels={names: [a, b], ids: {0: 9}}", "data.labels.ids: "),
+        ("data.root=nowhere", "data.root: found no folder nowhere"),
+        ("data.root=nowhere", "override data.root=PATH"),
+        ("data.unseen.0.folder=sea", "/data/sea; mend it, or override data.root=PATH"),
+        ("data.unseen.2.hub=a/b/c", "data.unseen.2.hub: found 'a/b/c', expected a Hub name (owner/name) or a folder"),
+        ("data.unseen.0.folder=new coast", "data.unseen.0.name: found 'new coast', expected a name for metric keys"),
+        ("data.unseen.0.name=a/b", "data.unseen.0.name: found 'a/b'"),
+        ("data.unseen.0.name=night", "data.unseen: found night as the name of several domains"),
+        ("data.unseen.0.name=town", "data.unseen: found town as the name of several domains"),
+        (
+            "data.unseen.0.labels=mapillary",
+            "data.unseen.0.labels: found mapillary, whose classes are not those of data.",
+        ),
+        (
+            "data.unseen.0={folder: coast, layout: mapillary}",
+            "data.unseen.0.split: found None, expected one of train, v",
+        ),
+        (
+            "data.unseen.0={folder: coast, layout: mapillary, split: val, masks: m}",
+            "data.unseen.0.masks: found beside layout, which knows it",
+        ),
+        ("data.unseen.0.weight=2", "data.unseen.0.weight: found 2.0, but only source domains are drawn by weight"),
+        ("data.source=[{folder: town, split: train, weight: 2}, {folder: town, split: more}]", "no weight for town"),
+        ("data.unseen.0={folder: town, name: sea}", "data.unseen.0: found images that town of source"),
+        ("data.unseen.0={folder: ./town/../town, name: sea}", "data.unseen.0: found images that town of source"),
+        ("data.unseen.0={folder: town, images: images/a, name: sea}", "data.unseen.0: found images that town of"),
+        ("data.unseen.0={folder: town, layout: gtav, name: sea}", "data.unseen.0: found images that town of source"),
+        ("data.validation.0={folder: town, split: train}", "data.validation.0: found images that town of source has"),
+        ("data.validation.0={folder: town}", "data.validation.0: found images that town of source has, on which no"),
+        (
+            "data.crop_size=[400, 100]",
+            "found [400, 100], larger than images ever are (image_size x scale[1] = [384, 512])",
+        ),
+        ("data.stride=[32, 32]", "data.stride: found [32, 32] without data.window"),
+        (
+            "training.load_best_model_at_end=true",
+            "metric_for_best_model: missing, expected one of town_mean_iou, town_mean_accuracy",
+        ),
+        ("training.lr_scheduler_type=reduce_lr_on_plateau", "metric_for_best_model: missing, expected one of town_"),
+        ("training.metric_for_best_model=loss", "found loss, expected one of town_mean_iou"),
+        ("training.metric_for_best_model=eval_coast_mean_iou", "unseen domains are reported, never selected on"),
+        ("publish.push_to_hub=true", "publish.repo_id: missing, expected owner/name"),
+        (
+            "publish.data_licenses={oslo: CC0}",
+            "publish.data_licenses.oslo: found no domain of this name",
+        ),
+        ("publish.repo_id=a/b/c", "publish.repo_id: found 'a/b/c', expected owner/name"),
+    ],
+)
+def test_contradictions(path: Path, override: str, text: str):
+    message = refusal(path, override)
+    assert text in message and message.count("\n") == 0
+
+
+def test_an_absolute_path_is_the_same_place(path: Path, tmp_path: Path):
+    town = tmp_path / "data" / "town"
+    assert "data.unseen.0: found images" in refusal(path, f"data.unseen.0={{folder: {town}, split: train, name: sea}}")
+
+
+def test_other_images_of_one_place_are_no_leak(path: Path):
+    folders = [f"{{folder: town, images: {time}_images, name: {time}}}" for time in ("day", "night")]
+    hubs = [f"{{hub: user/hills, split: train, image_column: {time}, name: {time}}}" for time in ("day", "night")]
+    for seen, other in (folders, hubs):
+        Recipe.load(path, [f"data.source=[{seen}]", f"data.unseen=[{other}]"])
+    streets = (f"{{streets: clear, count: 3, seed: {seed}, name: s{seed}}}" for seed in range(3))
+    Recipe.load(path, [f"data.{key}=[{next(streets)}]" for key in ("source", "validation", "unseen")])
+
+
+def test_a_length_is_required(path: Path):
+    path.write_text(path.read_text().replace("max_steps: 800, ", ""))
+    assert refusal(path).startswith("training.max_steps: missing, expected a number of optimizer steps")
+    assert Recipe.load(path, ["training.num_train_epochs=2"]).training.num_train_epochs == 2
+
+
+def test_something_to_score_is_required(path: Path):
+    assert refusal(path, "data.validation=[]", "data.unseen=[]").startswith("data.validation: missing")
+
+
+def test_a_crop_is_required_where_images_have_their_own_sizes(path: Path):
+    assert refusal(path, "data.crop_size=null", "data.image_size=null").startswith("data.crop_size: missing")
+
+
+def test_a_stride_fits_the_window(path: Path):
+    assert Recipe.load(path, ["data.window=[64, 64]"]).data.stride is None
+    assert Recipe.load(path, ["data.window=[64, 64]", "data.stride=[64, 32]"]).data.stride == (64, 32)
+    message = refusal(path, "data.window=[64, 64]", "data.stride=[65, 32]")
+    assert message.startswith("data.stride: found [65, 32], expected at most data.window, [64, 64]")
+
+
+def test_a_checkpoint_is_chosen_on_validation_alone(path: Path):
+    for metric in ("town_mean_iou", "eval_town_mean_iou"):
+        recipe = Recipe.load(path, [f"training.metric_for_best_model={metric}", "data.unseen.0.name=tow"])
+        assert recipe.training.metric_for_best_model == metric
+    # `town_mean_iou` begins with neither name alone: the longest name is the one that is meant.
+    names = ["data.validation.0.name=town", "data.unseen.0.name=town_hall"]
+    assert "never selected on" in refusal(path, *names, "training.metric_for_best_model=town_hall_mean_iou")
+    assert refusal(path, "data.validation=[]", "training.load_best_model_at_end=true").startswith(
+        "data.validation: missing"
+    )
+
+
+def test_all_sources_weighted_or_none(path: Path):
+    source = "data.source=[{folder: town, split: train, weight: 2}, {folder: new coast, name: bay, weight: 1e-1}]"
+    assert [entry.weight for entry in Recipe.load(path, [source]).data.source] == [2.0, 0.1]
+
+
+# ---- corrupted copies
+
+
+def test_corrupted_copies_of_validation_are_unseen_domains(path: Path):
+    recipe = Recipe.load(
+        path,
+        [
+            "data.unseen=[{folder: town, split: val, corruption: fog, severity: '3'}, "
+            "{folder: town, split: val, corruption: fog}, {streets: night, count: 5, corruption: jpeg, severity: 5}, "
+            "{hub: user/hills, split: test, corruption: snow, name: blizzard}, {folder: coast}]"
+        ],
+    )
+    unseen = recipe.data.unseen
+    assert [entry.name for entry in unseen] == ["town_fog_3", "town_fog", "night_jpeg_5", "blizzard", "coast"]
+    assert [(entry.corruption, entry.severity) for entry in unseen] == [
+        ("fog", 3),
+        ("fog", None),
+        ("jpeg", 5),
+        ("snow", None),
+        (None, None),
+    ]
+    path.write_text(recipe.to_yaml())
+    assert Recipe.load(path).data == recipe.data
+
+
+@pytest.mark.parametrize(
+    ("override", "text"),
+    [
+        ("data.unseen.0.corruption=frog", "expected one of gaussian_noise, shot_noise"),
+        ("data.unseen.0.corruption=frog", "; did you mean fog?"),
+        (
+            "data.unseen.0.severity=6",
+            "data.unseen.0.severity: found 6, expected a whole number from 1 to 5, or null for all five",
+        ),
+        ("data.unseen.0={folder: coast, corruption: fog, severity: all}", 'found "all", expected a whole number from'),
+        ("data.unseen.0.severity=3", "data.unseen.0.severity: found 3 without a corruption; name one, or take it out"),
+        (
+            "data.validation.0.corruption=fog",
+            "data.validation.0.corruption: found fog, but only unseen domains are corrupted",
+        ),
+        (
+            "data.source.0={folder: town, split: train, corruption: fog, severity: 1}",
+            "data.source.0.corruption: found",
+        ),
+        (
+            "data.unseen.0={folder: town, split: train, corruption: fog}",
+            "data.unseen.0: found images that town of source",
+        ),
+        ("data.unseen.0={folder: town, corruption: fog}", "data.unseen.0: found images that town of source"),
+        ("data.unseen.0={folder: town, split: val, name: copy}", "data.unseen.0: found images that town of source"),
+    ],
+)
+def test_wrong_corruptions(path: Path, override: str, text: str):
+    message = refusal(path, override)
+    assert text in message and message.count("\n") == 0
+
+
+def test_a_corrupted_entry_becomes_a_corrupted_domain(path: Path):
+    streets = [
+        f"data.{section}=[{{streets: clear, count: 2, seed: {seed}, size: [24, 32]}}]"
+        for section, seed in (("source", 0), ("validation", 1))
+    ]
+    unseen = "data.unseen=[{streets: clear, count: 2, seed: 1, size: [24, 32], corruption: contrast, severity: 4}]"
+    domains = load_domains(Recipe.load(path, [*streets, unseen, "data.check=false"]))
+    (validation,), (found,) = domains.validation, domains.unseen
+    assert (found.name, found.ids) == ("clear_contrast_4", ["000000_4", "000001_4"])
+    (clean, mask), (image, same_mask) = validation.load(1), found.load(1)
+    assert (mask == same_mask).all()
+    assert np.std(image) == pytest.approx(0.1 * np.std(clean), rel=0.2)
