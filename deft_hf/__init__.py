@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from deft_hf.trainer.arguments import DeFTTrainingArguments as DeFTTrainingArguments
     from deft_hf.trainer.trainer import DeFTTrainer as DeFTTrainer
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "ConfusionMatrix": "scoring.confusion",

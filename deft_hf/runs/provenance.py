@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 import deft_hf.utils.errors
+from deft_hf import __version__
 from deft_hf.data.domains import Domain
 
 
@@ -25,8 +26,9 @@ def hardware() -> str:
 
 def versions() -> dict[str, str]:
     """Versions of Python, deft_hf and what it stands on."""
-    packages = ("deft_hf", "torch", "transformers", "accelerate", "datasets", "numpy")
-    return {"python": platform.python_version(), **{package: version(package) for package in packages}}
+    packages = ("torch", "transformers", "accelerate", "datasets", "numpy")
+    own = {"python": platform.python_version(), "deft_hf": __version__}
+    return own | {package: version(package) for package in packages}
 
 
 def git_states(recipe: str | os.PathLike) -> dict[str, dict[str, Any] | None]:

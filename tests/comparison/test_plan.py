@@ -207,7 +207,7 @@ def test_whatever_else_differs_makes_another_run(plan, monkeypatch):
         placed(plan, "data.crop_size=[48, 64]"),
         placed(plan, "model.config={classifier_dropout_prob: 0.0}"),
     ]
-    monkeypatch.setattr(module, "version", lambda package: "99")
+    monkeypatch.setattr(module, "_SAME_NUMBERS_SINCE", "99")
     runs.append(placed(plan))
     assert len({name.rpartition("-")[2] for name in runs}) == len(runs)
     assert runs[1].startswith("joint-s1-") and runs[2].startswith("deft-s0-")
