@@ -15,8 +15,8 @@ from transformers.utils import logging
 
 from deft_hf.data.labels import LabelSpace
 from deft_hf.data.unreadable import Reader
+from deft_hf.models.processor import segmentation_processor
 from deft_hf.predict import add_model_options
-from deft_hf.publish.export import segmentation_processor
 from deft_hf.recipe import Recipe
 from deft_hf.runs import steps as runs
 from deft_hf.runs.provenance import data_lists, hardware, versions

@@ -17,7 +17,7 @@ from transformers import BaseImageProcessor
 from transformers.utils import logging
 
 from deft_hf.methods.core.batchnorm import batchnorm_modules
-from deft_hf.models.opening import open_processor
+from deft_hf.models.processor import open_processor
 from deft_hf.publish.export import export_generalized, verify_export
 from deft_hf.publish.onnx import check_onnx, export_onnx
 from deft_hf.recipe import Recipe

@@ -24,12 +24,12 @@ LEVELS = (
     ("compare", "env", "evaluate", "export", "predict", "push", "train"),
     ("comparison",),
     ("runs",),
-    ("models",),  # until opening a model takes no recipe
     ("recipe",),
     ("trainer",),
     ("publish",),
     ("methods",),
     ("scoring",),
+    ("models",),
     ("data",),
     ("utils",),
 )

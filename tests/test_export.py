@@ -12,8 +12,9 @@ from transformers import AutoModelForSemanticSegmentation
 
 from deft_hf import export, train
 from deft_hf.methods.lora import merged
-from deft_hf.models.families import FAMILIES, auto_class
-from deft_hf.publish.export import segmentation_processor
+from deft_hf.models.families import FAMILIES
+from deft_hf.models.opening import auto_class
+from deft_hf.models.processor import segmentation_processor
 from deft_hf.trainer.components import load_component, model_folder
 from deft_hf.utils.errors import UserError, run_command
 from tests import tiny

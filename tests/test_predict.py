@@ -18,7 +18,8 @@ from deft_hf import evaluate, predict, train
 from deft_hf.data.labels import LabelSpace
 from deft_hf.models.families import FAMILIES
 from deft_hf.models.opening import auto_class, open_model
-from deft_hf.publish.export import export_generalized, segmentation_processor
+from deft_hf.models.processor import segmentation_processor
+from deft_hf.publish.export import export_generalized
 from deft_hf.runs.segmenter import Segmenter
 from deft_hf.scoring.inference import sliding_window_logits
 from deft_hf.utils.errors import UserError

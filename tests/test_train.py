@@ -457,7 +457,7 @@ def test_a_run_that_came_to_nothing_makes_way_for_the_mended_recipe(recipe, tmp_
 
 def test_models_that_cannot_be_used(recipe, tmp_path, checkpoint):
     BertConfig().save_pretrained(tmp_path / "bert")
-    with pytest.raises(UserError, match="does not open as a semantic segmentation model.*Known types: beit"):
+    with pytest.raises(UserError, match="bert: a bert model is no semantic segmentation model.*Known types: beit"):
         main([recipe(), f"model.checkpoint={tmp_path / 'bert'}"])
     shutil.copytree(checkpoint, tmp_path / "empty")
     (tmp_path / "empty" / "model.safetensors").unlink()

@@ -26,11 +26,11 @@ from deft_hf.comparison.variants import VARIANTS, Settings, Variant
 from deft_hf.data.collate import MaskTargets, collate
 from deft_hf.methods.core.cost import equal_compute_steps, method_flops, step_flops
 from deft_hf.models.families import resolve_family
-from deft_hf.models.loading import load_model
 from deft_hf.recipe import Recipe
 from deft_hf.runs import steps as runs
 from deft_hf.runs.provenance import hardware
 from deft_hf.runs.results import RECIPE
+from deft_hf.runs.start import open_start
 from deft_hf.scoring.report import save_json
 from deft_hf.trainer.stages import Span
 from deft_hf.trainer.trainer import DeFTTrainer
@@ -100,7 +100,7 @@ def with_equal_compute(plan: Plan, variants: Mapping[str, Variant]) -> dict[str,
     if all(variant.compute_of is None for variant in variants.values()):
         return dict(variants)
     recipe = plan.run({}, 0).recipe
-    model, _ = load_model(recipe, recipe.data.label_space())
+    model, *_ = open_start(recipe.model, recipe.data, recipe.data.label_space(), recipe.training.seed)
     family = resolve_family(model, recipe.model.encoder)
     side = recipe.data.crop_size
     image = {"pixel_values": torch.zeros(3, *side), "labels": torch.zeros(*side, dtype=torch.int64)}

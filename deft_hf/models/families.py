@@ -11,7 +11,6 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor, nn
 
 from deft_hf.data.constants import IGNORE_INDEX
@@ -23,9 +22,9 @@ __all__ = [
     "FAMILIES",
     "IGNORE_INDEX",
     "SegmentationFamily",
-    "auto_class",
     "fixed_size",
     "objective_of",
+    "refuse",
     "resolve_family",
     "untouched_parameters",
 ]
@@ -141,16 +140,6 @@ def fixed_size(config: Any) -> tuple[int, int] | None:
     return None if family is None or family.side is None else (getattr(config, family.side),) * 2
 
 
-def auto_class(config: Any) -> type:
-    """The class of transformers whose `from_pretrained` loads a model with `config`.
-
-    Raises:
-        UserError: a type that cannot be trained.
-    """
-    _refuse(config.model_type)
-    return getattr(transformers, objective_of(config.model_type).auto_class)
-
-
 def resolve_family(model: nn.Module, encoder: str | None = None) -> SegmentationFamily:
     """The family of `model`, looked up by `model.config.model_type`.
 
@@ -165,7 +154,7 @@ def resolve_family(model: nn.Module, encoder: str | None = None) -> Segmentation
             or none; encoder and decoder share a parameter.
     """
     model_type = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
-    _refuse(model_type)
+    refuse(model_type)
     family = FAMILIES.get(model_type)
     if encoder is not None:
         family = replace(family, encoder=encoder, also=()) if family else SegmentationFamily(encoder)
@@ -191,7 +180,12 @@ def resolve_family(model: nn.Module, encoder: str | None = None) -> Segmentation
     return family
 
 
-def _refuse(model_type: str) -> None:
+def refuse(model_type: str) -> None:
+    """Stops at a model type that deft_hf will not train.
+
+    Raises:
+        UserError: with the reason.
+    """
     if model_type in REFUSED:
         raise UserError(f"model type {model_type!r} is not supported: {REFUSED[model_type]}.")
 

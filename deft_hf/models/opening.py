@@ -1,4 +1,4 @@
-"""Any segmentation model, from the Hub or a folder, with one message for what can go wrong."""
+"""A finished segmentation model, from the Hub or a folder, with one message for what can go wrong."""
 
 from __future__ import annotations
 
@@ -6,43 +6,51 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from huggingface_hub.errors import GatedRepoError
 from safetensors import SafetensorError
 from transformers import (
     MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING,
     MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING,
     AutoConfig,
-    AutoImageProcessor,
-    AutoModelForSemanticSegmentation,
-    AutoModelForUniversalSegmentation,
-    BaseImageProcessor,
     PreTrainedConfig,
     PreTrainedModel,
 )
 from transformers.utils import logging
 
-from deft_hf.models.families import FAMILIES, SegmentationFamily
-from deft_hf.utils.errors import UserError
+from deft_hf.models.families import FAMILIES, SegmentationFamily, refuse
+from deft_hf.utils.errors import UserError, first_line
 
 
 def auto_class(config: PreTrainedConfig) -> type:
-    """The Auto class that opens a segmentation model of this kind.
+    """The Auto class of transformers whose `from_pretrained` opens a segmentation model with `config`.
 
     Raises:
-        UserError: it is no segmentation model.
+        UserError: it is no segmentation model, or of a type that deft_hf does not support.
     """
+    refuse(config.model_type)
+    if config.model_type in FAMILIES:
+        return getattr(transformers, FAMILIES[config.model_type].objective.auto_class)
     if type(config) in MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING:
-        return AutoModelForSemanticSegmentation
+        return transformers.AutoModelForSemanticSegmentation
     if type(config) in MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING:
-        return AutoModelForUniversalSegmentation
+        return transformers.AutoModelForUniversalSegmentation
     raise UserError(
-        f"a {config.model_type} model is no semantic segmentation model of transformers: give one that "
-        "AutoModelForSemanticSegmentation or AutoModelForUniversalSegmentation opens."
+        f"a {config.model_type} model is no semantic segmentation model of transformers. Known types: "
+        f"{', '.join(sorted(FAMILIES))}; others that AutoModelForSemanticSegmentation or "
+        "AutoModelForUniversalSegmentation opens."
     )
 
 
-def open_model(name: str, revision: str | None = None) -> PreTrainedModel:
-    """A trained segmentation model, in float32 and eval mode; code of the repository is never run.
+def open_model(name: str | Path, revision: str | None = None) -> PreTrainedModel:
+    """A finished segmentation model, in float32 and eval mode; code of the repository is never run.
+
+    Args:
+        name (`str` or `Path`): a Hub name or a folder.
+        revision (`str`, *optional*): branch, tag or commit on the Hub.
+
+    Returns:
+        `PreTrainedModel`: the model, all of its weights read from the files.
 
     Raises:
         UserError: it cannot be read, is no segmentation model, or lacks weights.
@@ -68,21 +76,6 @@ def open_model(name: str, revision: str | None = None) -> PreTrainedModel:
             "segmentation model. Fine-tune it first, or give one that was."
         )
     return model.eval()
-
-
-def open_processor(name: str, revision: str | None = None) -> BaseImageProcessor:
-    """The image processor of a model.
-
-    Raises:
-        UserError: there is none.
-    """
-    try:
-        return AutoImageProcessor.from_pretrained(str(Path(name).expanduser()), revision=revision or "main")
-    except (OSError, ValueError, ImportError) as error:
-        raise UserError(
-            f"{name} has no image processor that opens here ({first_line(error)}): put its preprocessor_config.json "
-            "there."
-        ) from error
 
 
 def inference_family(model: PreTrainedModel) -> SegmentationFamily:
@@ -114,8 +107,3 @@ def unreadable(name: str, error: Exception) -> str:
         f"{name} cannot be read ({first_line(error)}). Give a Hub name that can be reached, or a folder with "
         "config.json and model.safetensors."
     )
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message."""
-    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__

@@ -13,7 +13,6 @@ from torch.utils.data import IterableDataset
 from transformers import PreTrainedModel
 
 from deft_hf.data.sampling import EvaluationSet, TrainingSet
-from deft_hf.methods.core.shards import whole_state
 from deft_hf.models.families import SegmentationFamily
 from deft_hf.utils.errors import UserError
 
@@ -90,18 +89,19 @@ def _logits(model: nn.Module, family: SegmentationFamily, image: Tensor) -> Tens
     )
 
 
-def save_plain(model: nn.Module, names: list[str], encoder: str, folder: str | Path) -> None:
+def save_plain(model: nn.Module, state: dict[str, Tensor], names: list[str], encoder: str, folder: str | Path) -> None:
     """Write a plain model's state dict, `config.json` with what is known of it, and a `README.md` on how to load it.
 
     Args:
         model: the model.
+        state: its state dict, whole also where the parameters are sharded.
         names: its classes.
         encoder: dotted path of its encoder.
         folder: made where it is missing.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(whole_state(model), folder / WEIGHTS, metadata={"format": "pt"})
+    save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
     cls = type(model)
     facts = {
         "class": f"{cls.__module__}.{cls.__qualname__}",

@@ -18,8 +18,9 @@ from huggingface_hub.utils import validate_repo_id
 from jinja2 import Environment, StrictUndefined
 from transformers import PreTrainedConfig
 
+from deft_hf.models.embedded import EMBEDDED
 from deft_hf.models.families import objective_of
-from deft_hf.publish.terms import EMBEDDED, HUB_LICENSES, Terms, base_terms
+from deft_hf.publish.terms import HUB_LICENSES, Terms, base_terms
 from deft_hf.scoring.report import Results, class_table, domain_table
 
 _METRICS = {

@@ -16,9 +16,8 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from torch import Tensor
-from transformers import BaseImageProcessor, PreTrainedModel, SegformerImageProcessorPil
+from transformers import BaseImageProcessor, PreTrainedModel
 
-from deft_hf.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from deft_hf.models.families import fixed_size, objective_of
 from deft_hf.utils.errors import UserError
 
@@ -50,34 +49,6 @@ problems = {kind: sorted(map(str, names)) for kind, names in keys.items() if nam
 answer = {"pixel_values": pixel_values} | {name: outputs[name].contiguous() for name in json.loads(names)}
 save_file(answer, "answer.safetensors", metadata={"problems": json.dumps(problems)})
 """
-
-
-def segmentation_processor(base: BaseImageProcessor | None, size: tuple[int, int] | None) -> BaseImageProcessor:
-    """The image processor that does to an image what `EvalTransform(size, mean, std)` does, for every architecture.
-
-    Labels are never touched (`do_reduce_labels` is off): `LabelSpace` maps them once, when a mask is decoded.
-
-    Args:
-        base: the checkpoint's processor, for its mean and deviation; where it does not normalise they are 0 and 1,
-            where there is none they are ImageNet's.
-        size: (height, width) that images are resized to, bilinear and antialiased; None: they keep their own.
-    """
-    mean, std = IMAGENET_MEAN, IMAGENET_STD
-    if base is not None:
-        mean, std = (base.image_mean, base.image_std) if base.do_normalize else ((0.0,) * 3, (1.0,) * 3)
-    resizing = {"do_resize": False} if size is None else {"size": {"height": size[0], "width": size[1]}}
-    # Pillow resizes here as in `EvalTransform`, with or without torchvision; saved, it is a SegformerImageProcessor.
-    return SegformerImageProcessorPil(
-        do_convert_rgb=True,
-        **resizing,
-        resample=Image.Resampling.BILINEAR,
-        do_rescale=True,
-        rescale_factor=1 / 255,
-        do_normalize=True,
-        image_mean=list(mean),
-        image_std=list(std),
-        do_reduce_labels=False,
-    )
 
 
 def export_generalized(

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from deft_hf.models.families import SegmentationFamily
-from deft_hf.models.opening import first_line, inference_family
-from deft_hf.utils.errors import UserError
+from deft_hf.models.opening import inference_family
+from deft_hf.utils.errors import UserError, first_line
 
 NAME = "model.onnx"
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")

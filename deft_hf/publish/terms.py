@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 
-EMBEDDED = "embedded"
+from deft_hf.models.embedded import EMBEDDED
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,13 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterable
-from importlib.resources import files
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import AfterValidator, Field, PrivateAttr, StrictBool, StrictStr, ValidationError
 from transformers import TrainingArguments
 
+from deft_hf.models.embedded import resolved
 from deft_hf.recipe.checks import contradictions
 from deft_hf.recipe.data import DataSection
 from deft_hf.recipe.file import read_recipe
@@ -62,9 +62,7 @@ class ModelSection(Section):
 
     def resolved_checkpoint(self) -> str:
         """What `from_pretrained` takes: a Hub name or a folder."""
-        if self.pretrained == "embedded":
-            return str(files("deft_hf") / "assets" / "tiny-segformer")
-        return os.path.expanduser(self.pretrained)
+        return resolved(self.pretrained)
 
 
 class PublishSection(Section):

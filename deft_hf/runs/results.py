@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from transformers import AutoConfig, AutoImageProcessor, BaseImageProcessor, PreTrainedModel
+from transformers import AutoConfig, BaseImageProcessor, PreTrainedModel
 
 from deft_hf.trainer.arguments import DeFTTrainingArguments
 from deft_hf.data.domains import Domain
@@ -18,7 +18,9 @@ from deft_hf.data.unreadable import Reader
 from deft_hf.utils.errors import UserError
 from deft_hf.trainer.evaluation import best_point
 from deft_hf.utils.integrity import step_of
-from deft_hf.models.families import auto_class, resolve_family
+from deft_hf.models.families import resolve_family
+from deft_hf.models.opening import open_model
+from deft_hf.models.processor import open_processor
 from deft_hf.methods.core.pathways import PARTS
 from deft_hf.runs.provenance import data_lists, git_states, hardware, versions
 from deft_hf.publish.card import CardFacts, DataUse, render_card
@@ -245,7 +247,7 @@ def _origin(own: dict[str, Any]) -> dict[str, str]:
 def _panel_rows(recipe: Recipe, domains: Domains) -> list[tuple]:
     """The middle image of each domain with every method's prediction, made by the exported models."""
     methods = [*recipe.method.baselines, recipe.method.name]
-    models = {method: load_export(method_folder(recipe, method)) for method in methods}
+    models = {method: _exported(method_folder(recipe, method)) for method in methods}
     rows = []
     reader = Reader(domains.evaluated, recipe.data.unreadable)
     for index, domain in enumerate(domains.evaluated):
@@ -262,7 +264,6 @@ def _panel_rows(recipe: Recipe, domains: Domains) -> list[tuple]:
     return rows
 
 
-def load_export(folder: Path) -> tuple[PreTrainedModel, BaseImageProcessor]:
+def _exported(folder: Path) -> tuple[PreTrainedModel, BaseImageProcessor]:
     """An exported model in eval mode, and its processor."""
-    model = auto_class(AutoConfig.from_pretrained(folder)).from_pretrained(folder, local_files_only=True)
-    return model.eval(), AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+    return open_model(folder), open_processor(str(folder))

@@ -27,7 +27,7 @@ from deft_hf.data.unreadable import Reader
 from deft_hf.utils.errors import UserError
 from deft_hf.trainer.evaluation import own_randomness
 from deft_hf.utils.integrity import writing
-from deft_hf.models.loading import load_model
+from deft_hf.runs.start import open_start
 from deft_hf.methods.core.batchnorm import batchnorm_modules, reestimate
 from deft_hf.models.families import objective_of, resolve_family
 from deft_hf.trainer.optimizer import schedule_shape
@@ -153,10 +153,10 @@ def make_trainer(recipe: Recipe, method: str, domains: Domains) -> DeFTTrainer:
     """The trainer of one of the recipe's methods, with a freshly loaded model.
 
     Raises:
-        UserError: what `load_model` and `DeFTTrainer` refuse.
+        UserError: what `open_start` and `DeFTTrainer` refuse.
     """
-    model, processor = load_model(recipe, domains.labels)
     args, data = method_arguments(recipe, method), recipe.data
+    model, processor, _ = open_start(recipe.model, data, domains.labels, args.seed)
     return DeFTTrainer(
         model=model,
         args=args,
@@ -264,7 +264,7 @@ def layer_distances(
     """By layer, ||θ - θ_init|| / ||θ_init|| of its weight: from the pretrained encoder and from `initial`, where the
     last stage started, of the decoder.
     """
-    start, _ = load_model(recipe, domains.labels, announce=False)
+    start, *_ = open_start(recipe.model, recipe.data, domains.labels, recipe.training.seed, announce=False)
     family = resolve_family(start, recipe.model.encoder)
     before = dict(start.named_parameters())
     before |= {name: value for name, value in initial.items() if name in before}

@@ -161,7 +161,7 @@ class CheckpointMixin:
         folder = self.args.output_dir if output_dir is None else output_dir
         model = self.generalized_model
         if is_plain(model):
-            save_plain(model, self.class_names, self.family.encoder, folder)
+            save_plain(model, whole_state(model), self.class_names, self.family.encoder, folder)
         else:
             model.save_pretrained(folder)
         if self.processing_class is not None:

@@ -66,7 +66,7 @@ def load_component(
     folder = model_folder(folder)
     if (which == "interpolated") != (alpha is not None) or not 0 <= (alpha or 0) <= 1:
         raise UserError(f"alpha: found {alpha}, expected a number from 0 to 1 with `interpolated`, and none else")
-    plain = open_model(str(folder))
+    plain = open_model(folder)
     if which is None:
         return plain
     pathways = _pathways(folder, plain, encoder)

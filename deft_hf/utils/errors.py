@@ -19,6 +19,12 @@ class UserError(ValueError):
     """
 
 
+def first_line(error: Exception) -> str:
+    """The first line of an error's message."""
+    text = str(error).strip()
+    return text.splitlines()[0].rstrip(".") if text else type(error).__name__
+
+
 class TrainingDiverged(UserError):
     """The training loss is no longer finite; the last checkpoint is kept."""
 

@@ -16,8 +16,8 @@ from deft_hf.comparison.variants import VARIANTS, parse_variants
 from deft_hf.methods.core.cost import step_flops
 from deft_hf.methods.core.pathways import DualPathway
 from deft_hf.models.families import resolve_family
-from deft_hf.models.loading import load_model
 from deft_hf.runs import steps as runs
+from deft_hf.runs.start import open_start
 from deft_hf.utils.errors import UserError
 from tests.comparison.test_plan import write_recipe
 
@@ -172,7 +172,7 @@ def test_a_step_computes_in_the_precision_of_the_training(plan, bf16, expected):
 def run_flops(plan):
     """A function from settings to the operations of the whole run, on two images a step."""
     recipe = plan.run({}, 0).recipe
-    model, _ = load_model(recipe, recipe.data.label_space())
+    model, *_ = open_start(recipe.model, recipe.data, recipe.data.label_space(), recipe.training.seed)
     pathways = DualPathway(model, resolve_family(model))
     batch = {"pixel_values": torch.randn(2, 3, 64, 64), "labels": torch.randint(0, 7, (2, 64, 64))}
     cost_of = {}
@@ -221,6 +221,6 @@ def test_a_warmup_that_takes_all_of_the_compute_is_refused(plan):
 
 
 def test_without_equal_compute_nothing_is_counted(plan, monkeypatch):
-    monkeypatch.setattr(cost, "load_model", None)
+    monkeypatch.setattr(cost, "open_start", None)
     asked = parse_variants("joint,lp_ft,deft")
     assert cost.with_equal_compute(plan, asked) == asked

@@ -14,7 +14,7 @@ from transformers import AutoModelForSemanticSegmentation, TrainerCallback
 import deft_hf.trainer.trainer
 from deft_hf.data.streets import STREETS
 from deft_hf.methods.core.batchnorm import batchnorm_modules
-from deft_hf.models.loading import load_model
+from deft_hf.models.pretrained import open_pretrained
 from deft_hf.publish.export import export_generalized
 from deft_hf.recipe import Recipe
 from deft_hf.runs import steps as runs
@@ -726,8 +726,8 @@ def test_a_baseline_has_an_average_and_a_component_of_its_own(recipe):
 
 
 def test_channels_last_changes_the_layout_and_nothing_else(recipe, tmp_path):
-    plain, _ = load_model(recipe(), STREETS)
-    model, _ = load_model(recipe("model.channels_last=true"), STREETS)
+    plain, *_ = open_pretrained("embedded", STREETS)
+    model, *_ = open_pretrained("embedded", STREETS, channels_last=True)
     assert differing(model.state_dict(), plain.state_dict()) == []
     images = tiny.batch()["pixel_values"]
     torch.testing.assert_close(model.eval()(images).logits, plain.eval()(images).logits, rtol=0, atol=1e-5)

@@ -12,10 +12,10 @@ from deft_hf.methods.core.pathways import DualPathway
 from deft_hf.models.families import (
     FAMILIES,
     SegmentationFamily,
-    auto_class,
     resolve_family,
     untouched_parameters,
 )
+from deft_hf.models.opening import auto_class
 from deft_hf.utils.errors import UserError
 from tests import tiny
 from tests.trainer.test_trainer import Drawn, trainer

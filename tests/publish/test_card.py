@@ -12,8 +12,9 @@ from transformers import AutoConfig, SegformerConfig
 
 from deft_hf.data.transforms import EvalTransform
 from deft_hf.models.families import resolve_family
+from deft_hf.models.processor import segmentation_processor
 from deft_hf.publish.card import CardFacts, DataUse, render_card, shareable_tree
-from deft_hf.publish.export import export_generalized, segmentation_processor
+from deft_hf.publish.export import export_generalized
 from deft_hf.publish.terms import Terms
 from deft_hf.scoring.confusion import ConfusionMatrix
 from deft_hf.scoring.inference import predict

@@ -5,8 +5,9 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, SegformerImageProcessorPil
 
 from deft_hf.data.transforms import IMAGENET_MEAN, IMAGENET_STD, EvalTransform
+from deft_hf.models.processor import segmentation_processor
 from deft_hf.publish import export
-from deft_hf.publish.export import export_generalized, segmentation_processor, verify_export
+from deft_hf.publish.export import export_generalized, verify_export
 from tests import tiny
 
 PLAIN = {"config.json", "model.safetensors", "preprocessor_config.json"}

@@ -12,7 +12,8 @@ import torch
 from transformers import AutoModelForSemanticSegmentation
 
 from deft_hf import push
-from deft_hf.publish.export import export_generalized, segmentation_processor
+from deft_hf.models.processor import segmentation_processor
+from deft_hf.publish.export import export_generalized
 from deft_hf.publish.push import PushFailed, push_folder, without_token
 from deft_hf.utils.errors import UserError, run_command
 from tests import tiny

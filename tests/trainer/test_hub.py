@@ -9,8 +9,8 @@ import yaml
 from transformers import AutoModelForSemanticSegmentation
 
 from deft_hf import train
+from deft_hf.models.processor import segmentation_processor
 from deft_hf.publish import push as pushing
-from deft_hf.publish.export import segmentation_processor
 from deft_hf.publish.push import PushFailed
 from deft_hf.trainer import hub as module
 from deft_hf.trainer.trainer import DeFTTrainer

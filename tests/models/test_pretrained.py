@@ -1,41 +1,36 @@
 """What a checkpoint may lack as a start for other classes, and how it is said."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSemanticSegmentation
 
-from deft_hf.models.families import resolve_family
-from deft_hf.models.loading import load_model
+from deft_hf.data.labels import LabelSpace
+from deft_hf.models.families import FAMILIES, resolve_family
 from deft_hf.models.new_tensors import draw_classifier, newly_made, summary
-from deft_hf.recipe import Recipe
+from deft_hf.models.opening import auto_class
+from deft_hf.models.pretrained import open_pretrained
+from deft_hf.recipe import ModelSection
+from deft_hf.recipe.data import DataSection
+from deft_hf.runs.start import open_start
 from deft_hf.utils.errors import UserError
 from tests import tiny
 
 CLASSES = 19
 
 
-@pytest.fixture
-def load(tmp_path):
-    """Loads a checkpoint for 19 classes as a recipe has it."""
+LABELS = LabelSpace.from_mapping({"names": [f"class {index}" for index in range(CLASSES)]})
 
-    def loaded(checkpoint=None, **section):
-        recipe = {
-            "model": {**({"checkpoint": str(checkpoint)} if checkpoint else {}), **section},
-            "data": {
-                "labels": {"names": [f"class {index}" for index in range(CLASSES)]},
-                "source": [{"streets": "clear", "count": 1}],
-                "unseen": [{"streets": "night", "count": 1}],
-                "crop_size": [64, 64],
-            },
-            "training": {"output_dir": str(tmp_path / "out"), "max_steps": 1, "use_cpu": True},
-        }
-        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-        recipe = Recipe.load(tmp_path / "recipe.yaml")
-        return load_model(recipe, recipe.data.label_space())[0]
 
-    return loaded
+def load(name, **options):
+    return open_pretrained(str(name), LABELS, crop_size=(64, 64), **options)
+
+
+def newly_named(start):
+    return summary(start.new, start.model.state_dict())
 
 
 @pytest.mark.parametrize("model_type", sorted(tiny.BUILDERS))
@@ -65,37 +60,38 @@ def test_as_many_other_classes_make_the_same_tensors_new(model_type):
     assert draw_classifier(model, new) == new and all(torch.equal(now[n], v) for n, v in model.state_dict().items())
 
 
-def test_the_report_names_what_is_new(load, tmp_path, capsys):
+def test_what_is_new_is_named(tmp_path):
     before = tiny.build("segformer")
     before.save_pretrained(tmp_path / "seven")
-    model = load(tmp_path / "seven")
-    assert "Newly made: decode_head.classifier.* (2)\n" in capsys.readouterr().out
+    start = load(tmp_path / "seven")
+    assert newly_named(start) == "decode_head.classifier.* (2)"
+    model = start.model
     assert model.config.num_labels == CLASSES and model.config.id2label[18] == "class 18"
-    # The same number of classes: the classifier that was trained is gone on with.
+    # The same number of classes: training continues with the classifier that is there.
     model.save_pretrained(tmp_path / "nineteen")
     again = load(tmp_path / "nineteen")
-    assert "Newly made: nothing\n" in capsys.readouterr().out
-    assert torch.equal(again.decode_head.classifier.weight, model.decode_head.classifier.weight)
+    assert newly_named(again) == "nothing"
+    assert torch.equal(again.model.decode_head.classifier.weight, model.decode_head.classifier.weight)
     model.config.id2label = {index: f"LABEL_{index}" for index in range(CLASSES)}  # nobody gave them names
     model.save_pretrained(tmp_path / "nineteen")
-    load(tmp_path / "nineteen")
-    assert "Newly made: nothing\n" in capsys.readouterr().out
+    assert newly_named(load(tmp_path / "nineteen")) == "nothing"
     # As many others: it is replaced, by the same draw each time.
     model.config.id2label = {index: f"thing {index}" for index in range(CLASSES)}
     model.save_pretrained(tmp_path / "nineteen")
     again, once_more = load(tmp_path / "nineteen"), load(tmp_path / "nineteen")
-    assert "Newly made: decode_head.classifier.* (2)\n" in capsys.readouterr().out
-    kept, drawn = model.state_dict(), again.state_dict()
+    assert newly_named(again) == "decode_head.classifier.* (2)"
+    kept, drawn = model.state_dict(), again.model.state_dict()
     changed = [name for name, value in kept.items() if not torch.equal(value, drawn[name])]
     assert changed == ["decode_head.classifier.weight"]  # the bias starts at 0
-    assert again.config.id2label[18] == "class 18"
-    assert torch.equal(drawn[changed[0]], once_more.decode_head.classifier.weight)
+    assert again.model.config.id2label[18] == "class 18"
+    assert torch.equal(drawn[changed[0]], once_more.model.decode_head.classifier.weight)
+    other = load(tmp_path / "nineteen", seed=1).model.decode_head.classifier.weight
+    assert not torch.equal(drawn[changed[0]], other)
     before.segformer.save_pretrained(tmp_path / "encoder")
-    load(tmp_path / "encoder")
-    assert "Newly made: decode_head.* (16)\n" in capsys.readouterr().out
+    assert newly_named(load(tmp_path / "encoder")) == "decode_head.* (16)"
 
 
-def test_anything_else_is_refused_in_one_message(load, tmp_path):
+def test_anything_else_is_refused_in_one_message(tmp_path):
     tiny.build("segformer").save_pretrained(tmp_path)
     file = tmp_path / "model.safetensors"
     whole = load_file(file)
@@ -126,16 +122,45 @@ def test_names_are_summed_up_by_whole_modules():
     assert summary(["a.b.x", "a.b.y", "a.c.x", "d.y"], everything) == "a.* (3), d.y"
 
 
-def test_a_backbone_under_a_head_is_one_key_of_the_recipe(load, tmp_path, capsys):
+def test_a_backbone_gets_a_head(tmp_path):
     tiny.build("upernet").backbone.save_pretrained(tmp_path / "backbone")
-    head = {"backbone": str(tmp_path / "backbone"), "head": "upernet"}
-    model = load(**head, head_config={"hidden_size": 16}, config={"drop_path_rate": 0.1})
-    said = capsys.readouterr().out
-    assert "backbone: UperNetForSemanticSegmentation, " in said and "Newly made: decode_head.* (" in said
-    assert model.config.hidden_size == 16 and model.config.backbone_config.drop_path_rate == 0.1
-    model.save_pretrained(tmp_path / "again")
+    start = load(
+        tmp_path / "backbone", head="upernet", head_config={"hidden_size": 16}, config={"drop_path_rate": 0.1}
+    )
+    assert newly_named(start).startswith("decode_head.* (")
+    config = start.model.config
+    assert config.hidden_size == 16 and config.backbone_config.drop_path_rate == 0.1
+    start.model.save_pretrained(tmp_path / "again")
     assert AutoModelForSemanticSegmentation.from_pretrained(tmp_path / "again").config.num_labels == CLASSES
     with pytest.raises(
         UserError, match="model.backbone: someone/nothing cannot be read .*Hub name that can be reached"
     ):
-        load(**head | {"backbone": "someone/nothing"})
+        load("someone/nothing", head="upernet")
+
+
+def test_the_sections_of_a_recipe_name_the_start_and_it_says_what_is_new(tmp_path, capsys):
+    tiny.build("upernet").backbone.save_pretrained(tmp_path / "backbone")
+    data = DataSection(labels={"names": ["a", "b"]}, source=[{"streets": "clear", "count": 1}], crop_size=[64, 64])
+    section = ModelSection(backbone=str(tmp_path / "backbone"), head="upernet", head_config={"hidden_size": 16})
+    start = open_start(section, data, data.label_space(), seed=0)
+    said = capsys.readouterr().out
+    assert "backbone: UperNetForSemanticSegmentation, " in said and "Newly made: decode_head.* (" in said
+    assert start.model.config.hidden_size == 16 and start.model.config.num_labels == 2
+    assert start.processor.image_mean and not start.processor.do_resize
+    open_start(section, data, data.label_space(), seed=0, announce=False)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("model_type", sorted(tiny.BUILDERS))
+def test_the_auto_class_of_a_family_is_that_of_its_objective(model_type):
+    assert auto_class(tiny.build(model_type).config).__name__ == FAMILIES[model_type].objective.auto_class
+
+
+def test_the_table_of_families_is_light():
+    """Who uses it alone loads torch, and neither transformers nor datasets."""
+    code = (
+        "import sys, deft_hf.models.families, deft_hf.models.masks, deft_hf.models.objectives, deft_hf.models.views\n"
+        "print([name for name in ('torch', 'transformers', 'datasets', 'huggingface_hub') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "['torch']\n"

@@ -1,0 +1,177 @@
+"""A pretrained checkpoint or backbone, opened for training: checked, and with a head for the classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    BaseImageProcessor,
+    PreTrainedConfig,
+    PreTrainedModel,
+    set_seed,
+)
+from transformers.utils import logging
+
+from deft_hf.data.labels import LabelSpace
+from deft_hf.models.backbones import patch_size, under_head
+from deft_hf.models.embedded import resolved
+from deft_hf.models.families import FAMILIES, fixed_size, resolve_family
+from deft_hf.models.new_tensors import draw_classifier, newly_made
+from deft_hf.models.opening import auto_class, unreadable
+from deft_hf.models.processor import segmentation_processor
+from deft_hf.utils.errors import UserError, first_line
+
+Size = tuple[int, int]
+
+
+class Pretrained(NamedTuple):
+    """What `open_pretrained` opens.
+
+    Attributes:
+        model (`PreTrainedModel`): in float32.
+        processor (`BaseImageProcessor`): the one that the export will have.
+        new (`list[str]`): names of the tensors that the checkpoint did not have, in the model's order.
+    """
+
+    model: PreTrainedModel
+    processor: BaseImageProcessor
+    new: list[str]
+
+
+def open_pretrained(
+    name: str,
+    labels: LabelSpace,
+    *,
+    head: str | None = None,
+    revision: str | None = None,
+    config: Mapping[str, Any] | None = None,
+    head_config: Mapping[str, Any] | None = None,
+    encoder: str | None = None,
+    channels_last: bool = False,
+    crop_size: Size | None = None,
+    image_size: Size | None = None,
+    window: Size | None = None,
+    seed: int = 42,
+) -> Pretrained:
+    """A pretrained model with a head for the classes, ready to be trained.
+
+    What the checkpoint does not hold, the head or its classifier, is drawn anew. Messages name the keys that a recipe
+    has for the arguments.
+
+    Args:
+        name (`str`): a Hub name, a folder, or `embedded`: of a whole model, or of a backbone if there is a `head`.
+        labels (`LabelSpace`): the classes.
+        head (`str`, *optional*): one of `deft_hf.models.backbones.HEADS`, to put on the backbone.
+        revision (`str`, *optional*, defaults to `"main"`): branch, tag or commit on the Hub.
+        config (`Mapping[str, Any]`, *optional*): fields of the checkpoint's config to change.
+        head_config (`Mapping[str, Any]`, *optional*): fields of the head's config to change.
+        encoder (`str`, *optional*): dotted path of the encoder, of a model that `resolve_family` does not know.
+        channels_last (`bool`, *optional*, defaults to `False`): keep the weights in that memory format.
+        crop_size (`tuple[int, int]`, *optional*): (height, width) in pixels of what the model will be trained on.
+        image_size (`tuple[int, int]`, *optional*): that images are resized to; `None`: they keep their own.
+        window (`tuple[int, int]`, *optional*): of the sliding window that evaluation will use.
+        seed (`int`, *optional*, defaults to 42): of what is drawn; it sets the global random states.
+
+    Returns:
+        `Pretrained`: model, processor, and the names of the new tensors.
+
+    Raises:
+        UserError: the checkpoint cannot be read, is of an unknown type, lacks weights that it should have, or takes no
+            images of these sizes.
+    """
+    key = "model.checkpoint" if head is None else "model.backbone"
+    place, where, config = resolved(name), f"{key}: {name}", config or {}
+    set_seed(seed)
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # the names of new tensors are returned
+    try:
+        if head is not None:
+            model, new = under_head(place, head, labels, revision or "main", config, head_config)
+            resolve_family(model)
+        else:
+            model, new = _with_classes(place, labels, revision or "main", config, encoder, where)
+    except UserError:
+        raise
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{key}: {unreadable(name, error)}") from error
+    except ValueError as error:
+        raise UserError(
+            f"{where} does not open as a semantic segmentation model "
+            f"({first_line(error)}). Known types: {', '.join(sorted(FAMILIES))}."
+        ) from error
+    finally:
+        logging.set_verbosity(verbosity)
+    _check_sizes(model.config, name, crop_size, image_size, window)
+    if channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    # Who opens the export knows of no window.
+    processor = segmentation_processor(_base_processor(place, revision), fixed_size(model.config) or image_size)
+    return Pretrained(model, processor, new)
+
+
+def _with_classes(
+    place: str, labels: LabelSpace, revision: str, changes: Mapping[str, Any], encoder: str | None, where: str
+) -> tuple[PreTrainedModel, list[str]]:
+    config = AutoConfig.from_pretrained(place, revision=revision)
+    _check_config(config, changes)
+    needed = FAMILIES[config.model_type].config if config.model_type in FAMILIES else {}
+    try:
+        cls = auto_class(config)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    model, keys = cls.from_pretrained(
+        place,
+        revision=revision,
+        num_labels=labels.num_labels,
+        id2label=labels.id2label,
+        label2id=labels.label2id,
+        dtype=torch.float32,
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+        **{**needed, **changes},
+    )
+    new = newly_made(model, resolve_family(model, encoder), keys, config.num_labels, where)
+    nameless = {index: f"LABEL_{index}" for index in range(config.num_labels)}
+    if config.num_labels == labels.num_labels and config.id2label not in (labels.id2label, nameless):
+        new = draw_classifier(model, new)
+    return model, new
+
+
+def _check_config(config: PreTrainedConfig, changes: Mapping[str, Any]) -> None:
+    unknown = [key for key in changes if key not in config.to_dict()]
+    if unknown:
+        raise UserError(
+            f"model.config.{unknown[0]}: a {config.model_type} config has no such field; it has "
+            f"{', '.join(sorted(config.to_dict()))}."
+        )
+
+
+def _check_sizes(
+    config: PreTrainedConfig, name: str, crop_size: Size | None, image_size: Size | None, window: Size | None
+) -> None:
+    patch, only = patch_size(config), fixed_size(config)
+    shown = {"window": window} if window else {"image_size": image_size}
+    for key, size in ({"crop_size": crop_size} | shown).items():
+        if only is not None and (size is None or tuple(size) != only):
+            raise UserError(
+                f"data.{key}: found {size}, but {name} takes images of {only[0]} x {only[1]} alone: set "
+                "data.crop_size to it, and data.window for larger images."
+            )
+        if size is not None and any(length % patch for length in size):
+            near = [max(1, round(length / patch)) * patch for length in size]
+            raise UserError(
+                f"data.{key}: found {list(size)}, but the encoder takes patches of {patch} x {patch} pixels and "
+                f"would not see the rest; take multiples of {patch}, {near} for one."
+            )
+
+
+def _base_processor(place: str, revision: str | None) -> BaseImageProcessor | None:
+    try:
+        return AutoImageProcessor.from_pretrained(place, revision=revision or "main")
+    except (OSError, ValueError):
+        return None  # a backbone without preprocessor_config.json

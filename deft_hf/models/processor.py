@@ -1,0 +1,59 @@
+"""The image processor of a segmentation model: the one that a folder has, and the one that an export gets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image
+from transformers import AutoImageProcessor, BaseImageProcessor, SegformerImageProcessorPil
+
+from deft_hf.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from deft_hf.utils.errors import UserError, first_line
+
+
+def open_processor(name: str, revision: str | None = None) -> BaseImageProcessor:
+    """The image processor of a model.
+
+    Args:
+        name (`str`): a Hub name or a folder.
+        revision (`str`, *optional*): branch, tag or commit on the Hub.
+
+    Raises:
+        UserError: there is none.
+    """
+    try:
+        return AutoImageProcessor.from_pretrained(str(Path(name).expanduser()), revision=revision or "main")
+    except (OSError, ValueError, ImportError) as error:
+        raise UserError(
+            f"{name} has no image processor that opens here ({first_line(error)}): put its preprocessor_config.json "
+            "there."
+        ) from error
+
+
+def segmentation_processor(base: BaseImageProcessor | None, size: tuple[int, int] | None) -> BaseImageProcessor:
+    """The image processor that does to an image what `EvalTransform(size, mean, std)` does, for every architecture.
+
+    Labels are never touched (`do_reduce_labels` is off): `LabelSpace` maps them once, when a mask is decoded.
+
+    Args:
+        base (`BaseImageProcessor`, *optional*): the checkpoint's processor, for its mean and deviation; where it does
+            not normalise they are 0 and 1, where there is none they are ImageNet's.
+        size (`tuple[int, int]`, *optional*): (height, width) that images are resized to, bilinear and antialiased;
+            with `None` they keep their own.
+    """
+    mean, std = IMAGENET_MEAN, IMAGENET_STD
+    if base is not None:
+        mean, std = (base.image_mean, base.image_std) if base.do_normalize else ((0.0,) * 3, (1.0,) * 3)
+    resizing = {"do_resize": False} if size is None else {"size": {"height": size[0], "width": size[1]}}
+    # Pillow resizes here as in `EvalTransform`, with or without torchvision; saved, it is a SegformerImageProcessor.
+    return SegformerImageProcessorPil(
+        do_convert_rgb=True,
+        **resizing,
+        resample=Image.Resampling.BILINEAR,
+        do_rescale=True,
+        rescale_factor=1 / 255,
+        do_normalize=True,
+        image_mean=list(mean),
+        image_std=list(std),
+        do_reduce_labels=False,
+    )
