@@ -1,0 +1,1 @@
+"""A run from its typed parts: its steps, facts and folder."""

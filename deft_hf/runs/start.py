@@ -1,0 +1,46 @@
+"""The model that a run starts from, as the sections of a recipe name it."""
+
+from __future__ import annotations
+
+from deft_hf.data.labels import LabelSpace
+from deft_hf.models.new_tensors import summary
+from deft_hf.models.pretrained import Pretrained, open_pretrained
+from deft_hf.recipe import ModelSection
+from deft_hf.recipe.data import DataSection
+from deft_hf.utils.console import say
+
+
+def open_start(
+    model: ModelSection, data: DataSection, labels: LabelSpace, seed: int, announce: bool = True
+) -> Pretrained:
+    """The pretrained model of a run, its processor, and the names of the tensors that are new.
+
+    Args:
+        model (`ModelSection`): the checkpoint, or the backbone and its head.
+        data (`DataSection`): the sizes of images that the model will see.
+        labels (`LabelSpace`): the classes.
+        seed (`int`): of what is drawn.
+        announce (`bool`, *optional*, defaults to `True`): print what was opened and what of it is new.
+
+    Raises:
+        UserError: what `open_pretrained` refuses.
+    """
+    start = open_pretrained(
+        model.pretrained,
+        labels,
+        head=model.head,
+        revision=model.revision,
+        config=model.config,
+        head_config=model.head_config,
+        encoder=model.encoder,
+        channels_last=model.channels_last,
+        crop_size=data.crop_size,
+        image_size=data.image_size,
+        window=data.window,
+        seed=seed,
+    )
+    if announce:
+        kind, size = type(start.model).__name__, f"{start.model.num_parameters():,} parameters"
+        new = summary(start.new, start.model.state_dict())
+        say(f"{model.pretrained}: {kind}, {size}. Newly made: {new}")
+    return start
