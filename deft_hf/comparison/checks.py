@@ -89,8 +89,8 @@ def check_data(runs: Path, recipe: Recipe, domains: Domains) -> None:
             data = yaml.safe_load((run / RECIPE).read_text())["data"]
             then = json.loads(path.read_text()).get("data", now)  # earlier versions did not write it down
         except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
-            found = type(error).__name__
-            raise UserError(f"{run}: cannot be read ({found}); remove it, and it is run again") from error
+            kind = type(error).__name__
+            raise UserError(f"{run}: cannot be read ({kind}); remove it, and it is run again") from error
         if any(data.get(key) != wanted.get(key) for key in ("root", "labels")):
             continue
         for section, current in now.items():

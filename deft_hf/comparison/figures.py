@@ -94,7 +94,7 @@ def draw_tradeoff(comparison: Comparison, summaries: Summaries) -> Figure | None
         axes.plot([100 * x.mean] * 2, [100 * y.low, 100 * y.high], color=color, linewidth=1, alpha=0.6)
         seeds = [100 * np.array([*summary.values[key].values()]) for key in (SOURCE_MEAN, UNSEEN_MEAN)]
         axes.plot(*seeds, marker, color=color, markersize=4, alpha=0.5, markeredgewidth=0)
-        edge = {"markeredgecolor": "black", "markeredgewidth": 0.7, "linestyle": ""}
+        edge: dict[str, Any] = {"markeredgecolor": "black", "markeredgewidth": 0.7, "linestyle": ""}
         axes.plot(100 * x.mean, 100 * y.mean, marker, color=color, markersize=9, label=method, zorder=5, **edge)
     for key, limit in ((SOURCE_MEAN, axes.set_xlim), (UNSEEN_MEAN, axes.set_ylim)):
         _limit(limit, [s.values[key].values() for s in both.values()], [s.means[key] for s in both.values()])
@@ -147,8 +147,7 @@ def draw_domains(comparison: Comparison, summaries: Summaries) -> Figure | None:
 def draw_curves(comparison: Comparison, summaries: Summaries) -> Figure | None:
     """Mean IoU while training: a line a method, the mean of its seeds, within the range of its seeds."""
     key = headline_key(comparison)
-    curves = {method: _curve(comparison, method) for method in summaries}
-    curves = {method: curve for method, curve in curves.items() if curve}
+    curves = {method: curve for method in summaries if (curve := _curve(comparison, method))}
     if not curves:
         return None
     figure, axes = _figure(
@@ -157,8 +156,9 @@ def draw_curves(comparison: Comparison, summaries: Summaries) -> Figure | None:
     # From the top down as the lines end, which is how a reader looks a line up.
     for method, (steps, values) in sorted(curves.items(), key=lambda item: -item[1][1][:, -1].mean()):
         color, marker = _style(comparison, method)
-        line = {"markersize": 5, "linewidth": 1.6, "linestyle": _line(comparison, method), "label": method}
-        axes.plot(steps, values.mean(0), color=color, marker=marker, markevery=max(1, len(steps) // 12), **line)
+        line: dict[str, Any] = {"markersize": 5, "markevery": max(1, len(steps) // 12), "linewidth": 1.6}
+        line["linestyle"] = _line(comparison, method)
+        axes.plot(steps, values.mean(0), color=color, marker=marker, label=method, **line)
         if len(values) > 1:
             axes.fill_between(steps, values.min(0), values.max(0), color=color, alpha=0.1, linewidth=0)
     bands = "; bands: range of the seeds" if any(len(values) > 1 for _, values in curves.values()) else ""

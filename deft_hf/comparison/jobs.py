@@ -43,11 +43,12 @@ def execute(runs: Iterable[Run], jobs: int) -> dict[Path, str]:
                 active[slot] = waiting[0], _start(waiting.pop(0), slot, jobs)
             time.sleep(_PAUSE)
             for slot, (run, process) in list(active.items()):
-                if process.is_alive():
+                status = process.exitcode
+                if status is None:  # still at work
                     continue
                 del active[slot]
-                reason = _reason(run, process.exitcode)
-                if reason and _was_killed(process.exitcode) and run in second_chance:
+                reason = _reason(run, status)
+                if reason and _was_killed(status) and run in second_chance:
                     second_chance.remove(run)
                     waiting.append(run)
                     continue
@@ -70,11 +71,13 @@ def _start(run: Run, slot: int, jobs: int) -> BaseProcess:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
         settings["CUDA_VISIBLE_DEVICES"] = visible.split(",")[slot % count]
     # A server that has imported everything once forks the runs: importing takes longer than a short run's evaluation.
-    kinds = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if "forkserver" in kinds else "spawn")
-    if "forkserver" in kinds:
-        context.set_forkserver_preload(["deft_hf.comparison.worker"])
-    process = context.Process(target=work, args=(run.folder, settings))
+    process: BaseProcess
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        server = multiprocessing.get_context("forkserver")
+        server.set_forkserver_preload(["deft_hf.comparison.worker"])
+        process = server.Process(target=work, args=(run.folder, settings))
+    else:
+        process = multiprocessing.get_context("spawn").Process(target=work, args=(run.folder, settings))
     process.start()
     return process
 

@@ -90,12 +90,15 @@ def main_table(comparison: Comparison, summaries: Summaries) -> str:
 
     rows = []
     for method, summary in summaries.items():
-        ran, difference = len(_by_seed(comparison, method)), summary.differences.get(key)
+        ran = len(_by_seed(comparison, method))
         row = [method, *([_with_spread(summary.means[SOURCE_MEAN])] if comparison.source else [])]
         row += [percent(summary.means[domain].mean) for domain in unseen]
         if unseen:
             row.append(_with_spread(summary.means[key], bold=percent(summary.means[key].mean) == percent(best)))
-        row += ["baseline", ""] if method == comparison.baseline else _difference_cells(difference, ran)
+        if method == comparison.baseline:
+            row += ["baseline", ""]
+        else:
+            row += _difference_cells(summary.differences[key], ran)
         row.append(str(ran) if ran == len(comparison.seeds) else f"{ran} of {len(comparison.seeds)}")
         if comparison.costs:
             cost = comparison.costs.get(method)

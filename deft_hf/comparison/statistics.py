@@ -179,14 +179,15 @@ def _resample_images(comparison: Comparison, resamples: int, seed: int) -> Resam
     resampled: Resampled = {}
     for index, domain in enumerate((*comparison.source, *comparison.unseen)):
         resampled[domain] = {}
-        truth = weights = None
+        shared: tuple[np.ndarray, np.ndarray] | None = None
         for method, outcomes in comparison.outcomes.items():
             kept = {s: outcome.counts[domain] for s, outcome in outcomes.items() if domain in outcome.counts}
             for run, counts in kept.items():
-                if truth is None:
-                    truth, images = counts.sum(2), len(counts)
-                    generator = np.random.default_rng([seed, 1 + index])
+                if shared is None:
+                    images, generator = len(counts), np.random.default_rng([seed, 1 + index])
                     weights = generator.multinomial(images, np.full(images, 1 / images), size=resamples).astype(float)
+                    shared = counts.sum(2), weights
+                truth, weights = shared
                 if not np.array_equal(truth, counts.sum(2)):
                     raise ValueError(f"{method}, seed {run}: scored on other images of {domain!r} than the others.")
                 resampled[domain].setdefault(method, {})[run] = resampled_mean_iou(counts, weights)

@@ -5,7 +5,7 @@ The models are transformers' own (`backbone_config`), so that what is exported l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModel,
-    BackboneMixin,
     Mask2FormerConfig,
     Mask2FormerForUniversalSegmentation,
     PreTrainedConfig,
@@ -50,8 +49,8 @@ class Head:
         levels: how many feature maps it takes; the first number where it needs no certain one.
     """
 
-    config: type[PreTrainedConfig]
-    model: type[PreTrainedModel]
+    config: Callable[..., PreTrainedConfig]
+    model: Callable[[Any], PreTrainedModel]
     backbone: str
     levels: range
 
@@ -234,10 +233,10 @@ def _check_fields(config: PreTrainedConfig, changes: Mapping[str, Any], key: str
 
 def _load_backbone(name: str, config: PreTrainedConfig, revision: str) -> tuple[PreTrainedModel, set[str]]:
     """The backbone, and the names of its tensors that are new because no plain model of its type has them."""
-    if config.model_type == _TIMM:
+    if isinstance(config, TimmBackboneConfig):
         return TimmBackbone(config, pretrained=True, pretrained_cfg_overlay=_timm_weights(name, revision)), set()
     # The concrete class: `AutoBackbone.from_pretrained` asks the Hub, for a folder too.
-    cls: type[BackboneMixin] = getattr(transformers, MODEL_FOR_BACKBONE_MAPPING_NAMES[config.model_type])
+    cls: Any = getattr(transformers, MODEL_FOR_BACKBONE_MAPPING_NAMES[config.model_type])
     backbone, keys = cls.from_pretrained(
         name,
         config=config,
@@ -278,7 +277,9 @@ def _timm_config(name: str, architecture: str) -> TimmBackboneConfig:
             f"model.backbone: {name} is a ViT, which timm ties to one image size; take it from transformers (DINOv2, "
             "DINOv3), or a timm model with several resolutions."
         )
-    return TimmBackboneConfig(backbone=architecture, out_indices=list(range(max(len(stages) - 4, 0), len(stages))))
+    last_four = list(range(max(len(stages) - 4, 0), len(stages)))
+    # It takes the argument by its keywords, of which its annotations do not know.
+    return TimmBackboneConfig(backbone=architecture, out_indices=last_four)  # type: ignore[call-arg]
 
 
 def _timm_weights(name: str, revision: str) -> dict[str, Any]:

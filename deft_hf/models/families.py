@@ -153,7 +153,8 @@ def resolve_family(model: nn.Module, encoder: str | None = None) -> Segmentation
             with; `encoder` is no submodule, or holds all parameters
             or none; encoder and decoder share a parameter.
     """
-    model_type = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
+    config: Any = getattr(model, "config", None)
+    model_type = getattr(config, "model_type", type(model).__name__)
     refuse(model_type)
     family = FAMILIES.get(model_type)
     if encoder is not None:
@@ -165,16 +166,17 @@ def resolve_family(model: nn.Module, encoder: str | None = None) -> Segmentation
             f"Children of the model: {_children(model)}. Known types: {', '.join(sorted(FAMILIES))}."
         )
     for name, value in family.config.items():
-        if getattr(model.config, name) != value:
+        if getattr(config, name) != value:
             raise UserError(
-                f"{name} of this {model_type} model is {getattr(model.config, name)}, and deft_hf trains it with "
+                f"{name} of this {model_type} model is {getattr(config, name)}, and deft_hf trains it with "
                 f"{value}: load it with `{name}={value}`."
             )
     _check_split(model, family)
     if family.blocks is not None:
         # `out_indices` counts hidden states from 1, the embeddings first: index i is what block i - 2 (from 0) puts
         # out.
-        unread = range(max(model.config.out_indices) - 1, len(model.get_submodule(family.blocks)))
+        blocks: Any = model.get_submodule(family.blocks)
+        unread = range(max(config.out_indices) - 1, len(blocks))
         patterns = tuple(f"{family.blocks}.{index}.*" for index in unread)
         family = replace(family, never_trained=family.never_trained + patterns)
     return family

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -63,9 +63,9 @@ class MaskClassification:
     queries: str = "num_queries"
     inputs: Callable[[Any], dict[str, Any]] = no_inputs
 
-    auto_class = "AutoModelForUniversalSegmentation"
-    outputs = ("class_queries_logits", "masks_queries_logits")
-    needs_masks = True
+    auto_class: ClassVar[str] = "AutoModelForUniversalSegmentation"
+    outputs: ClassVar[tuple[str, ...]] = ("class_queries_logits", "masks_queries_logits")
+    needs_masks: ClassVar[bool] = True
 
     def forward(self, model: nn.Module, pixel_values: Tensor, **targets: Any) -> Any:
         """The model's outputs for `pixel_values` (N, 3, H, W) and, if there are `targets`, its loss in them."""
@@ -91,7 +91,8 @@ class MaskClassification:
         """
         pixel_values, classes = batch["pixel_values"], _class_labels(batch)
         masks = [mask.to(torch.float32) for mask in batch["mask_labels"]]
-        view = with_module(model, "criterion", StepLoss(model.criterion, items.to(pixel_values.device)))
+        step_loss = StepLoss(model.get_submodule("criterion"), items.to(pixel_values.device))
+        view = with_module(model, "criterion", step_loss)
         return self.forward(view, pixel_values, mask_labels=masks, class_labels=classes).loss
 
     def count(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -128,13 +129,15 @@ class StepLoss(nn.Module):
         items: target masks, matched and other queries of the optimizer step: (3,), on the model's device.
     """
 
+    criterion: Any
+
     def __init__(self, criterion: nn.Module, items: Tensor) -> None:
         super().__init__()
         # Not registered: a view owns no parameter.
         object.__setattr__(self, "criterion", criterion)
         masks, matched, others = items
         self.masks = masks.clamp(min=1)
-        self.weight = matched + criterion.eos_coef * others
+        self.weight = matched + self.criterion.eos_coef * others
 
     def forward(
         self,

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
 from deft_hf.models.families import SegmentationFamily
@@ -15,7 +14,7 @@ from deft_hf.utils.errors import UserError
 
 
 def newly_made(
-    model: nn.Module, family: SegmentationFamily, keys: Mapping[str, Any], classes_before: int, where: str
+    model: PreTrainedModel, family: SegmentationFamily, keys: Mapping[str, Any], classes_before: int, where: str
 ) -> list[str]:
     """Names of the tensors that a checkpoint did not give, in the model's order, if it may lack them.
 
@@ -33,7 +32,8 @@ def newly_made(
     Raises:
         UserError: anything else is missing or has another size.
     """
-    change = classes_before - model.config.num_labels
+    config: Any = model.config
+    change = classes_before - config.num_labels
     sizes = {key: (tuple(before), tuple(now)) for key, before, now in keys["mismatched_keys"]}
     rows = {key for key, (before, now) in sizes.items() if _rows_of_classes(before, now, change)}
     new = {*keys["missing_keys"], *sizes}
@@ -71,7 +71,7 @@ def draw_classifier(model: PreTrainedModel, new: Sequence[str]) -> list[str]:
     Returns:
         `new` with the names of those that were drawn, in the model's order.
     """
-    config = copy.deepcopy(model.config)
+    config: Any = copy.deepcopy(model.config)
     config.num_labels += 1
     with torch.device("meta"):
         wider = type(model)(config).state_dict()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -27,9 +27,9 @@ class Objective(Protocol):
         needs_masks: whether `loss` needs `mask_labels` and `class_labels` in the batch beside `labels`.
     """
 
-    auto_class: str
-    outputs: tuple[str, ...]
-    needs_masks: bool
+    auto_class: ClassVar[str]
+    outputs: ClassVar[tuple[str, ...]]
+    needs_masks: ClassVar[bool]
 
     def inputs(self, config: Any) -> dict[str, Any]:
         """What the model wants beside the images, by the name of the argument; a list is a row for each of them."""
@@ -50,9 +50,9 @@ class Objective(Protocol):
 class PerPixel:
     """Cross-entropy on every pixel whose label is not 255, with the logits resized to the label's size."""
 
-    auto_class = "AutoModelForSemanticSegmentation"
-    outputs = ("logits",)
-    needs_masks = False
+    auto_class: ClassVar[str] = "AutoModelForSemanticSegmentation"
+    outputs: ClassVar[tuple[str, ...]] = ("logits",)
+    needs_masks: ClassVar[bool] = False
 
     def inputs(self, config: Any) -> dict[str, Any]:
         """None."""

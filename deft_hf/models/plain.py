@@ -54,8 +54,9 @@ def class_names(model: nn.Module, family: SegmentationFamily, *datasets: Any) ->
     Raises:
         UserError: a plain model without data, or one that does not return logits (N, C, h, w) for images.
     """
-    if not is_plain(model):
-        return [model.config.id2label[index] for index in range(model.config.num_labels)]
+    if isinstance(model, PreTrainedModel):
+        config: Any = model.config
+        return [config.id2label[index] for index in range(config.num_labels)]
     dataset = next((data for data in datasets if data is not None), None)
     if dataset is None:
         raise UserError(f"{type(model).__name__} does not say how many classes it has: pass a data set.")

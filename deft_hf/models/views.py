@@ -21,8 +21,9 @@ def with_module(model: nn.Module, path: str, module: nn.Module) -> nn.Module:
     *parents, name = path.split(".")
     view = node = _shallow_copy(model)
     for parent in parents:
-        node._modules[parent] = _shallow_copy(node._modules[parent])
-        node = node._modules[parent]
+        child = _shallow_copy(node.get_submodule(parent))
+        node._modules[parent] = child
+        node = child
     node._modules[name] = module
     return view
 

@@ -99,7 +99,8 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _rounded(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
-    rounded = copy.deepcopy(model).to(dtype)
+    rounded = copy.deepcopy(model)
+    rounded.to(dtype)  # type: ignore[arg-type]  # transformers wraps it and loses `self`
     after = rounded.state_dict()
     for name, before in model.state_dict().items():
         if before.isfinite().all() and not after[name].isfinite().all():

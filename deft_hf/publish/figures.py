@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -80,7 +81,7 @@ def score_curve(history: History, domains: Iterable[str], suffix: str = "") -> d
         domains: names; a step counts that has all of them.
         suffix: `_usual` for the usual component beside the exported one.
     """
-    domains, curve = list(domains), {}
+    domains, curve = list(domains), dict[int, dict[str, float]]()
     for entry in history:
         for domain in domains:
             value = entry.get(f"eval_{domain}{suffix}_mean_iou")
@@ -180,10 +181,11 @@ def draw_classes(run: RunRecord) -> Figure | None:
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.set_xlabel("IoU, per cent", fontsize=9)
         axes.label_outer()
-    handles = [Patch(facecolor="0.8", edgecolor="0.4", label=f"{run.method}, in the colour of the class")]
+    own_patch = Patch(facecolor="0.8", edgecolor="0.4", label=f"{run.method}, in the colour of the class")
+    handles: list[Artist] = [own_patch]
     for index, method in enumerate(others):
-        marker = {"color": "black", "marker": _MARKERS[index % len(_MARKERS)], "linestyle": ""}
-        handles.append(Line2D([], [], label=method, **marker))
+        marker = _MARKERS[index % len(_MARKERS)]
+        handles.append(Line2D([], [], color="black", marker=marker, linestyle="", label=method))
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     return figure
 
@@ -194,7 +196,7 @@ def draw_confusion(run: RunRecord) -> Figure | None:
     for kind, domains in (("source", run.source), ("unseen", run.unseen)):
         found = [np.asarray(run.confusions[domain], dtype=np.int64) for domain in domains if domain in run.confusions]
         if found:
-            groups.append((kind, sum(found)))
+            groups.append((kind, np.sum(found, axis=0)))
     if not groups:
         return None
     names = run.labels.names

@@ -8,6 +8,7 @@ import io
 import logging
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -94,7 +95,7 @@ def export_onnx(model: PreTrainedModel, folder: str | os.PathLike, size: tuple[i
 
 
 @contextlib.contextmanager
-def _quiet():
+def _quiet() -> Iterator[None]:
     """Without the exporter's reports of its steps and of packages that it does not need."""
     log = logging.getLogger("torch.onnx")
     level = log.level

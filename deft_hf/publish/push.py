@@ -228,12 +228,13 @@ def explained(
 
 def _reason(error: BaseException, token: str | None) -> tuple[str, bool, str]:
     """What went wrong, whether the Hub or its client refused, and what to do before pushing again."""
-    chain, link = [], error
+    chain: list[BaseException] = []
+    link: BaseException | None = error
     while link is not None and len(chain) < 3:
         chain.append(link)
         link = link.__cause__
-    texts = dict.fromkeys(" ".join(str(link).split()).rstrip(".") or type(link).__name__ for link in chain)
-    status = next((link.response.status_code for link in chain if isinstance(link, HfHubHTTPError)), None)
+    texts = dict.fromkeys(" ".join(str(each).split()).rstrip(".") or type(each).__name__ for each in chain)
+    status = next((each.response.status_code for each in chain if isinstance(each, HfHubHTTPError)), None)
     refused = status in _REFUSALS or isinstance(error, HFValidationError | PushFailed)
     way_out = "Then " if isinstance(error, PushFailed | HFValidationError) else "When the Hub can be reached, "
     if status in (401, 403, 404):

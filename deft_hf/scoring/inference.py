@@ -77,7 +77,7 @@ def sliding_window_logits(
     missing = max(0, window[0] - height), max(0, window[1] - width)
     if family.side is not None and any(missing):
         padded = F.pad(pixel_values, (0, missing[1], 0, missing[0]))
-        logits = sliding_window_logits(model, family, padded, tuple(padded.shape[-2:]), window, stride)
+        logits = sliding_window_logits(model, family, padded, _height_width(padded), window, stride)
         return _resize(logits[..., :height, :width], size)
     window_height, window_width = min(window[0], height), min(window[1], width)
     if (window_height, window_width) == (height, width):
@@ -93,6 +93,7 @@ def sliding_window_logits(
             if total is None:
                 total = logits.new_zeros(*logits.shape[:2], height, width)
             total[place] += logits
+    assert total is not None  # there is a window, however small the image
     # The windows form a grid, so how many cover a pixel is a product of how many cover its row and its column.
     covers = torch.outer(_covers(tops, window_height, height), _covers(lefts, window_width, width))
     return _resize(total.div_(covers.to(total)), size)
@@ -154,12 +155,13 @@ def score_batches(
         for batch in batches:
             for pixel_values, labels in _equal_sizes(batch):
                 pixel_values = pixel_values.to(device, non_blocking=True)
-                classes = _classes(model, family, pixel_values, tuple(labels.shape[-2:]), window, stride)
+                classes = _classes(model, family, pixel_values, _height_width(labels), window, stride)
                 matrix.update(classes, labels)
-                for found, truth in zip(classes, labels, strict=True) if images is not None else ():
-                    single = ConfusionMatrix(num_labels, ignore_index, device)
-                    single.update(found, truth)
-                    images.append(single.counts.cpu())
+                if images is not None:
+                    for found, truth in zip(classes, labels, strict=True):
+                        single = ConfusionMatrix(num_labels, ignore_index, device)
+                        single.update(found, truth)
+                        images.append(single.counts.cpu())
     return matrix
 
 
@@ -174,7 +176,7 @@ def _classes(
     if window is None:
         return semantic_logits(model, family, pixel_values, size).argmax(1)
     if stride is None:
-        stride = tuple(max(1, side * 2 // 3) for side in window)
+        stride = max(1, window[0] * 2 // 3), max(1, window[1] * 2 // 3)
     return sliding_window_logits(model, family, pixel_values, size, window, stride).argmax(1)
 
 
@@ -206,6 +208,10 @@ def _resize(logits: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(logits.shape[-2:]) == tuple(size):
         return logits  # interpolation would be exact too, but a second copy of the largest array there is
     return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+
+
+def _height_width(images: Tensor) -> tuple[int, int]:
+    return images.shape[-2], images.shape[-1]
 
 
 def _window_starts(length: int, window: int, stride: int) -> list[int]:

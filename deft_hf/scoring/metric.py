@@ -105,7 +105,10 @@ class MeanIoU(evaluate.Metric):
     ) -> dict[str, Any]:
         """Scores everything added so far (and these maps), then starts anew."""
         if predictions is not None or references is not None:
-            self.add_batch(predictions=predictions, references=references)
+            self.add_batch(
+                predictions=() if predictions is None else predictions,
+                references=() if references is None else references,
+            )
         pairs, self._pairs, self._images = self._pairs, Counter(), 0
         return _scores(pairs, **kwargs)
 

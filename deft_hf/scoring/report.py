@@ -203,8 +203,8 @@ def _image_iou(prediction: np.ndarray, truth: np.ndarray, labels: LabelSpace) ->
 def _patch(index: int, labels: LabelSpace) -> Patch:
     if index == IGNORE_INDEX:
         return Patch(facecolor="black", label="ignored")
-    color = [channel / 255 for channel in labels.palette[index]]
-    return Patch(facecolor=color, edgecolor="0.5", linewidth=0.5, label=labels.names[index])
+    red, green, blue = (channel / 255 for channel in labels.palette[index])
+    return Patch(facecolor=(red, green, blue), edgecolor="0.5", linewidth=0.5, label=labels.names[index])
 
 
 def _name_span(axes: Axes, name: str, start: int, end: int) -> None:

@@ -68,7 +68,7 @@ def workers_explained() -> Iterator[None]:
         raise type(error)(text.strip()) from None
     except (RuntimeError, OSError, EOFError) as error:
         if isinstance(error, RuntimeError):
-            died = re.match(r"DataLoader (worker \(pid|timed out)", str(error))
+            died = re.match(r"DataLoader (worker \(pid|timed out)", str(error)) is not None
         else:  # while it was handing over a batch
             modules = [frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__)]
             died = any(module.startswith("multiprocessing.") for module in modules)
