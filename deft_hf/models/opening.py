@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from typing import Any
 
 import torch
 import transformers
@@ -22,7 +23,7 @@ from deft_hf.models.families import FAMILIES, SegmentationFamily, refuse
 from deft_hf.utils.errors import UserError, first_line
 
 
-def auto_class(config: PreTrainedConfig) -> type:
+def auto_class(config: PreTrainedConfig) -> type[Any]:
     """The Auto class of transformers whose `from_pretrained` opens a segmentation model with `config`.
 
     Raises:

@@ -108,7 +108,8 @@ def open_pretrained(
         logging.set_verbosity(verbosity)
     _check_sizes(model.config, name, crop_size, image_size, window)
     if channels_last:
-        model = model.to(memory_format=torch.channels_last)
+        # transformers wraps `to` and loses `self`.
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
     # Who opens the export knows of no window.
     processor = segmentation_processor(_base_processor(place, revision), fixed_size(model.config) or image_size)
     return Pretrained(model, processor, new)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from transformers import AutoImageProcessor, BaseImageProcessor, SegformerImageProcessorPil
@@ -42,8 +43,9 @@ def segmentation_processor(base: BaseImageProcessor | None, size: tuple[int, int
             with `None` they keep their own.
     """
     mean, std = IMAGENET_MEAN, IMAGENET_STD
-    if base is not None:
-        mean, std = (base.image_mean, base.image_std) if base.do_normalize else ((0.0,) * 3, (1.0,) * 3)
+    given: Any = base  # the base class does not declare what every image processor has
+    if given is not None:
+        mean, std = (given.image_mean, given.image_std) if given.do_normalize else ((0.0,) * 3, (1.0,) * 3)
     resizing = {"do_resize": False} if size is None else {"size": {"height": size[0], "width": size[1]}}
     # Pillow resizes here as in `EvalTransform`, with or without torchvision; saved, it is a SegformerImageProcessor.
     return SegformerImageProcessorPil(

@@ -181,7 +181,7 @@ def _metadata(facts: CardFacts) -> ModelCardData:
     )
 
 
-def _license(name: str | None) -> dict[str, str]:
+def _license(name: str | None) -> dict[str, Any]:
     # The Hub refuses a card with an identifier that it does not know.
     if name is None or name.lower() in HUB_LICENSES:
         return {"license": name and name.lower()}
