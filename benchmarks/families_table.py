@@ -1,4 +1,4 @@
-"""Put every family of deft_hf through its tests, on tiny random models, and write the outcome into the README's table.
+"""Put every family of deft_hf through its tests, on tiny random models, and write the outcome into the table of docs/models.md.
 
     python benchmarks/families_table.py
 
@@ -16,12 +16,13 @@ import pytest
 from transformers.utils import logging
 
 ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "models.md"
 sys.path.insert(0, str(ROOT))
 
 from deft_hf.methods.core.cost import step_flops  # noqa: E402
 from deft_hf.methods.core.pathways import DualPathway, Stage  # noqa: E402
 from deft_hf.models.families import FAMILIES, resolve_family  # noqa: E402
-from tests import models  # noqa: E402
+from tests import tiny  # noqa: E402
 
 BEGIN, END = "<!-- families: written by benchmarks/families_table.py -->", "<!-- /families -->"
 TESTS = ("tests/models/test_families.py::TestFamily", "tests/distributed/test_families.py")
@@ -46,8 +47,7 @@ def main() -> None:
     logging.set_verbosity_error()
     rows = [row(model_type, outcomes.passed) for model_type in sorted(FAMILIES)]
     print(table(rows))
-    readme = ROOT / "README.md"
-    readme.write_text(replaced(readme.read_text(encoding="utf-8"), table(rows)), encoding="utf-8")
+    PAGE.write_text(replaced(PAGE.read_text(encoding="utf-8"), table(rows)), encoding="utf-8")
     sys.exit(any("no" in cells for cells in rows))
 
 
@@ -64,7 +64,7 @@ class Outcomes:
 
 def row(model_type: str, passed: dict[tuple[str, str], bool]) -> list[str]:
     """What was found about a family, a cell for each column of `HEADER`. A test that did not run has not passed."""
-    family = resolve_family(models.build(model_type))
+    family = resolve_family(tiny.build(model_type))
     cells = ["yes" if all(passed.get((test, model_type)) for test in tests) else "no" for tests in CHECKS.values()]
     return [model_type, ", ".join(f"`{path}`" for path in family.encoders), *cells, cost(model_type)]
 
@@ -75,10 +75,10 @@ def cost(model_type: str) -> str:
 
 
 def flops(model_type: str, stage: Stage) -> int:
-    model = models.build(model_type)
+    model = tiny.build(model_type)
     pathways = DualPathway(model, resolve_family(model))
     pathways.enter(stage)
-    return step_flops(pathways, models.with_masks(models.batch()))
+    return step_flops(pathways, tiny.with_masks(tiny.batch()))
 
 
 def table(rows: list[list[str]]) -> str:

@@ -38,7 +38,7 @@ _NO_MATTER = {
     ),
 }
 FAILURE = "failure.json"
-# The release that last changed what a run computes: a later one that computes the same recognises older runs.
+# Raised when a release changes what a run computes: until then it recognises the runs of older ones.
 _SAME_NUMBERS_SINCE = "0.1.0"
 
 
