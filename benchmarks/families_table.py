@@ -1,4 +1,4 @@
-"""Put every family of deft_hf through its tests, on tiny random models, and write the outcome into the table of docs/models.md.
+"""Put every family of deft_hf through its tests, on tiny random models, and write the table of docs/models.md.
 
     python benchmarks/families_table.py
 
