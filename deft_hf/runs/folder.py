@@ -13,12 +13,12 @@ import yaml
 from accelerate import PartialState
 from filelock import FileLock, Timeout
 
+from deft_hf.recipe import Recipe
+from deft_hf.runs.results import METRICS, RECIPE, method_folder
 from deft_hf.trainer.checkpoints import STATE
 from deft_hf.utils.console import say
 from deft_hf.utils.errors import UserError
 from deft_hf.utils.integrity import check_writable, checkpoints, replace_text
-from deft_hf.recipe import Recipe
-from deft_hf.runs.results import METRICS, RECIPE, method_folder
 
 _LOCK = ".lock"
 _PATIENCE = 20  # seconds

@@ -10,28 +10,28 @@ from typing import Any
 import yaml
 from transformers import AutoConfig, BaseImageProcessor, PreTrainedModel
 
-from deft_hf.trainer.arguments import DeFTTrainingArguments
 from deft_hf.data.domains import Domain
 from deft_hf.data.labels import LabelSpace
 from deft_hf.data.transforms import EvalTransform
 from deft_hf.data.unreadable import Reader
-from deft_hf.utils.errors import UserError
-from deft_hf.trainer.evaluation import best_point
-from deft_hf.utils.integrity import step_of
+from deft_hf.methods.core.pathways import PARTS
 from deft_hf.models.families import resolve_family
 from deft_hf.models.opening import open_model
 from deft_hf.models.processor import open_processor
-from deft_hf.methods.core.pathways import PARTS
-from deft_hf.runs.provenance import data_lists, git_states, hardware, versions
 from deft_hf.publish.card import CardFacts, DataUse, render_card
 from deft_hf.publish.figures import RunRecord, save_run_figures
 from deft_hf.publish.page import render_page
 from deft_hf.publish.terms import DATA, DRAWN, Terms
 from deft_hf.recipe import Recipe
 from deft_hf.recipe.data import Entry, HubEntry, StreetsEntry
+from deft_hf.runs.provenance import data_lists, git_states, hardware, versions
 from deft_hf.scoring.inference import predict
 from deft_hf.scoring.report import domain_table, save_domain_bars, save_panels
+from deft_hf.trainer.arguments import DeFTTrainingArguments
+from deft_hf.trainer.evaluation import best_point
 from deft_hf.trainer.trainer import DeFTTrainer
+from deft_hf.utils.errors import UserError
+from deft_hf.utils.integrity import step_of
 
 RECIPE = "recipe.yaml"
 METRICS = Path("results") / "metrics.json"

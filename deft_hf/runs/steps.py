@@ -14,8 +14,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import BaseImageProcessor, PreTrainedModel
 
-from deft_hf.trainer.arguments import DeFTTrainingArguments, own_defaults
-from deft_hf.utils.console import say
 from deft_hf.data.collate import collate
 from deft_hf.data.corruptions import corrupted
 from deft_hf.data.domains import Domain
@@ -24,19 +22,21 @@ from deft_hf.data.layouts import load_layout
 from deft_hf.data.sampling import EvaluationSet, TrainingSet
 from deft_hf.data.transforms import EvalTransform, TrainTransform
 from deft_hf.data.unreadable import Reader
-from deft_hf.utils.errors import UserError
-from deft_hf.trainer.evaluation import own_randomness
-from deft_hf.utils.integrity import writing
-from deft_hf.runs.start import open_start
 from deft_hf.methods.core.batchnorm import batchnorm_modules, reestimate
 from deft_hf.models.families import objective_of, resolve_family
-from deft_hf.trainer.optimizer import schedule_shape
 from deft_hf.publish.export import export_generalized, verify_export
 from deft_hf.recipe import Recipe
 from deft_hf.recipe.data import Entry, FolderEntry, HubEntry
 from deft_hf.runs.results import CONFUSIONS, DISTANCES, HISTORY, METRICS, Domains, collect_facts, method_folder
+from deft_hf.runs.start import open_start
 from deft_hf.scoring.report import save_json
+from deft_hf.trainer.arguments import DeFTTrainingArguments, own_defaults
+from deft_hf.trainer.evaluation import own_randomness
+from deft_hf.trainer.optimizer import schedule_shape
 from deft_hf.trainer.trainer import DeFTTrainer
+from deft_hf.utils.console import say
+from deft_hf.utils.errors import UserError
+from deft_hf.utils.integrity import writing
 
 
 def check_arguments(recipe: Recipe) -> None:
