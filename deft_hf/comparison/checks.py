@@ -1,4 +1,4 @@
-"""What can be wrong with a request before anything is trained."""
+"""Checks of a request for a comparison, before anything is trained."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def check_request(
     values: bool,
     curve_points: int,
 ) -> None:
-    """Refuse numbers that mean nothing, and tuning that would find nothing.
+    """Check the numbers of a request, and that tuning has something to choose between and to choose by.
 
     Raises:
-        UserError: with the option, what was found, and what was expected.
+        UserError: If a number is out of range or an option does not fit the others.
     """
     numbers = range(seeds) if isinstance(seeds, int) else seeds
     if not numbers or len(set(numbers)) < len(numbers) or min(numbers) < 0:
@@ -57,10 +57,10 @@ def check_request(
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse to write a report among files of something else.
+    """Check that a report would not be written among unrelated files.
 
     Raises:
-        UserError: the folder holds other files than a comparison's.
+        UserError: If the folder holds files that are not a comparison's.
     """
     ours = (folder / "comparison.json").is_file() or any((folder / "runs").glob(f"*/{RECIPE}"))
     if not ours and (folder.is_file() or any(path.is_file() for path in folder.rglob("*"))):
@@ -71,15 +71,18 @@ def check_folder(folder: Path) -> None:
 
 
 def check_data(runs: Path, recipe: Recipe, domains: Domains) -> None:
-    """Refuse to set runs on other images beside new ones.
+    """Check that finished runs saw the same images as new ones would.
 
     Args:
-        runs: the folder of run folders.
-        recipe: of the comparison.
-        domains: as they are now.
+        runs (`Path`):
+            Folder that holds one folder per run.
+        recipe (`Recipe`):
+            Recipe of the comparison.
+        domains (`Domains`):
+            The domains as they are now.
 
     Raises:
-        UserError: a domain of a finished run, of the same recipe, had other images, or a run's files are damaged.
+        UserError: If a domain of a finished run with the same recipe had other images, or a run's files are damaged.
     """
     now = data_lists(source=domains.source, validation=domains.validation, unseen=domains.unseen)
     wanted = yaml.safe_load(recipe.to_yaml())["data"]

@@ -19,8 +19,10 @@ def outcome(run: Run, reading: str) -> Outcome:
     """What a finished run found for one of its components.
 
     Args:
-        run: a run that is done.
-        reading: `exported` or `usual`.
+        run (`Run`):
+            A finished run.
+        reading (`str`):
+            Component to read: `"exported"` or `"usual"`.
     """
     scores = run.scores(reading)
     suffix = "_usual" if reading == "usual" and "usual_scores" in run.facts else ""
@@ -36,7 +38,7 @@ def outcome(run: Run, reading: str) -> Outcome:
 
 
 def commits(table: Mapping[str, Mapping[int, Run]]) -> dict[str, str]:
-    """Where deft_hf ran from a repository, its commits and how many of the finished runs each made, in words."""
+    """The commits of deft_hf that the finished runs were made at, and how many each; empty outside a repository."""
     runs = {run.folder: run for row in table.values() for run in row.values() if run.done}
     states = [run.facts.get("git", {}).get("deft_hf") for run in runs.values()]
     names = Counter(

@@ -48,9 +48,12 @@ def measure(plan: Plan, settings: Mapping[str, Settings], folder: Path) -> dict[
     cannot be measured, for lack of memory for two models, say, is left out.
 
     Args:
-        plan: of the comparison.
-        settings: by method, what it is trained with where it is trained for its own row alone.
-        folder: keeps one JSON file a method and a kind of hardware.
+        plan (`Plan`):
+            Plan of the comparison.
+        settings (`Mapping[str, Settings]`):
+            By method, the settings of the run that is made for its row alone.
+        folder (`Path`):
+            Folder of the results: one JSON file per method and kind of hardware.
     """
     joint = _measured(plan.run(VARIANTS["joint"].alone, 0), plan, folder)
     if joint is None:
@@ -95,7 +98,7 @@ def with_equal_compute(plan: Plan, variants: Mapping[str, Variant]) -> dict[str,
     warm-up, which stays as long as it was, and for as many joint steps as that leaves.
 
     Raises:
-        UserError: the warm-up leaves none.
+        UserError: If the warm-up leaves no steps.
     """
     if all(variant.compute_of is None for variant in variants.values()):
         return dict(variants)

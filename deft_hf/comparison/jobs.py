@@ -1,4 +1,4 @@
-"""Runs in processes of their own, several at once, so that one that diverges or runs out of memory sinks no other."""
+"""Runs in separate processes, several at a time, so that one that diverges or runs out of memory stops no other."""
 
 from __future__ import annotations
 
@@ -21,14 +21,16 @@ _PAUSE = 0.2  # seconds between two looks at the processes
 
 
 def execute(runs: Iterable[Run], jobs: int) -> dict[Path, str]:
-    """Train what is not done yet; returns, by folder, why the runs that came to nothing did.
+    """Train the runs that are not finished, and return why runs failed, by folder.
 
-    A run that was killed from outside is started once more. One that diverged would diverge again and is left alone;
-    all others that came to nothing are tried again by the next call.
+    A run that was killed from outside is restarted once. One that diverged would diverge again and is not repeated; all
+    other failed runs are tried again by the next call.
 
     Args:
-        runs: the runs; equal ones are run once.
-        jobs: how many processes at once. They share the processor's cores among them, and take turns on the GPUs.
+        runs (`Iterable[Run]`):
+            Runs to make; equal ones are made once.
+        jobs (`int`):
+            Number of processes at a time. They share the CPU cores and take turns on the GPUs.
     """
     runs = list({run.folder: run for run in runs}.values())
     failures = {run.folder: run.failure for run in runs if run.failure}

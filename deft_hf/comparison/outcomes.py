@@ -1,4 +1,4 @@
-"""What a comparison knows when all runs are over; everything that is reported is made from this."""
+"""The results of a comparison, from which every report is made."""
 
 from __future__ import annotations
 
@@ -13,12 +13,17 @@ class Outcome:
     """One method at one seed.
 
     Attributes:
-        scores: By domain, `Scores.to_dict()`.
-        counts: By domain, the confusion matrix of each image, int64 (images, C, C), rows are truth; empty where a run
-            did not keep them.
-        distances: By layer of the model, in its order, ||θ - θ_init||_2 / ||θ_init||_2.
-        curve: What was scored while training: by optimizer step, mean IoU by domain.
-        seconds: Wall-clock time of the training.
+        scores (`dict[str, dict[str, Any]]`):
+            By domain, `Scores.to_dict()`.
+        counts (`dict[str, np.ndarray]`, *optional*, defaults to `{}`):
+            By domain, the confusion matrix of each image, int64 (images, C, C), rows are truth; empty where a run did
+            not keep them.
+        distances (`dict[str, float]`, *optional*, defaults to `{}`):
+            By layer of the model, in its order, ||θ - θ_init||_2 / ||θ_init||_2.
+        curve (`dict[int, dict[str, float]]`, *optional*, defaults to `{}`):
+            Scores during training: by optimizer step, mean IoU by domain.
+        seconds (`float`, *optional*, defaults to `0.0`):
+            Wall-clock time of the training.
     """
 
     scores: dict[str, dict[str, Any]]
@@ -30,7 +35,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Failure:
-    """A run that came to no result."""
+    """A run without a result, and the reason."""
 
     method: str
     seed: int
@@ -42,9 +47,12 @@ class Cost:
     """What a training step of the method's last stage costs, as ratios to one of `joint` in the same measurement.
 
     Attributes:
-        time: Ratio of median step times.
-        memory: Ratio of peak memory.
-        flops: Ratio of counted floating-point operations.
+        time (`float`):
+            Ratio of median step times.
+        memory (`float`):
+            Ratio of peak memory.
+        flops (`float`):
+            Ratio of counted floating-point operations.
     """
 
     time: float
@@ -67,21 +75,36 @@ class Comparison:
     """Methods x seeds on one recipe.
 
     Attributes:
-        title: Name of the comparison.
-        command: The command that makes it.
-        recipe: The resolved recipe, YAML.
-        baseline: The method that the others are compared with.
-        seeds: All seeds asked for.
-        source: Names of the source validation domains.
-        unseen: Names of the unseen domains.
-        labels: Names of the classes.
-        notes: By method, one line on what it is; its order is that of the report.
-        settings: By method, the settings by which it differs from the recipe, tuned values included.
-        outcomes: By method and seed; a failed or missing run has no entry.
-        failures: Runs that came to nothing.
-        costs: By method; may be empty.
-        trials: What tuning tried; may be empty.
-        versions: Of packages and hardware, as `{"torch": "2.13.0", ..., "hardware": "..."}`.
+        title (`str`):
+            Title of the report.
+        command (`str`):
+            Command that reproduces it.
+        recipe (`str`):
+            The resolved recipe, YAML.
+        baseline (`str`):
+            Method that the others are compared with.
+        seeds (`list[int]`):
+            All seeds asked for.
+        source (`list[str]`):
+            Names of the source validation domains.
+        unseen (`list[str]`):
+            Names of the unseen domains.
+        labels (`list[str]`):
+            Names of the classes.
+        notes (`dict[str, str]`):
+            By method, one line that describes it; the order is that of the report.
+        settings (`dict[str, dict[str, Any]]`):
+            By method, the settings in which it differs from the recipe, tuned values included.
+        outcomes (`dict[str, dict[int, Outcome]]`):
+            By method and seed; a failed or missing run has no entry.
+        failures (`list[Failure]`, *optional*, defaults to `[]`):
+            Failed runs.
+        costs (`dict[str, Cost]`, *optional*, defaults to `{}`):
+            Cost of a step by method; may be empty.
+        trials (`list[Trial]`, *optional*, defaults to `[]`):
+            Settings that tuning tried; may be empty.
+        versions (`dict[str, str]`, *optional*, defaults to `{}`):
+            Versions of packages and the hardware, as `{"torch": "2.13.0", ..., "hardware": "..."}`.
     """
 
     title: str

@@ -57,11 +57,13 @@ def write_report(comparison: Comparison, folder: Path) -> str:
     """Writes `README.md`, `table.md`, `comparison.json`, `timings.json` and `figures/` into a folder.
 
     Args:
-        comparison (`Comparison`): All that is known; runs may be missing.
-        folder (`Path`): Where to write; it is made.
+        comparison (`Comparison`):
+            Results; runs may be missing.
+        folder (`Path`):
+            Folder to write to; created if it does not exist.
 
     Returns:
-        The main table as Markdown, with what is missing from it below.
+        `str`: The main table as Markdown, with what is missing from it below.
     """
     folder.mkdir(parents=True, exist_ok=True)
     summaries = summarize(comparison)

@@ -64,9 +64,12 @@ class Difference:
     """A method's mean IoU less the baseline's.
 
     Attributes:
-        values: By seed that both have, the difference.
-        interval: Mean and t interval over these seeds.
-        bootstrap: The same mean and its interval over seeds and images; `None` where counts are missing.
+        values (`dict[int, float]`):
+            Difference by seed, for the seeds that both have.
+        interval (`Interval`):
+            Mean and t interval over these seeds.
+        bootstrap (`Interval` or `None`):
+            The same mean and its interval over seeds and images; `None` if counts are missing.
     """
 
     values: dict[int, float]
@@ -84,9 +87,12 @@ class Summary:
     """What is known of one method. Keys are each domain, [`SOURCE_MEAN`] and, with unseen domains, [`UNSEEN_MEAN`].
 
     Attributes:
-        values: By key and seed, mean IoU; NaN where a domain has no score.
-        means: By key, mean and t interval over the seeds with a score.
-        differences: By key, the difference to the baseline; empty for the baseline itself.
+        values (`dict[str, dict[int, float]]`):
+            By key and seed, mean IoU; NaN where a domain has no score.
+        means (`dict[str, Interval]`):
+            By key, mean and t interval over the seeds with a score.
+        differences (`dict[str, Difference]`):
+            By key, the difference to the baseline; empty for the baseline itself.
     """
 
     values: dict[str, dict[int, float]]
@@ -120,11 +126,13 @@ def resampled_mean_iou(counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
     there has an IoU of 0, one that is neither is left out of the mean.
 
     Args:
-        counts (`np.ndarray`): Confusion matrix of each image, integer (images, C, C), rows are truth.
-        weights (`np.ndarray`): How often each image counts, (resamples, images).
+        counts (`np.ndarray`):
+            Confusion matrix of each image, integer (images, C, C), rows are truth.
+        weights (`np.ndarray`):
+            How often each image counts, (resamples, images).
 
     Returns:
-        float64 (resamples,), NaN where no pixel counts.
+        `np.ndarray`: float64 (resamples,), NaN where no pixel counts.
     """
     hits = np.einsum("icc->ic", counts).astype(np.float64)
     union = counts.sum(1) + counts.sum(2) - hits
@@ -141,9 +149,12 @@ def summarize(comparison: Comparison, resamples: int = RESAMPLES, seed: int = 0)
     """Means, differences to the baseline and intervals of every method, in the order of the report.
 
     Args:
-        comparison (`Comparison`): All runs.
-        resamples (`int`): Number of bootstrap resamples.
-        seed (`int`): Seed of the bootstrap; the same one gives the same intervals.
+        comparison (`Comparison`):
+            Results to summarize.
+        resamples (`int`, *optional*, defaults to `2000`):
+            Number of bootstrap resamples.
+        seed (`int`, *optional*, defaults to `0`):
+            Seed of the bootstrap; the same one gives the same intervals.
 
     Raises:
         ValueError: If runs were not scored on the same images in the same order.
@@ -200,8 +211,10 @@ def _bootstrap(
     """The percentile interval over seeds and images, around `mean`.
 
     Args:
-        domains: For each domain averaged over, the resampled mean IoU of the method and of the baseline, by seed.
-        seeds: The seeds that both have.
+        domains (`Sequence[tuple[dict[int, np.ndarray], dict[int, np.ndarray]]]`):
+            For each domain averaged over, the resampled mean IoU of the method and of the baseline, by seed.
+        seeds (`list[int]`):
+            The seeds that both have.
     """
     if not seeds or not all(s in side for pair in domains for side in pair for s in seeds):
         return None

@@ -43,10 +43,14 @@ class Head:
     """A segmentation model that takes any backbone.
 
     Args:
-        config: class of the model's configuration.
-        model: class of the model.
-        backbone: dotted path of the backbone in it.
-        levels: how many feature maps it takes; the first number where it needs no certain one.
+        config (`Callable[..., PreTrainedConfig]`):
+            Configuration class of the model.
+        model (`Callable[[Any], PreTrainedModel]`):
+            Model class.
+        backbone (`str`):
+            Dotted path of the backbone in the model.
+        levels (`range`):
+            Numbers of feature maps that the head accepts.
     """
 
     config: Callable[..., PreTrainedConfig]
@@ -82,24 +86,31 @@ def under_head(
     BEiT's own neck does (`add_fpn`, on by default here). The auxiliary head, which is not trained, is left out.
 
     Args:
-        name: a Hub name or a folder of a backbone, or of a whole model of its type (a classifier, say).
-        head: one of `HEADS`.
-        labels: the classes.
-        revision: branch, tag or commit on the Hub.
-        changes: fields of the backbone's config to change, `out_indices` for one.
-        head_changes: fields of the head's config to change, `hidden_size` for one.
+        name (`str`):
+            A Hub name or a folder of a backbone, or of a whole model of its type (a classifier, say).
+        head (`str`):
+            Name of a head in `HEADS`.
+        labels (`LabelSpace`):
+            Classes to predict.
+        revision (`str`, *optional*, defaults to `"main"`):
+            Branch, tag or commit on the Hub.
+        changes (`Mapping[str, Any]`, *optional*):
+            Fields of the backbone's config to override, such as `out_indices`.
+        head_changes (`Mapping[str, Any]`, *optional*):
+            Fields of the head's config to override, such as `hidden_size`.
 
     Returns:
-        The model in float32, and the names of its tensors that the checkpoint did not have.
+        `tuple[PreTrainedModel, list[str]]`: The model in float32, and the names of its tensors that the checkpoint did
+        not have.
 
     Raises:
-        UserError: the type has no backbone class, the head cannot take it, a field is unknown, or the checkpoint lacks
-            tensors of the backbone.
-        OSError, ValueError: `from_pretrained` could not read the checkpoint.
+        UserError: If the type has no backbone class, the head cannot take it, a field is unknown, or the checkpoint
+            lacks tensors of the backbone.
+        OSError, ValueError: If `from_pretrained` cannot read the checkpoint.
     """
     spec = HEADS[head]
     config = backbone_config(name, head, revision, changes or {})
-    with torch.random.fork_rng(devices=[]):  # what loading draws is not to hang on how much is missing
+    with torch.random.fork_rng(devices=[]):  # so that later draws do not depend on how many tensors are missing
         backbone, added = _load_backbone(name, config, revision)
     if head == "dpt":
         _check_tokens(backbone)

@@ -12,7 +12,8 @@ def resolved(name: str) -> str:
     """What `from_pretrained` takes for a model's name: a Hub name, or the path of a folder.
 
     Args:
-        name (`str`): a Hub name, a folder (`~` is expanded), or `embedded`.
+        name (`str`):
+            A Hub name, a folder (`~` is expanded), or `embedded`.
     """
     if name == EMBEDDED:
         return str(files("deft_hf") / "assets" / "tiny-segformer")

@@ -35,15 +35,23 @@ class SegmentationFamily:
     """Where one architecture's encoder is, and how it is trained and read.
 
     Args:
-        encoder: dotted path of the encoder; every parameter outside it belongs to the decoder.
-        never_trained: patterns (`fnmatch`) of parameters that no gradient reaches, such as an auxiliary head that the
-            method does not use or a last norm that the decoder does not read. They are frozen.
-        blocks: dotted path of the encoder's transformer blocks where the decoder reads only those up to the last of
+        encoder (`str`):
+            Dotted path of the encoder; every parameter outside it belongs to the decoder.
+        never_trained (`tuple[str, ...]`, *optional*, defaults to `()`):
+            Patterns (`fnmatch`) of parameters that no gradient reaches, such as an auxiliary head that the method does
+            not use or a last norm that the decoder does not read. They are frozen.
+        blocks (`str`, *optional*):
+            Dotted path of the encoder's transformer blocks where the decoder reads only those up to the last of
             `config.out_indices`; the blocks after it are never trained either.
-        objective: how loss and logits are computed.
-        config: fields of the model's config that must have these values.
-        also: dotted paths of what belongs to the encoder beside `encoder`.
-        side: field of the config with the side of the square images that are the only ones the model takes.
+        objective (`Objective`, *optional*, defaults to `PerPixel()`):
+            How the loss and the logits are computed.
+        config (`Mapping[str, Any]`, *optional*, defaults to `{}`):
+            Values that fields of the model's config must have.
+        also (`tuple[str, ...]`, *optional*, defaults to `()`):
+            Dotted paths of further modules that belong to the encoder.
+        side (`str`, *optional*):
+            Field of the config that holds the side of the images, in pixels, for models that accept only square images
+            of one size.
     """
 
     encoder: str
@@ -144,14 +152,14 @@ def resolve_family(model: nn.Module, encoder: str | None = None) -> Segmentation
     """The family of `model`, looked up by `model.config.model_type`.
 
     Args:
-        model: a Hugging Face semantic segmentation model.
-        encoder: dotted path of the encoder, for a model that the table does not know, or to split a known one
-            elsewhere.
+        model (`nn.Module`):
+            A Hugging Face semantic segmentation model.
+        encoder (`str`, *optional*):
+            Dotted path of the encoder, for a model that the table does not know, or to split a known one elsewhere.
 
     Raises:
-        UserError: the type is unknown and no `encoder` was given; the model has a config that it cannot be trained
-            with; `encoder` is no submodule, or holds all parameters
-            or none; encoder and decoder share a parameter.
+        UserError: If the type is unknown and no `encoder` was given; the model has a config that it cannot be trained
+            with; `encoder` is no submodule, or holds all parameters or none; encoder and decoder share a parameter.
     """
     config: Any = getattr(model, "config", None)
     model_type = getattr(config, "model_type", type(model).__name__)
@@ -186,7 +194,7 @@ def refuse(model_type: str) -> None:
     """Stops at a model type that deft_hf will not train.
 
     Raises:
-        UserError: with the reason.
+        UserError: If deft_hf does not support the model type.
     """
     if model_type in REFUSED:
         raise UserError(f"model type {model_type!r} is not supported: {REFUSED[model_type]}.")

@@ -27,12 +27,12 @@ def semantic_task(config: Any) -> dict[str, list[int]]:
 
 
 def layer_outputs(config: Any) -> dict[str, bool]:
-    """What MaskFormer needs to run at all with an auxiliary loss (as of transformers 5.23): all layers' outputs."""
+    """All layers' outputs, which MaskFormer needs to compute an auxiliary loss (as of transformers 5.23)."""
     return {"output_hidden_states": True} if config.use_auxiliary_loss else {}
 
 
 def no_inputs(config: Any) -> dict[str, Any]:
-    """Nothing but the image."""
+    """No inputs besides the image."""
     return {}
 
 
@@ -56,8 +56,10 @@ class MaskClassification:
     Pixels labelled 255 are in no target mask. An image without any object trains its queries to be none.
 
     Args:
-        queries: dotted name of the number of queries in the config.
-        inputs: what the model wants beside the image, from its config; see `Objective.inputs`.
+        queries (`str`, *optional*, defaults to `"num_queries"`):
+            Dotted name of the number of queries in the config.
+        inputs (`Callable[[Any], dict[str, Any]]`, *optional*, defaults to `no_inputs`):
+            Further inputs of the model, from its config; see [`Objective.inputs`].
     """
 
     queries: str = "num_queries"
@@ -81,13 +83,16 @@ class MaskClassification:
         """Share of `batch` in the loss of an optimizer step with `items`.
 
         Args:
-            model: a mask-classification model of transformers, whose loss is its submodule `criterion`.
-            batch: `pixel_values` (N, 3, H, W) float; `mask_labels`, N tensors (n, H, W) bool; `class_labels`, N
-                tensors (n,) int64.
-            items: the three counts of the optimizer step, as `count` gives them for a batch.
+            model (`nn.Module`):
+                A mask-classification model of transformers, whose loss is its submodule `criterion`.
+            batch (`Batch`):
+                `pixel_values` (N, 3, H, W) float; `mask_labels`, N tensors (n, H, W) bool; `class_labels`, N tensors
+                (n,) int64.
+            items (`Tensor`):
+                The three counts of the optimizer step, as `count` gives them for a batch.
 
         Raises:
-            UserError: the batch has no such targets.
+            UserError: If the batch has no such targets.
         """
         pixel_values, classes = batch["pixel_values"], _class_labels(batch)
         masks = [mask.to(torch.float32) for mask in batch["mask_labels"]]
@@ -99,7 +104,7 @@ class MaskClassification:
         """Target masks, matched queries and other queries of `batch`: (3,) int64, on the CPU.
 
         Raises:
-            UserError: the batch has no targets.
+            UserError: If the batch has no targets.
         """
         targets = [len(classes) for classes in _class_labels(batch)]
         queries = attrgetter(self.queries)(model.config)
@@ -125,8 +130,10 @@ class StepLoss(nn.Module):
     random points. Unlike it, this one asks nothing of other ranks.
 
     Args:
-        criterion: the loss module of a mask-classification model of transformers.
-        items: target masks, matched and other queries of the optimizer step: (3,), on the model's device.
+        criterion (`nn.Module`):
+            The loss module of a mask-classification model of transformers.
+        items (`Tensor`):
+            Target masks, matched and other queries of the optimizer step: (3,), on the model's device.
     """
 
     criterion: Any
@@ -151,13 +158,19 @@ class StepLoss(nn.Module):
         """Unweighted terms, by names that hold those that the model looks its weights up by.
 
         Args:
-            masks_queries_logits: (N, Q, h, w).
-            class_queries_logits: (N, Q, C + 1), the null class last.
-            mask_labels: N tensors (n, H, W) float.
-            class_labels: N tensors (n,) int64.
-            auxiliary_predictions: the two kinds of logits of each decoder layer but the last.
-            unused: what OneFormer's contrastive loss is made of. That loss compares the images of a batch with each
-                other, so that it is no sum over items, and nothing that semantic inference reads depends on it alone.
+            masks_queries_logits (`Tensor`):
+                (N, Q, h, w).
+            class_queries_logits (`Tensor`):
+                (N, Q, C + 1), the null class last.
+            mask_labels (`Sequence[Tensor]`):
+                N tensors (n, H, W) float.
+            class_labels (`Sequence[Tensor]`):
+                N tensors (n,) int64.
+            auxiliary_predictions (`Sequence[dict[str, Tensor]]`, *optional*):
+                Both kinds of logits for each decoder layer but the last.
+            unused (`Any`):
+                Inputs of OneFormer's contrastive loss, which is left out: it compares the images of a batch with each
+                other and so is not a sum over items, and nothing that semantic inference reads depends on it alone.
         """
         last = {"masks_queries_logits": masks_queries_logits, "class_queries_logits": class_queries_logits}
         losses = {}

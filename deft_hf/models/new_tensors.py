@@ -23,14 +23,19 @@ def newly_made(
     trained (auxiliary heads) may be missing.
 
     Args:
-        model: as loaded, for the new classes.
-        family: its encoder/decoder split.
-        keys: the `output_loading_info` of `from_pretrained(..., ignore_mismatched_sizes=True)`.
-        classes_before: `num_labels` of the checkpoint's config.
-        where: key and value in the user's recipe, for the message.
+        model (`PreTrainedModel`):
+            Model as loaded, for the new classes.
+        family (`SegmentationFamily`):
+            Its split into encoder and decoder.
+        keys (`Mapping[str, Any]`):
+            The `output_loading_info` of `from_pretrained(..., ignore_mismatched_sizes=True)`.
+        classes_before (`int`):
+            `num_labels` of the checkpoint's config.
+        where (`str`):
+            Key and value in the user's recipe, for the error message.
 
     Raises:
-        UserError: anything else is missing or has another size.
+        UserError: If anything else is missing or has another size.
     """
     config: Any = model.config
     change = classes_before - config.num_labels
@@ -65,11 +70,13 @@ def draw_classifier(model: PreTrainedModel, new: Sequence[str]) -> list[str]:
     """Draw anew, in place, what a checkpoint for as many other classes gave: the tensors with one row per class.
 
     Args:
-        model: as loaded.
-        new: names of the tensors that the checkpoint did not give.
+        model (`PreTrainedModel`):
+            Model as loaded.
+        new (`Sequence[str]`):
+            Names of the tensors that were not in the checkpoint.
 
     Returns:
-        `new` with the names of those that were drawn, in the model's order.
+        `list[str]`: `new` with the names of those that were drawn, in the model's order.
     """
     config: Any = copy.deepcopy(model.config)
     config.num_labels += 1
@@ -88,8 +95,10 @@ def summary(names: Sequence[str], everything: Iterable[str]) -> str:
     """The names in one line; `module.*` stands for a module all of whose tensors are among them.
 
     Args:
-        names: names of tensors.
-        everything: the names of all tensors of the model.
+        names (`Sequence[str]`):
+            Names of tensors.
+        everything (`Iterable[str]`):
+            The names of all tensors of the model.
     """
     chosen, everything = set(names), list(everything)
     shown: dict[str, int] = {}

@@ -22,9 +22,12 @@ class Objective(Protocol):
     per-pixel heads, target masks and queries for mask classification. They are counted by batch, and counts add up.
 
     Attributes:
-        auto_class: name of the class of transformers that loads a checkpoint of this kind.
-        outputs: names of the model's outputs that the semantic logits are made of.
-        needs_masks: whether `loss` needs `mask_labels` and `class_labels` in the batch beside `labels`.
+        auto_class (`ClassVar[str]`):
+            Name of the Auto class of transformers that loads a checkpoint of this kind.
+        outputs (`ClassVar[tuple[str, ...]]`):
+            Names of the model outputs from which the semantic logits are computed.
+        needs_masks (`ClassVar[bool]`):
+            Whether `loss` needs `mask_labels` and `class_labels` in the batch.
     """
 
     auto_class: ClassVar[str]
@@ -32,7 +35,7 @@ class Objective(Protocol):
     needs_masks: ClassVar[bool]
 
     def inputs(self, config: Any) -> dict[str, Any]:
-        """What the model wants beside the images, by the name of the argument; a list is a row for each of them."""
+        """Further inputs of the model by argument name; a list stands for one row per image."""
 
     def forward(self, model: nn.Module, pixel_values: Tensor) -> Any:
         """The model's outputs for `pixel_values` (N, 3, H, W)."""
@@ -55,7 +58,7 @@ class PerPixel:
     needs_masks: ClassVar[bool] = False
 
     def inputs(self, config: Any) -> dict[str, Any]:
-        """None."""
+        """No further inputs."""
         return {}
 
     def forward(self, model: nn.Module, pixel_values: Tensor) -> Any:
@@ -66,9 +69,12 @@ class PerPixel:
         """Sum of the cross-entropy over the valid pixels of `batch` by `items`; exactly 0 without any.
 
         Args:
-            model: returns an output whose `logits` are (N, C, h, w), of any resolution.
-            batch: `pixel_values` (N, 3, H, W) float and `labels` (N, H, W) int64.
-            items: valid pixels of the optimizer step, a scalar.
+            model (`nn.Module`):
+                Model whose outputs have `logits` of shape (N, C, h, w), at any resolution.
+            batch (`Batch`):
+                `pixel_values` (N, 3, H, W) float and `labels` (N, H, W) int64.
+            items (`Tensor`):
+                Valid pixels of the optimizer step, a scalar.
         """
         labels = batch["labels"]
         logits = self.logits(self.forward(model, batch["pixel_values"]))

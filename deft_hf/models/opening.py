@@ -26,7 +26,7 @@ def auto_class(config: PreTrainedConfig) -> type[Any]:
     """The Auto class of transformers whose `from_pretrained` opens a segmentation model with `config`.
 
     Raises:
-        UserError: it is no segmentation model, or of a type that deft_hf does not support.
+        UserError: If it is no segmentation model, or of a type that deft_hf does not support.
     """
     refuse(config.model_type)
     if config.model_type in FAMILIES:
@@ -46,14 +46,16 @@ def open_model(name: str | Path, revision: str | None = None) -> PreTrainedModel
     """A finished segmentation model, in float32 and eval mode; code of the repository is never run.
 
     Args:
-        name (`str` or `Path`): a Hub name or a folder.
-        revision (`str`, *optional*): branch, tag or commit on the Hub.
+        name (`str` or `Path`):
+            A Hub name or a folder.
+        revision (`str`, *optional*):
+            Branch, tag or commit on the Hub.
 
     Returns:
         `PreTrainedModel`: the model, all of its weights read from the files.
 
     Raises:
-        UserError: it cannot be read, is no segmentation model, or lacks weights.
+        UserError: If it cannot be read, is no segmentation model, or lacks weights.
     """
     name = str(Path(name).expanduser())
     verbosity = logging.get_verbosity()
@@ -82,7 +84,7 @@ def inference_family(model: PreTrainedModel) -> SegmentationFamily:
     """How semantic logits come out of a model; for a type that is not in the table, they are its `logits`.
 
     Raises:
-        UserError: its outputs are masks, of a type that is not in the table.
+        UserError: If the outputs are masks and the model type is not in the table.
     """
     model_type = model.config.model_type
     if model_type not in FAMILIES and type(model.config) not in MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING:

@@ -47,12 +47,15 @@ def class_names(model: nn.Module, family: SegmentationFamily, *datasets: Any) ->
     of the data's label space, where the data has one.
 
     Args:
-        model: on any device.
-        family: how its logits come out.
-        datasets: training and evaluation data, as `DeFTTrainer` takes it; the first that is not None is looked at.
+        model (`nn.Module`):
+            Model, on any device.
+        family (`SegmentationFamily`):
+            How its logits are computed.
+        datasets (`Any`):
+            Training and evaluation datasets as passed to `DeFTTrainer`; the first that is not `None` is used.
 
     Raises:
-        UserError: a plain model without data, or one that does not return logits (N, C, h, w) for images.
+        UserError: If a plain model comes without data, or does not return logits of shape (N, C, h, w) for images.
     """
     if isinstance(model, PreTrainedModel):
         config: Any = model.config
@@ -94,11 +97,16 @@ def save_plain(model: nn.Module, state: dict[str, Tensor], names: list[str], enc
     """Write a plain model's state dict, `config.json` with what is known of it, and a `README.md` on how to load it.
 
     Args:
-        model: the model.
-        state: its state dict, whole also where the parameters are sharded.
-        names: its classes.
-        encoder: dotted path of its encoder.
-        folder: made where it is missing.
+        model (`nn.Module`):
+            Model to save.
+        state (`dict[str, Tensor]`):
+            Its full state dict, gathered where parameters are sharded.
+        names (`list[str]`):
+            Names of its classes.
+        encoder (`str`):
+            Dotted path of its encoder.
+        folder (`str` or `Path`):
+            Folder to write to; created if it does not exist.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

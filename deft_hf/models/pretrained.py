@@ -33,9 +33,12 @@ class Pretrained(NamedTuple):
     """What `open_pretrained` opens.
 
     Attributes:
-        model (`PreTrainedModel`): in float32.
-        processor (`BaseImageProcessor`): the one that the export will have.
-        new (`list[str]`): names of the tensors that the checkpoint did not have, in the model's order.
+        model (`PreTrainedModel`):
+            Model in float32.
+        processor (`BaseImageProcessor`):
+            Image processor that the export will have.
+        new (`list[str]`):
+            Names of the tensors that were not in the checkpoint, in the model's order.
     """
 
     model: PreTrainedModel
@@ -64,25 +67,37 @@ def open_pretrained(
     has for the arguments.
 
     Args:
-        name (`str`): a Hub name, a folder, or `embedded`: of a whole model, or of a backbone if there is a `head`.
-        labels (`LabelSpace`): the classes.
-        head (`str`, *optional*): one of `deft_hf.models.backbones.HEADS`, to put on the backbone.
-        revision (`str`, *optional*, defaults to `"main"`): branch, tag or commit on the Hub.
-        config (`Mapping[str, Any]`, *optional*): fields of the checkpoint's config to change.
-        head_config (`Mapping[str, Any]`, *optional*): fields of the head's config to change.
-        encoder (`str`, *optional*): dotted path of the encoder, of a model that `resolve_family` does not know.
-        channels_last (`bool`, *optional*, defaults to `False`): keep the weights in that memory format.
-        crop_size (`tuple[int, int]`, *optional*): (height, width) in pixels of what the model will be trained on.
-        image_size (`tuple[int, int]`, *optional*): that images are resized to; `None`: they keep their own.
-        window (`tuple[int, int]`, *optional*): of the sliding window that evaluation will use.
-        seed (`int`, *optional*, defaults to 42): of what is drawn; it sets the global random states.
+        name (`str`):
+            A Hub name, a folder, or `embedded`: of a whole model, or of a backbone if there is a `head`.
+        labels (`LabelSpace`):
+            Classes to predict.
+        head (`str`, *optional*):
+            Head to put on the backbone, one of `deft_hf.models.backbones.HEADS`.
+        revision (`str`, *optional*, defaults to `"main"`):
+            Branch, tag or commit on the Hub.
+        config (`Mapping[str, Any]`, *optional*):
+            Fields of the checkpoint's config to override.
+        head_config (`Mapping[str, Any]`, *optional*):
+            Fields of the head's config to override.
+        encoder (`str`, *optional*):
+            Dotted path of the encoder, for a model that `resolve_family` does not know.
+        channels_last (`bool`, *optional*, defaults to `False`):
+            Whether to keep the weights in the channels-last memory format.
+        crop_size (`tuple[int, int]`, *optional*):
+            Height and width of the training crops, in pixels.
+        image_size (`tuple[int, int]`, *optional*):
+            Height and width that images are resized to, in pixels; `None` keeps their size.
+        window (`tuple[int, int]`, *optional*):
+            Height and width of the sliding window used in evaluation, in pixels.
+        seed (`int`, *optional*, defaults to 42):
+            Seed of newly initialized tensors; sets the global random states.
 
     Returns:
         `Pretrained`: model, processor, and the names of the new tensors.
 
     Raises:
-        UserError: the checkpoint cannot be read, is of an unknown type, lacks weights that it should have, or takes no
-            images of these sizes.
+        UserError: If the checkpoint cannot be read, is of an unknown type, lacks weights that it should have, or does
+            not accept images of these sizes.
     """
     key = "model.checkpoint" if head is None else "model.backbone"
     place, where, config = resolved(name), f"{key}: {name}", config or {}

@@ -16,11 +16,13 @@ def open_processor(name: str, revision: str | None = None) -> BaseImageProcessor
     """The image processor of a model.
 
     Args:
-        name (`str`): a Hub name or a folder.
-        revision (`str`, *optional*): branch, tag or commit on the Hub.
+        name (`str`):
+            A Hub name or a folder.
+        revision (`str`, *optional*):
+            Branch, tag or commit on the Hub.
 
     Raises:
-        UserError: there is none.
+        UserError: If there is none that can be loaded.
     """
     try:
         return AutoImageProcessor.from_pretrained(str(Path(name).expanduser()), revision=revision or "main")
@@ -37,10 +39,11 @@ def segmentation_processor(base: BaseImageProcessor | None, size: tuple[int, int
     Labels are never touched (`do_reduce_labels` is off): `LabelSpace` maps them once, when a mask is decoded.
 
     Args:
-        base (`BaseImageProcessor`, *optional*): the checkpoint's processor, for its mean and deviation; where it does
-            not normalise they are 0 and 1, where there is none they are ImageNet's.
-        size (`tuple[int, int]`, *optional*): (height, width) that images are resized to, bilinear and antialiased;
-            with `None` they keep their own.
+        base (`BaseImageProcessor`, *optional*):
+            The checkpoint's processor, for its mean and standard deviation; 0 and 1 if it does not normalize,
+            ImageNet's if there is none.
+        size (`tuple[int, int]`, *optional*):
+            Height and width that images are resized to, bilinear and antialiased; `None` keeps their size.
     """
     mean, std = IMAGENET_MEAN, IMAGENET_STD
     given: Any = base  # the base class does not declare what every image processor has

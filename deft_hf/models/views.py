@@ -14,9 +14,12 @@ def with_module(model: nn.Module, path: str, module: nn.Module) -> nn.Module:
     stays as it is and no architecture's forward is rewritten.
 
     Args:
-        model: shares everything else with the view.
-        path: dotted path of a submodule.
-        module: stands there in the view.
+        model (`nn.Module`):
+            Model that shares everything else with the view.
+        path (`str`):
+            Dotted path of the submodule to replace.
+        module (`nn.Module`):
+            Module at `path` in the view.
     """
     *parents, name = path.split(".")
     view = node = _shallow_copy(model)

@@ -65,12 +65,18 @@ def export_generalized(
     place whole; what else the folder holds (checkpoints, results, figures) stays, but for weights that were there.
 
     Args:
-        model: the model to hand on, which is `trainer.generalized_model` after training; it is left as it is.
-        output_dir: the folder; made where it is missing.
-        processor: prepares images as the model was evaluated on; see `segmentation_processor`.
-        card: text of the model card; `None` leaves a README that is there as it is.
-        dtype: of the weights and buffers in the files; default: the model's.
-        max_shard_size: weights that are larger are spread over several files, `model-00001-of-0000N.safetensors`.
+        model (`PreTrainedModel`):
+            Model to export, `trainer.generalized_model` after training; it is not changed.
+        output_dir (`str` or `os.PathLike`):
+            Folder to write to; created if it does not exist.
+        processor (`BaseImageProcessor`):
+            Image processor that prepares images as in evaluation; see `segmentation_processor`.
+        card (`str`, *optional*):
+            Text of the model card; `None` keeps an existing README.
+        dtype (`torch.dtype`, *optional*):
+            Type of the saved weights and buffers; the model's by default.
+        max_shard_size (`str`, *optional*, defaults to `"5GB"`):
+            Largest size of one file of weights; larger models are split into `model-00001-of-0000N.safetensors`.
 
     Raises:
         UserError: `dtype` cannot hold the weights.
@@ -123,19 +129,24 @@ def verify_export(
     of the example; the model with its weights rounded to `dtype`. The network is not used.
 
     Args:
-        output_dir: what `export_generalized` wrote.
-        model: the model that was exported; it is left as it is.
-        example: any image; it is taken as RGB.
-        dtype: that it was exported in; default: the model's.
-        size: (height, width) that the prepared example is brought to, such as those of the windows that the model is
+        output_dir (`str` or `os.PathLike`):
+            Folder that `export_generalized` wrote.
+        model (`PreTrainedModel`):
+            Model that was exported; it is not changed.
+        example (`Image.Image`):
+            Any image; converted to RGB.
+        dtype (`torch.dtype`, *optional*):
+            Type that it was exported in; the model's by default.
+        size (`tuple[int, int]`, *optional*):
+            (height, width) that the prepared example is brought to, such as those of the windows that the model is
             shown; default: the only ones that it takes, or else those that the processor gives.
 
     Returns:
-        `max_difference` (0.0), `logits_shape` (N, C, h, w) of the semantic logits, `seconds`.
+        `dict[str, Any]`: `max_difference` (0.0), `logits_shape` (N, C, h, w) of the semantic logits, `seconds`.
 
     Raises:
-        RuntimeError: the folder does not load or run, holds weights of another type, or gives other logits; with what
-            differs.
+        RuntimeError: If the folder does not load or run, holds weights of another type, or gives other logits; the
+            message says what differs.
     """
     start = time.perf_counter()
     folder = Path(output_dir).resolve()

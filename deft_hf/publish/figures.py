@@ -35,15 +35,24 @@ class RunRecord:
     """What the pictures of a run are drawn from.
 
     Attributes:
-        method: the run's own method; the others in `results` stand beside it.
-        stages: (stage, optimizer steps) of `method`, in order.
-        histories: by method, `TrainerState.log_history`.
-        results: `results[method][domain]` is a `Scores.to_dict()`.
-        confusions: by domain, counts of `method` as rows of a (C, C) matrix, truth by row; empty where not kept.
-        distances: by method and layer, in the model's order, ||θ - θ_init|| / ||θ_init||; empty where not kept.
-        labels: names and colours of the classes.
-        source: names of the validation domains.
-        unseen: names of the domains that were only evaluated.
+        method (`str`):
+            Method of the run; the others in `results` are shown beside it.
+        stages (`Sequence[tuple[str, int]]`):
+            Stages of `method` and their optimizer steps, in order.
+        histories (`Mapping[str, History]`):
+            By method, `TrainerState.log_history`.
+        results (`Results`):
+            `results[method][domain]` is a `Scores.to_dict()`.
+        confusions (`Mapping[str, Sequence[Sequence[int]]]`):
+            By domain, counts of `method` as rows of a (C, C) matrix, truth by row; empty if not kept.
+        distances (`Mapping[str, Mapping[str, float]]`):
+            By method and layer, in the model's order, ||θ - θ_init|| / ||θ_init||; empty if not kept.
+        labels (`LabelSpace`):
+            Names and colours of the classes.
+        source (`Sequence[str]`):
+            Names of the validation domains.
+        unseen (`Sequence[str]`):
+            Names of the domains that were only evaluated.
     """
 
     method: str
@@ -77,9 +86,12 @@ def score_curve(history: History, domains: Iterable[str], suffix: str = "") -> d
     Empty for a run that was scored at its end alone.
 
     Args:
-        history: `TrainerState.log_history`.
-        domains: names; a step counts that has all of them.
-        suffix: `_usual` for the usual component beside the exported one.
+        history (`History`):
+            `TrainerState.log_history`.
+        domains (`Iterable[str]`):
+            Names of the domains; only steps that have all of them count.
+        suffix (`str`, *optional*, defaults to `""`):
+            `"_usual"` for the usual component, empty for the exported one.
     """
     domains, curve = list(domains), dict[int, dict[str, float]]()
     for entry in history:

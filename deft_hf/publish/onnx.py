@@ -37,7 +37,7 @@ def check_onnx() -> None:
     """Ask for the packages before any work is done.
 
     Raises:
-        UserError: one is missing.
+        UserError: If a package is missing.
     """
     if missing := [name for name in _PACKAGES if importlib.util.find_spec(name) is None]:
         raise UserError(f"ONNX needs {', '.join(missing)}: pip install 'deft-hf[onnx]'.")
@@ -49,16 +49,19 @@ def export_onnx(model: PreTrainedModel, folder: str | os.PathLike, size: tuple[i
     The file is run by onnxruntime on another batch and compared with the model.
 
     Args:
-        model: in float32, on the CPU; left as it is.
-        folder: where to write; it exists.
-        size: (height, width) of the images.
+        model (`PreTrainedModel`):
+            Model in float32 on the CPU; it is not changed.
+        folder (`str` or `os.PathLike`):
+            Folder to write to; it must exist.
+        size (`tuple[int, int]`):
+            Height and width of the images, in pixels.
 
     Returns:
-        The largest difference of a logit.
+        `float`: The largest absolute difference of a logit.
 
     Raises:
-        UserError: torch cannot turn a model of this kind into ONNX.
-        RuntimeError: the file gives other logits.
+        UserError: If torch cannot export a model of this kind to ONNX.
+        RuntimeError: If the file gives other logits.
     """
     import onnxruntime
 

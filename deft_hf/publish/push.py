@@ -49,10 +49,11 @@ _REFUSALS = (400, 401, 402, 403, 404, 409, 422)
 
 
 class PushFailed(UserError):
-    """A push that came to nothing, with what is safe where and the command that pushes again.
+    """A push that failed; the message says what is safe where, and the command that pushes again.
 
     Attributes:
-        refused: the Hub said no, so that trying again without a change is of no use.
+        refused (`bool`):
+            Whether the Hub refused, so that trying again without a change is of no use.
     """
 
     def __init__(self, message: str, refused: bool) -> None:
@@ -73,20 +74,25 @@ def push_folder(
     Big files that an earlier push got across are not sent again, so that a push that broke off is gone on with.
 
     Args:
-        folder: a final folder (what `export_generalized` wrote into, with results and figures beside it) or a
-            checkpoint.
-        repo_id: `user/name` or `organisation/name`; the repository is made where there is none.
-        private: whether a new repository is private; None: as the account has it by default.
-        token: the Hub's access token; default: `HF_TOKEN`, or the one that `hf auth login` saved.
-        revision: branch to push to, made where there is none; default: main.
-        message: of the commit.
+        folder (`str` or `os.PathLike`):
+            A final folder (what `export_generalized` wrote into, with results and figures beside it) or a checkpoint.
+        repo_id (`str`):
+            `user/name` or `organization/name`; the repository is created if it does not exist.
+        private (`bool` or `None`):
+            Whether a new repository is private; `None` uses the account's default.
+        token (`str`, *optional*):
+            Access token of the Hub; by default `HF_TOKEN`, or the one that `hf auth login` saved.
+        revision (`str`, *optional*):
+            Branch to push to, created if it does not exist; `main` by default.
+        message (`str`, *optional*, defaults to `"Upload model"`):
+            Commit message.
 
     Returns:
-        Address of the repository.
+        `str`: Address of the repository.
 
     Raises:
-        PushFailed: the Hub refused or could not be reached, or the repository is public and `private` was asked for;
-            with the command that pushes again.
+        PushFailed: If the Hub refused or could not be reached, or the repository is public and `private` was asked
+            for; with the command that pushes again.
     """
     with explained(folder, repo_id, private, token, revision):
         repo_id = prepare_repository(repo_id, private, token, revision)
@@ -100,7 +106,7 @@ def prepare_repository(
     """Makes repository and branch where there are none; returns the repository's full name.
 
     Raises:
-        PushFailed: the repository exists and is public although `private` was asked for.
+        PushFailed: If the repository exists and is public although `private` was asked for.
     """
     api = HfApi(token=token)
     name = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
@@ -119,10 +125,10 @@ def check_repository(repo_id: str, private: bool | None, token: str | None = Non
     """`prepare_repository`, to know before training whether the Hub will take what comes.
 
     Returns:
-        The repository's full name; `repo_id` where the Hub cannot be reached, which is a warning.
+        `str`: The repository's full name; `repo_id` if the Hub cannot be reached, after a warning.
 
     Raises:
-        PushFailed: the Hub refused, so that no push will succeed.
+        PushFailed: If the Hub refused, so that no push will succeed.
     """
     try:
         return prepare_repository(repo_id, private, token, revision)

@@ -17,9 +17,12 @@ class Terms:
     """Terms of use.
 
     Attributes:
-        name: of the licence, in words.
-        url: where its text stands.
-        non_commercial: whether commercial use is excluded.
+        name (`str`):
+            Name of the licence.
+        url (`str`, *optional*):
+            Address of its text.
+        non_commercial (`bool`, *optional*, defaults to `False`):
+            Whether commercial use is excluded.
     """
 
     name: str
@@ -53,10 +56,13 @@ def base_terms(base_model: str, model_type: str, on_hub: bool) -> Terms | None:
     """The terms of pretrained weights; None where they are not known.
 
     Args:
-        base_model: Hub name or folder, as a recipe has it.
-        model_type: of the model's config.
-        on_hub: whether `base_model` is a Hub name. A SegFormer in a folder is taken for NVIDIA's, where nearly all of
-            them come from: a warning too many is the safer mistake.
+        base_model (`str`):
+            Hub name or folder, as in a recipe.
+        model_type (`str`):
+            Model type in the model's config.
+        on_hub (`bool`):
+            Whether `base_model` is a Hub name. A SegFormer in a folder is taken for NVIDIA's, where nearly all of them
+            come from: a warning too many is the safer mistake.
     """
     for pattern, terms in _BASES.items():
         if fnmatch(base_model.lower(), pattern):

@@ -18,13 +18,20 @@ class Scores:
     """Scores of one domain, all in [0, 1], NaN where there was nothing to score.
 
     Attributes:
-        mean_iou: Mean of `iou` over the classes that occur in the truth or in the predictions.
-        pixel_accuracy: Share of valid pixels that are predicted right.
-        mean_accuracy: Mean of `accuracy` over the classes that occur in the truth.
-        iou: Intersection over union per class, NaN for a class that is neither in the truth nor predicted.
-        accuracy: Share of each class's own pixels that are predicted right (recall), NaN for an absent class.
-        absent: The classes without a single truth pixel, by name where names were given and by id otherwise.
-        pixels: Number of valid pixels (truth is not the ignore index).
+        mean_iou (`float`):
+            Mean of `iou` over the classes that occur in the truth or in the predictions.
+        pixel_accuracy (`float`):
+            Share of valid pixels that are predicted right.
+        mean_accuracy (`float`):
+            Mean of `accuracy` over the classes that occur in the truth.
+        iou (`list[float]`):
+            Intersection over union per class, NaN for a class that is neither in the truth nor predicted.
+        accuracy (`list[float]`):
+            Share of each class's own pixels that are predicted right (recall), NaN for an absent class.
+        absent (`list[str]` or `list[int]`):
+            The classes without a single truth pixel, by name where names were given and by id otherwise.
+        pixels (`int`):
+            Number of valid pixels (truth is not the ignore index).
     """
 
     mean_iou: float
@@ -62,9 +69,12 @@ class ConfusionMatrix:
     for the device at each batch.
 
     Args:
-        num_labels (`int`): Number of classes.
-        ignore_index (`int`): Truth id of unlabelled pixels, outside `0 .. num_labels - 1`.
-        device (`str` or `torch.device`): Where the counts live; inputs are moved there.
+        num_labels (`int`):
+            Number of classes.
+        ignore_index (`int`, *optional*, defaults to `255`):
+            Truth id of unlabelled pixels, outside `0 .. num_labels - 1`.
+        device (`str` or `torch.device`, *optional*, defaults to `"cpu"`):
+            Device of the counts; inputs are moved to it.
 
     Raises:
         UserError: If `ignore_index` is the id of a class.
@@ -90,9 +100,12 @@ class ConfusionMatrix:
         """Adds pixels to the counts, without a wait for the device.
 
         Args:
-            predictions (`Tensor`): Predicted class ids, integer, any shape.
-            labels (`Tensor`): True class ids or `ignore_index`, integer, same shape.
-            times (`Tensor`, *optional*): How often each pair counts, int64, same shape; once where not given.
+            predictions (`Tensor`):
+                Predicted class ids, integer, any shape.
+            labels (`Tensor`):
+                True class ids or `ignore_index`, integer, same shape.
+            times (`Tensor`, *optional*):
+                How often each pair counts, int64, same shape; once by default.
 
         Raises:
             UserError: If the shapes differ or logits were given for class ids.
@@ -136,7 +149,8 @@ class ConfusionMatrix:
         """The scores of everything counted so far.
 
         Args:
-            names (`Sequence[str]`, *optional*): Class names, so that absent classes are named instead of numbered.
+            names (`Sequence[str]`, *optional*):
+                Class names, to list absent classes by name instead of by id.
 
         Raises:
             UserError: If truths or predictions out of range were counted.

@@ -21,13 +21,17 @@ def semantic_logits(
     """Class logits of whole images at a given size.
 
     The model's logits, at whatever resolution it has them, are resized once, straight to `size`: every detour over
-    another size (Mask2Former's processor goes over 384 x 384) wears thin objects away.
+    another size (Mask2Former's processor takes one over 384 x 384) erodes thin objects.
 
     Args:
-        model (`nn.Module`): A Hugging Face segmentation model.
-        family (`SegmentationFamily`): How semantic logits come out of the model's outputs.
-        pixel_values (`Tensor`): Images, float, shape `(N, 3, h, w)`.
-        size (`tuple[int, int]`): Height and width of the result, as a rule those of the label.
+        model (`nn.Module`):
+            A Hugging Face segmentation model.
+        family (`SegmentationFamily`):
+            How semantic logits are computed from the model's outputs.
+        pixel_values (`Tensor`):
+            Images, float, shape `(N, 3, h, w)`.
+        size (`tuple[int, int]`):
+            Height and width of the result, as a rule those of the label.
 
     Returns:
         `Tensor`: float32, shape `(N, C, *size)`.
@@ -53,14 +57,19 @@ def sliding_window_logits(
     size is held.
 
     Args:
-        model (`nn.Module`): A Hugging Face segmentation model.
-        family (`SegmentationFamily`): How semantic logits come out of the model's outputs.
-        pixel_values (`Tensor`): Images, float, shape `(N, 3, h, w)`.
-        size (`tuple[int, int]`): Height and width of the result.
-        window (`tuple[int, int]`): Height and width of a window, in pixels of `pixel_values`; cut to the image where
-            larger, if the model takes images of any size.
-        stride (`tuple[int, int]`): Steps between windows down and across, in pixels of `pixel_values`, from 1 to the
-            window's side.
+        model (`nn.Module`):
+            A Hugging Face segmentation model.
+        family (`SegmentationFamily`):
+            How semantic logits are computed from the model's outputs.
+        pixel_values (`Tensor`):
+            Images, float, shape `(N, 3, h, w)`.
+        size (`tuple[int, int]`):
+            Height and width of the result.
+        window (`tuple[int, int]`):
+            Height and width of a window, in pixels of `pixel_values`; cut to the image where larger, if the model
+            takes images of any size.
+        stride (`tuple[int, int]`):
+            Steps between windows down and across, in pixels of `pixel_values`, from 1 to the window's side.
 
     Returns:
         `Tensor`: float32, shape `(N, C, *size)`.
@@ -107,12 +116,21 @@ def predict(
     window: tuple[int, int] | None = None,
     stride: tuple[int, int] | None = None,
 ) -> Tensor:
-    """The most likely class of each pixel, the model being in evaluation mode meanwhile.
+    """The most likely class of each pixel, with the model in evaluation mode.
 
     Args:
-        model, family, pixel_values, size: As for [`semantic_logits`].
-        window, stride (`tuple[int, int]`, *optional*): As for [`sliding_window_logits`]; whole images without a
-            window. The stride is by default two thirds of the window.
+        model (`nn.Module`):
+            As for [`semantic_logits`].
+        family (`SegmentationFamily`):
+            As for [`semantic_logits`].
+        pixel_values (`Tensor`):
+            As for [`semantic_logits`].
+        size (`tuple[int, int]`):
+            As for [`semantic_logits`].
+        window (`tuple[int, int]`, *optional*):
+            As for [`sliding_window_logits`]; whole images by default.
+        stride (`tuple[int, int]`, *optional*):
+            As for [`sliding_window_logits`]; two thirds of the window by default.
 
     Returns:
         `Tensor`: int64, shape `(N, *size)`.
@@ -140,15 +158,26 @@ def score_batches(
     [`ConfusionMatrix.all_reduce`].
 
     Args:
-        model, family: As for [`semantic_logits`]. The model must be on `device`; it is left in the mode it was in.
-        batches (`Iterable`): `{"pixel_values": (N, 3, h, w), "labels": (N, H, W)}`; where sizes differ within a batch,
-            an entry is a list of N tensors, and its images go through the model one at a time.
-        num_labels (`int`): Number of classes.
-        device (`str` or `torch.device`): Where batches are moved and counts are kept.
-        window, stride (`tuple[int, int]`, *optional*): As for [`predict`].
-        ignore_index (`int`): Truth id of unlabelled pixels.
-        images (`list[Tensor]`, *optional*): Takes the counts of each image by itself, in order, on the CPU: int64,
-            shape `(num_labels, num_labels)`.
+        model (`nn.Module`):
+            As for [`semantic_logits`]. It must be on `device`; its mode is restored afterwards.
+        family (`SegmentationFamily`):
+            As for [`semantic_logits`].
+        batches (`Iterable`):
+            `{"pixel_values": (N, 3, h, w), "labels": (N, H, W)}`; where sizes differ within a batch, an entry is a
+            list of N tensors, and its images go through the model one at a time.
+        num_labels (`int`):
+            Number of classes.
+        device (`str` or `torch.device`):
+            Device that batches are moved to and counts are kept on.
+        window (`tuple[int, int]`, *optional*):
+            As for [`predict`].
+        stride (`tuple[int, int]`, *optional*):
+            As for [`predict`].
+        ignore_index (`int`, *optional*, defaults to `255`):
+            Truth id of unlabelled pixels.
+        images (`list[Tensor]`, *optional*):
+            List that receives the counts of each single image, in order, on the CPU: int64, shape `(num_labels,
+            num_labels)`.
     """
     matrix = ConfusionMatrix(num_labels, ignore_index, device)
     with _evaluating(model):

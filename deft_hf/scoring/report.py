@@ -37,8 +37,10 @@ def unseen_mean(scores: Mapping[str, Mapping[str, Any]], unseen: Sequence[str]) 
     NaN where one of them has no score: means over different domains cannot be compared.
 
     Args:
-        scores (`Mapping`): `results[method]`.
-        unseen (`Sequence[str]`): Names of the unseen domains.
+        scores (`Mapping`):
+            Scores of one method by domain: `results[method]`.
+        unseen (`Sequence[str]`):
+            Names of the unseen domains.
     """
     return float(np.mean([_mean_iou(scores, domain) for domain in unseen])) if unseen else math.nan
 
@@ -81,10 +83,13 @@ def save_panels(path: str | os.PathLike, rows: Sequence[PanelRow], labels: Label
     Pixels that the truth ignores are black in the truth's column; every prediction is shown whole.
 
     Args:
-        path (`str` or `PathLike`): PNG file; its folder is made.
-        rows (`Sequence[PanelRow]`): `(domain, image, truth, {method: prediction})` with the image as uint8 (H, W, 3),
-            truth and predictions as ids (h, w), and the same methods in every row. Rows may differ in size.
-        labels (`LabelSpace`): Colours and names.
+        path (`str` or `PathLike`):
+            PNG file; its folder is created.
+        rows (`Sequence[PanelRow]`):
+            `(domain, image, truth, {method: prediction})` with the image as uint8 (H, W, 3), truth and predictions as
+            ids (h, w), and the same methods in every row. Rows may differ in size.
+        labels (`LabelSpace`):
+            Colours and names of the classes.
     """
     columns = ["image", "truth", *rows[0][3]]
     shown = sorted({int(i) for _, _, truth, found in rows for ids in (truth, *found.values()) for i in np.unique(ids)})
@@ -121,8 +126,14 @@ def save_domain_bars(path: str | os.PathLike, results: Results, source: Sequence
     """Draws mean IoU in per cent as bars: one group a domain, one colour a method, source domains left of unseen ones.
 
     Args:
-        path (`str` or `PathLike`): PNG file; its folder is made.
-        results, source, unseen: As for [`domain_table`].
+        path (`str` or `PathLike`):
+            PNG file; its folder is created.
+        results (`Results`):
+            As for [`domain_table`].
+        source (`Sequence[str]`):
+            As for [`domain_table`].
+        unseen (`Sequence[str]`):
+            As for [`domain_table`].
     """
     domains = [*source, *unseen]
     groups = [*domains, "mean"] if len(unseen) > 1 else domains
@@ -169,7 +180,7 @@ def save_json(path: str | os.PathLike, obj: Any) -> None:
 
 
 def save_figure(figure: Figure, path: str | os.PathLike) -> None:
-    """Writes a PNG; its folder is made."""
+    """Write a PNG; its folder is created."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150, format="png")
 

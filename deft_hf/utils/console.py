@@ -15,9 +15,12 @@ def command_parser(name: str, purpose: str, *examples: str) -> argparse.Argument
     """The parser of `python -m deft_hf.NAME`; mistakes go to stderr, with status 2.
 
     Args:
-        name: of the command.
-        purpose: one sentence.
-        examples: of arguments, at least one.
+        name (`str`):
+            Name of the command.
+        purpose (`str`):
+            One sentence that says what the command does.
+        examples (`str`):
+            Examples of arguments, at least one.
     """
     lines = "\n".join(f"  python -m deft_hf.{name} {example}" for example in examples)
     return argparse.ArgumentParser(
@@ -38,7 +41,8 @@ class Console:
     """Prints for people, or for the program at the other end of a pipe.
 
     Args:
-        options: with `quiet` and `json`, as `add_output_options` has them.
+        options (`argparse.Namespace`):
+            Parsed options with `quiet` and `json`; see [`add_output_options`].
     """
 
     def __init__(self, options: argparse.Namespace) -> None:

@@ -12,7 +12,7 @@ from traceback import walk_tb
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend: says the file or key, what was found, what was expected and what to do.
+    """A mistake that the user can fix: says the file or key, what was found, what was expected and what to do.
 
     Entry scripts print its message alone and exit with status 2; every other exception is a defect of deft_hf and
     keeps its traceback.
@@ -38,7 +38,7 @@ def single_images_explained() -> Iterator[None]:
     """Around training: a batch that BatchNorm cannot be trained on is one message.
 
     Raises:
-        UserError: in place of what torch says of a single value per channel.
+        UserError: In place of torch's error about a single value per channel.
     """
     try:
         yield
@@ -56,7 +56,7 @@ def workers_explained() -> Iterator[None]:
     """Around what loads data: the failure of a data-loader worker is one message.
 
     Raises:
-        UserError: what a worker raised, without its traceback; or that a worker died.
+        UserError: In place of a worker's error and its traceback, or if a worker died.
     """
     try:
         yield
@@ -86,8 +86,10 @@ def run_command(main: Callable[[], None], when_interrupted: str) -> None:
     SIGTERM while training, after saving, 143.
 
     Args:
-        main: the entry.
-        when_interrupted: what the user should know after Ctrl-C.
+        main (`Callable[[], None]`):
+            Entry point to run.
+        when_interrupted (`str`):
+            Message for the user after Ctrl-C.
     """
     try:
         with workers_explained():

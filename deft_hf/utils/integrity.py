@@ -192,7 +192,7 @@ def check_writable(folder: str | Path) -> None:
     """Make the folder and a file in it, to know before an hour of training.
 
     Raises:
-        UserError: one of them is impossible.
+        UserError: If either is impossible.
     """
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -211,11 +211,13 @@ def writing(folder: str | Path, kept: Callable[[], str]) -> Iterator[None]:
     """Around what writes to `folder`: a disk that is full or fails is one message.
 
     Args:
-        folder: what is written to.
-        kept: says what the user still has and can do, asked only when something went wrong.
+        folder (`str` or `Path`):
+            Folder that is written to.
+        kept (`Callable[[], str]`):
+            Returns what the user still has and can do; called only after a failure.
 
     Raises:
-        UserError: in place of the errors of the system, of safetensors and of torch's writer.
+        UserError: In place of the errors of the system, of safetensors and of torch's writer.
     """
     try:
         yield
