@@ -1,4 +1,4 @@
-"""Runs in separate processes, several at a time, so that one that diverges or runs out of memory stops no other."""
+"""Runs in separate processes, several at a time: one that diverges or runs out of memory stops no other."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _PAUSE = 0.2  # seconds between two looks at the processes
 def execute(runs: Iterable[Run], jobs: int) -> dict[Path, str]:
     """Train the runs that are not finished, and return why runs failed, by folder.
 
-    A run that was killed from outside is restarted once. One that diverged would diverge again and is not repeated; all
-    other failed runs are tried again by the next call.
+    A run that was killed from outside is restarted once. One that diverged would diverge again and is not repeated;
+    all other failed runs are tried again by the next call.
 
     Args:
         runs (`Iterable[Run]`):

@@ -208,13 +208,9 @@ def _resample_images(comparison: Comparison, resamples: int, seed: int) -> Resam
 def _bootstrap(
     domains: Sequence[tuple[dict[int, np.ndarray], dict[int, np.ndarray]]], seeds: list[int], mean: float, seed: int
 ) -> Interval | None:
-    """The percentile interval over seeds and images, around `mean`.
+    """The percentile interval over seeds and images, around `mean`, for the `seeds` that both methods have.
 
-    Args:
-        domains (`Sequence[tuple[dict[int, np.ndarray], dict[int, np.ndarray]]]`):
-            For each domain averaged over, the resampled mean IoU of the method and of the baseline, by seed.
-        seeds (`list[int]`):
-            The seeds that both have.
+    Each of the `domains` averaged over is a pair: resampled mean IoU of the method and of the baseline, by seed.
     """
     if not seeds or not all(s in side for pair in domains for side in pair for s in seeds):
         return None

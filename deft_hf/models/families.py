@@ -81,8 +81,9 @@ class SegmentationFamily:
 
 
 def _unread(backbone: str) -> tuple[str, ...]:
-    """Patterns of what a head does not read of transformers' backbone classes: tokens for masked images, and the last
-    norms of models whose backbone class has a norm for each feature map.
+    """Patterns of parameters of transformers' backbone classes that a head does not read.
+
+    These are tokens for masked images, and the last norms of models whose backbone class has a norm per feature map.
     """
     unread = ("*embeddings.mask_token", "swin.layernorm.*", "model.layernorm.*", "bit.norm.*")
     return tuple(f"{backbone}.{name}" for name in unread)

@@ -169,8 +169,9 @@ def upload(
 
 @contextmanager
 def _shareable_copy(folder: Path, left_out: Sequence[str]) -> Iterator[Path]:
-    """The folder itself; where files of it name folders of the machine, one of links to the others beside their copies
-    without.
+    """The folder, or a temporary copy if some of its files name folders of this machine.
+
+    The copy has cleaned versions of these files and links to all others.
     """
     cleaned = {path: text for pattern in _WITH_PATHS for path in folder.glob(pattern) if (text := _cleaned(path))}
     if not cleaned:

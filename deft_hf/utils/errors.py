@@ -82,8 +82,9 @@ def workers_explained() -> Iterator[None]:
 
 
 def run_command(main: Callable[[], None], when_interrupted: str) -> None:
-    """Run an entry for the command line: a user's mistake is one message and exit status 2, Ctrl-C is 130,
-    SIGTERM while training, after saving, 143.
+    """Run an entry point and turn how it ends into an exit status.
+
+    A user's mistake is one message and status 2, Ctrl-C is 130, SIGTERM while training (after saving) 143.
 
     Args:
         main (`Callable[[], None]`):
