@@ -154,13 +154,28 @@ def resolve_family(model: nn.Module, encoder: str | None = None) -> Segmentation
 
     Args:
         model (`nn.Module`):
-            A Hugging Face semantic segmentation model.
+            A Hugging Face segmentation model, or a plain PyTorch one with `encoder`.
         encoder (`str`, *optional*):
             Dotted path of the encoder, for a model that the table does not know, or to split a known one elsewhere.
 
     Raises:
         UserError: If the type is unknown and no `encoder` was given; the model has a config that it cannot be trained
             with; `encoder` is no submodule, or holds all parameters or none; encoder and decoder share a parameter.
+
+    Example:
+
+    ```python
+    >>> from deft_hf import resolve_family
+    >>> from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+    >>> model = SegformerForSemanticSegmentation(SegformerConfig(num_labels=3))
+    >>> family = resolve_family(model)
+    >>> family.encoder
+    'segformer'
+    >>> family.part_of("decode_head.classifier.weight")
+    'decoder'
+
+    ```
     """
     config: Any = getattr(model, "config", None)
     model_type = getattr(config, "model_type", type(model).__name__)

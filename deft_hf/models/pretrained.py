@@ -89,7 +89,7 @@ def open_pretrained(
             Height and width that images are resized to, in pixels; `None` keeps their size.
         window (`tuple[int, int]`, *optional*):
             Height and width of the sliding window used in evaluation, in pixels.
-        seed (`int`, *optional*, defaults to 42):
+        seed (`int`, *optional*, defaults to `42`):
             Seed of newly initialized tensors; sets the global random states.
 
     Returns:

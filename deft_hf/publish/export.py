@@ -79,7 +79,20 @@ def export_generalized(
             Largest size of one file of weights; larger models are split into `model-00001-of-0000N.safetensors`.
 
     Raises:
-        UserError: `dtype` cannot hold the weights.
+        UserError: If `dtype` cannot hold the weights.
+
+    Example:
+
+    ```python
+    >>> from deft_hf import export_generalized
+    >>> from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessorPil
+
+    >>> model = SegformerForSemanticSegmentation(SegformerConfig(num_labels=3))  # or trainer.generalized_model
+    >>> export_generalized(model, "exported", SegformerImageProcessorPil())
+    >>> SegformerForSemanticSegmentation.from_pretrained("exported").config.num_labels
+    3
+
+    ```
     """
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -147,6 +160,20 @@ def verify_export(
     Raises:
         RuntimeError: If the folder does not load or run, holds weights of another type, or gives other logits; the
             message says what differs.
+
+    Example:
+
+    ```python
+    >>> from deft_hf import export_generalized, verify_export
+    >>> from PIL import Image
+    >>> from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessorPil
+
+    >>> model = SegformerForSemanticSegmentation(SegformerConfig(num_labels=3))
+    >>> export_generalized(model, "exported", SegformerImageProcessorPil(size={"height": 64, "width": 64}))
+    >>> verify_export("exported", model, example=Image.new("RGB", (64, 64)))["max_difference"]
+    0.0
+
+    ```
     """
     start = time.perf_counter()
     folder = Path(output_dir).resolve()

@@ -78,6 +78,22 @@ class ConfusionMatrix:
 
     Raises:
         UserError: If `ignore_index` is the id of a class.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from deft_hf import ConfusionMatrix
+
+    >>> matrix = ConfusionMatrix(num_labels=2)
+    >>> matrix.update(predictions=torch.tensor([[0, 1], [1, 1]]), labels=torch.tensor([[0, 1], [0, 255]]))
+    >>> scores = matrix.compute(names=["road", "car"])
+    >>> scores.iou
+    [0.5, 0.5]
+    >>> scores.pixels
+    3
+
+    ```
     """
 
     def __init__(self, num_labels: int, ignore_index: int = IGNORE_INDEX, device: str | torch.device = "cpu"):

@@ -59,12 +59,17 @@ class MeanIoU(evaluate.Metric):
     `ignore_index`, or a prediction that is no class, on a pixel that counts, raises [`UserError`].
 
     Example:
-        >>> metric = MeanIoU()
-        >>> scores = metric.compute(
-        ...     predictions=[[[0, 1], [1, 1]]], references=[[[0, 1], [0, 255]]], num_labels=2, ignore_index=255
-        ... )
-        >>> scores["per_category_iou"].tolist()
-        [0.5, 0.5]
+
+    ```python
+    >>> from deft_hf import MeanIoU
+
+    >>> metric = MeanIoU()
+    >>> metric.add(prediction=[[0, 1], [1, 1]], reference=[[0, 1], [0, 255]])
+    >>> scores = metric.compute(num_labels=2, ignore_index=255)
+    >>> scores["per_category_iou"].tolist()
+    [0.5, 0.5]
+
+    ```
     """
 
     def __init__(self, **kwargs: Any):
