@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BESIDE = ("CONTRIBUTING.md", "CHANGELOG.md", "recipes/**/*", "benchmarks/**/*")
 SHOWN = {".md", ".png", ".jpg", ".svg", ".yaml"}
 METHODS, ROWS = (f"<!-- {name}: made from the registry when the site is built -->" for name in ("methods", "rows"))
+API_PAGE = "reference/api.md"
 API = {
     "Training": ("trainer",),
     "Methods": ("methods",),
@@ -37,7 +38,7 @@ def on_files(files: Any, config: Any) -> Any:
 
     for path in sorted({path for pattern in BESIDE for path in ROOT.glob(pattern) if path.suffix in SHOWN}):
         files.append(File.generated(config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path)))
-    files.append(File.generated(config, "reference/api.md", content=api()))
+    files.append(File.generated(config, API_PAGE, content=api()))
     return files
 
 
@@ -61,6 +62,20 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     # Outside of code blocks.
     parts = re.split(r"(^```.*?^```)", markdown, flags=re.MULTILINE | re.DOTALL)
     return "".join(part if index % 2 else _LINK.sub(address, part) for index, part in enumerate(parts))
+
+
+def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
+    """Resolve Hugging Face's references in docstrings, [`Name`] or [`~path.Name`], where they name something public."""
+    if page.file.src_uri != API_PAGE:
+        return html
+    paths = dict(public_names())
+
+    def link(reference: re.Match[str]) -> str:
+        name = reference[1].removeprefix("~").rpartition(".")[2] if reference[1].startswith("~") else reference[1]
+        path = paths.get(name.partition(".")[0])
+        return f'<a href="#{path}"><code>{name}</code></a>' if path else f"<code>{name}</code>"
+
+    return re.sub(r"\[<code>([~\w.]+)</code>\]", link, html)
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

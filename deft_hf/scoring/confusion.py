@@ -48,10 +48,10 @@ class Scores:
 
 
 class ConfusionMatrix:
-    r"""Counts how often a pixel of class `i` was predicted as class `j`, batch by batch, in O(num_labels²) memory.
+    """Counts how often a pixel of class `i` was predicted as class `j`, batch by batch, in O(num_labels²) memory.
 
-    For class $c$ with row sum $R_c$ (truth), column sum $P_c$ (prediction) and diagonal $T_c$, $\mathrm{IoU}_c = T_c /
-    (R_c + P_c - T_c)$ and $\mathrm{accuracy}_c = T_c / R_c$, the definitions of PASCAL VOC (Everingham et al. 2015,
+    For a class with row sum R (truth), column sum P (prediction) and diagonal T, IoU = T / (R + P - T) and accuracy =
+    T / R, the definitions of PASCAL VOC (Everingham et al. 2015,
     section 4.1.2, https://doi.org/10.1007/s11263-014-0733-5) and of the Cityscapes scripts
     (https://github.com/mcordts/cityscapesScripts, `evalPixelLevelSemanticLabeling.py`), over all pixels of the domain
     at once.
