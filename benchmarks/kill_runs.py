@@ -3,10 +3,10 @@
     python benchmarks/kill_runs.py [--kills 40] [--processes 1] [--seed 0] [--out FOLDER]
 
 The run is the tiny SegFormer on drawn streets with a checkpoint after every step, so that many kills interrupt the
-writing of one. Every start must resume by itself, every checkpoint that was complete when the run was killed must still
-be complete when it starts again, and the final model and scores must equal those of the undisturbed run bit for bit. On
-a GPU they need not, since some kernels add in no fixed order. The last line is a summary in JSON; the exit status is 1
-if any of this fails.
+writing of one. Every start must resume by itself, every checkpoint that was complete when the run was killed must
+still be complete when it starts again, and the final model and scores must equal those of the undisturbed run bit for
+bit. On a GPU they need not, since some kernels add in no fixed order. The last line is a summary in JSON; the exit
+status is 1 if any of this fails.
 """
 
 from __future__ import annotations
