@@ -9,11 +9,12 @@ from pathlib import Path
 from tqdm import tqdm
 from transformers.utils import logging
 
-from deft_hf.data.files import IMAGE_SUFFIXES, files_by_id, open_picture
+from deft_hf.data.files import IMAGE_SUFFIXES, check_name, files_by_id
+from deft_hf.data.opening import open_picture
 from deft_hf.runs.segmenter import Segmenter
 from deft_hf.scoring.report import save_json
 from deft_hf.utils.console import Console, add_output_options, command_parser, sizes
-from deft_hf.utils.errors import UnreadableFile, UserError, run_command
+from deft_hf.utils.errors import UserError, run_command
 from deft_hf.utils.integrity import check_writable, writing
 
 
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for key, path in tqdm(pictures.items(), unit="image", disable=True if options.quiet else None):
         try:
             image, _ = open_picture({"bytes": None, "path": path}, path)
-        except UnreadableFile as error:
+        except UserError as error:
             unreadable.append(str(error))
             continue
         ids = segmenter.classes(image)
@@ -60,6 +61,7 @@ def _pictures(inputs: Sequence[str], out: Path) -> dict[str, str]:
                 )
             new = files_by_id(path, "")
         elif path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES:
+            check_name(path)
             new = {path.stem: str(path)}
         else:
             raise UserError(

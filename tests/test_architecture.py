@@ -31,6 +31,7 @@ LEVELS = (
     ("scoring",),
     ("models",),
     ("data",),
+    ("errors",),
     ("utils",),
 )
 RANK = {part: rank for rank, level in enumerate(LEVELS) for part in level}

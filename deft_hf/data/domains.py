@@ -16,11 +16,14 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from deft_hf.data.constants import IGNORE_INDEX
-from deft_hf.data.files import files_by_id, open_mask, open_picture, read_split
+from deft_hf.data.files import files_by_id, read_split
 from deft_hf.data.labels import LabelSpace
+from deft_hf.data.masks import Palettes, used_colors
+from deft_hf.data.opening import open_mask, open_picture
+from deft_hf.data.pictures import DROPPED_ALPHA, ValueRange, check_value_range
 from deft_hf.data.report import DomainReport, listed
 from deft_hf.data.streets import LOOKS, STREETS, draw_street
-from deft_hf.utils.errors import UserError
+from deft_hf.utils.errors import UnreadableFile, UserError
 
 _FEATURES = datasets.Features(
     {"id": datasets.Value("string"), "image": datasets.Image(decode=False), "mask": datasets.Image(decode=False)}
@@ -36,18 +39,27 @@ class Domain:
         dataset: `datasets.Dataset` with the columns `id` (distinct strings), `image` and `mask` (both
             `datasets.Image(decode=False)`, so that a row costs nothing until `load` decodes it).
         report: What was found while pairing files, where that was done.
+        value_range: The values that become black and white in images of more than 8 bits, such as (0, 4095); see
+            `deft_hf.data.pictures.as_rgb`.
 
     Attributes:
         report: `DomainReport` of the pairing (pairs and orphans); `check` returns one that knows the contents too.
     """
 
     def __init__(
-        self, name: str, labels: LabelSpace, dataset: datasets.Dataset, report: DomainReport | None = None
+        self,
+        name: str,
+        labels: LabelSpace,
+        dataset: datasets.Dataset,
+        report: DomainReport | None = None,
+        value_range: ValueRange | None = None,
     ) -> None:
         self.name = name
         self.labels = labels
         self.dataset = dataset
         self.report = report or DomainReport(name, labels, pairs=len(dataset))
+        self.value_range = check_value_range(value_range)
+        self._palettes = Palettes(ids_declared=labels.ids is not None)
 
     @classmethod
     def from_folder(
@@ -60,6 +72,7 @@ class Domain:
         split: str | None = None,
         image_suffix: str = "",
         mask_suffix: str = "",
+        value_range: ValueRange | None = None,
     ) -> Domain:
         """Pairs the files of two folders by relative path and stem, at any depth; decodes none.
 
@@ -75,6 +88,7 @@ class Domain:
             image_suffix: What stands at the end of an image's stem and is no part of its id (`_leftImg8bit`). Files
                 without it are not looked at.
             mask_suffix: The same for masks (`_gtFine_labelIds`).
+            value_range: As for `Domain`.
 
         Raises:
             UserError: A missing or empty folder, two files of one id, no pair at all, an unknown split, or ids in the
@@ -99,7 +113,8 @@ class Domain:
             {"id": ids, "image": [image_files[key] for key in ids], "mask": [mask_files[key] for key in ids]},
             features=_FEATURES,
         )
-        return cls(name, labels, dataset, DomainReport(name, labels, len(ids), without_mask, without_image))
+        report = DomainReport(name, labels, len(ids), without_mask, without_image)
+        return cls(name, labels, dataset, report, value_range)
 
     @classmethod
     def from_hub(
@@ -112,6 +127,7 @@ class Domain:
         mask_column: str = "mask",
         config: str | None = None,
         revision: str | None = None,
+        value_range: ValueRange | None = None,
     ) -> Domain:
         """Takes a split of a data set on the Hub, or of one in a local folder.
 
@@ -127,6 +143,7 @@ class Domain:
             mask_column: Column of masks, as lossless images.
             config: The set's configuration, where it has several.
             revision: Branch, tag or commit on the Hub.
+            value_range: As for `Domain`.
 
         Raises:
             UserError: The set or its split cannot be loaded, a column is missing or holds no images, or it is empty.
@@ -149,7 +166,7 @@ class Domain:
                 pairs = pairs.cast_column(column, _FEATURES[column])
             except (TypeError, ValueError, NotImplementedError) as error:
                 raise UserError(f"{path}: column {given} holds {loaded.features[given]}, expected images") from error
-        return cls(name or Path(path).name, labels, pairs.add_column("id", ids))
+        return cls(name or Path(path).name, labels, pairs.add_column("id", ids), value_range=value_range)
 
     @classmethod
     def from_streets(
@@ -210,11 +227,17 @@ class Domain:
             UserError: Names the file that cannot be read, has another size than its partner, or holds an unknown id.
         """
         row = self.dataset[index]
-        image, image_name = open_picture(row["image"], self._cell_name(row, "image"))
+        image, image_name = open_picture(row["image"], self._cell_name(row, "image"), self.value_range)
         mask, mask_name = open_mask(row["mask"], self._cell_name(row, "mask"))
         if image.size != mask.size:
             raise UserError(_unequal(image, image_name, mask, mask_name))
-        return image, self.labels.encode(mask, mask_name)
+        return image, self._train_ids(mask, mask_name)
+
+    def _train_ids(self, mask: Image.Image, name: str) -> np.ndarray:
+        train = self.labels.encode(mask, name)
+        if mask.mode == "P" and self.labels.colors is None:
+            self._palettes.note(used_colors(mask), name)
+        return train
 
     def select(self, which: Sequence[str] | Sequence[int]) -> Domain:
         """The domain of some of the pairs, in the order given: ids, or positions (a `range`, for example).
@@ -222,7 +245,8 @@ class Domain:
         Raises:
             UserError: An id that the domain does not have.
         """
-        return Domain(self.name, self.labels, self.dataset.select(self._positions(which)))
+        chosen = self.dataset.select(self._positions(which))
+        return Domain(self.name, self.labels, chosen, value_range=self.value_range)
 
     def _positions(self, which: Sequence[str] | Sequence[int]) -> list[int]:
         positions = list(which)
@@ -253,19 +277,20 @@ class Domain:
         finding = DomainReport(self.name, self.labels, pairs=1)
         image = mask = None
         try:
-            image, image_name = open_picture(row["image"], self._cell_name(row, "image"))
+            image, image_name = open_picture(row["image"], self._cell_name(row, "image"), self.value_range)
+            finding.dropped_alpha += DROPPED_ALPHA in image.info
         except UserError as error:
-            finding.unreadable.append(str(error))
+            (finding.unreadable if isinstance(error, UnreadableFile) else finding.unfit).append(str(error))
         try:
             mask, mask_name = open_mask(row["mask"], self._cell_name(row, "mask"))
         except UserError as error:
-            finding.unreadable.append(str(error))
+            (finding.unreadable if isinstance(error, UnreadableFile) else finding.unfit).append(str(error))
             return finding
         finding.sizes[mask.size[::-1]] = 1
         if image is not None and image.size != mask.size:
             finding.unequal.append(_unequal(image, image_name, mask, mask_name))
         try:
-            finding.pixels += np.bincount(self.labels.encode(mask, mask_name).ravel(), minlength=IGNORE_INDEX + 1)
+            finding.pixels += np.bincount(self._train_ids(mask, mask_name).ravel(), minlength=IGNORE_INDEX + 1)
         except UserError as error:
             finding.outside.append(str(error))
         return finding

@@ -1,25 +1,26 @@
-"""Finding the files of a domain, and opening them."""
+"""Finding the files of a domain."""
 
 from __future__ import annotations
 
-import io
 import json
 import os
-from collections.abc import Callable
+import unicodedata
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from PIL import Image, ImageOps
 
 from deft_hf.data.report import listed
-from deft_hf.utils.errors import UnreadableFile, UserError
+from deft_hf.utils.errors import UserError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
 
 
 def files_by_id(folder: Path, suffix: str) -> dict[str, str]:
-    """Path of each image file below a folder by its id: the path relative to the folder, without `suffix` and type."""
+    """Path of each image file below a folder by its id: the path relative to the folder, without `suffix` and type.
+
+    Ids are in Unicode's composed form (NFC): macOS decomposes what other systems and a `split.json` write composed.
+
+    Raises:
+        UserError: No such folder, no image in it, two files of one id, or a name that is no UTF-8.
+    """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; expected the images or masks of a domain there")
     found: dict[str, str] = {}
@@ -27,11 +28,13 @@ def files_by_id(folder: Path, suffix: str) -> dict[str, str]:
         if loop := next((name for name in folders if _leads_back(Path(parent, name))), None):
             raise UserError(f"{Path(parent, loop)}: links to a folder that it lies in; remove the link")
         for file in files:
-            stem, extension = os.path.splitext(file)
+            stem, extension = os.path.splitext(unicodedata.normalize("NFC", file))
             if extension.lower() not in IMAGE_SUFFIXES or not stem.endswith(suffix) or file.startswith("."):
                 continue
             path = Path(parent, file)
-            key = (path.parent / stem.removesuffix(suffix)).relative_to(folder).as_posix()
+            check_name(path)
+            place = path.parent.relative_to(folder).as_posix()
+            key = unicodedata.normalize("NFC", (Path(place) / stem.removesuffix(suffix)).as_posix())
             if key in found:
                 raise UserError(f"{path}: has the same id ({key}) as {found[key]}; keep one of them")
             found[key] = str(path)
@@ -41,6 +44,18 @@ def files_by_id(folder: Path, suffix: str) -> dict[str, str]:
             f"{folder}: holds no file that ends in {ending}; expected the images or masks of a domain there"
         )
     return dict(sorted(found.items()))
+
+
+def check_name(path: str | os.PathLike) -> None:
+    """Refuses a file name that no table or JSON file can hold.
+
+    Raises:
+        UserError: The name is no UTF-8.
+    """
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{os.fspath(path)!r}: the name is not valid UTF-8; rename the file or its folder") from None
 
 
 def _leads_back(folder: Path) -> bool:
@@ -61,6 +76,7 @@ def read_split(path: Path, split: str, pairs: set[str]) -> list[str]:
     ids = splits[split]
     if not isinstance(ids, list) or not all(isinstance(key, str) for key in ids):
         raise UserError(f"{path}: {split!r} holds {str(ids)[:80]}, expected a list of ids, each a text")
+    ids = [unicodedata.normalize("NFC", key) for key in ids]
     if missing := [key for key in ids if key not in pairs]:
         raise UserError(
             f"{path}: {len(missing)} of the {len(ids)} ids of {split!r} are no pairs: {listed(missing)}; an id is the "
@@ -69,49 +85,3 @@ def read_split(path: Path, split: str, pairs: set[str]) -> list[str]:
     if not ids or len(set(ids)) < len(ids):
         raise UserError(f"{path}: {split!r} is empty or lists an id more than once; list each id once")
     return ids
-
-
-def open_picture(stored: dict[str, Any] | None, name: str) -> tuple[Image.Image, str]:
-    """Decodes a cell of an image column to RGB, turned as its EXIF orientation says; see `open_mask`."""
-    return _decode(stored, name, _upright_rgb)
-
-
-def open_mask(stored: dict[str, Any] | None, name: str) -> tuple[Image.Image, str]:
-    """Decodes a cell of a mask column as it is stored.
-
-    Args:
-        stored: `{"bytes": ..., "path": ...}`, as `datasets.Image(decode=False)` gives it.
-        name: What messages call the cell where it is no file of its own.
-
-    Returns:
-        The decoded picture, and the name that messages should use.
-
-    Raises:
-        UnreadableFile: The file is missing, truncated or no picture.
-    """
-    return _decode(stored, name, lambda mask: mask)
-
-
-def _decode(
-    stored: dict[str, Any] | None, name: str, finish: Callable[[Image.Image], Image.Image]
-) -> tuple[Image.Image, str]:
-    if stored is None:
-        raise UserError(f"{name}: the row holds no file; fill it in or leave the pair out")
-    if stored["bytes"] is None:
-        name = stored["path"]
-    try:
-        if stored["bytes"] is None and os.path.exists(name) and not os.path.isfile(name):
-            raise OSError("no regular file")  # opening a pipe would wait for ever
-        picture = Image.open(name if stored["bytes"] is None else io.BytesIO(stored["bytes"]))
-        picture.load()
-        return finish(picture), name
-    except Exception as error:  # Pillow's decoders raise whatever a broken file makes them stumble over.
-        raise UnreadableFile(f"{name}: cannot be read ({error}); replace the file or leave the pair out") from error
-
-
-def _upright_rgb(picture: Image.Image) -> Image.Image:
-    ImageOps.exif_transpose(picture, in_place=True)
-    if picture.mode.startswith("I"):
-        # Pillow's own conversion clips 16-bit grey values at 255, which turns a micrograph white.
-        picture = Image.fromarray((np.asarray(picture) // 257).clip(0, 255).astype(np.uint8))
-    return picture.convert("RGB")

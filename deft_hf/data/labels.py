@@ -11,11 +11,13 @@ import numpy as np
 from PIL import Image
 
 from deft_hf.data.constants import IGNORE_INDEX
+from deft_hf.data.masks import Color, as_stored, check_alpha, used_colors
 from deft_hf.utils.errors import UserError
 
 # Train ids are uint8: 255 is the ignored id and 254 marks, inside the tables only, what the space does not know.
 _UNKNOWN = 254
 _RAW_IDS = 65536
+_LOWEST_RAW_ID = -(2**31)
 _NAMED_IN_ERRORS = 8
 
 # Okabe & Ito, "Color Universal Design" (https://jfly.uni-koeln.de/color/), without black, which shows ignored pixels.
@@ -35,28 +37,34 @@ class LabelSpace:
     """The classes of a task, and how the values of its masks map to them.
 
     Args:
-        names: One name a class; its position is the train id. At most 254.
+        names: One name a class; its position is the train id. From 2 to 254.
         palette: One (red, green, blue) colour in 0..255 a class, for figures and, where `colors` is not given, for
             reading coloured masks. Default: the colour-blind-safe colours of Okabe and Ito, and darker shades of them.
-        ids: Raw id in the mask file (0..65535) -> train id, or 255 for pixels to ignore. Default: raw ids are train
-            ids. 255 is ignored without being listed; listing it (`{0: 0, 255: 1}`) is for binary masks stored as 0 and
-            255.
-        colors: Colour -> train id or 255, for masks stored as RGB or RGBA. Default: by `palette`, and black is ignored
-            unless the palette uses it: what `colorize` writes, `encode` reads.
+        ids: Raw id in the mask file (at most 65535, negative ones of 32 bits too) -> train id, or 255 for pixels to
+            ignore. Default: raw ids are train ids. 255 is ignored without being listed; listing it
+            (`{0: 0, 255: 1}`) is for binary masks stored as 0 and 255.
+        colors: Colour -> train id or 255, for masks stored as RGB or RGBA, and for indexed ones unless `ids` is given
+            too. Default: RGB by `palette`, and black is ignored unless the palette uses it: what `colorize` writes,
+            `encode` reads; indexed masks by index.
 
     Raises:
         UserError: The parts contradict each other, or a value is out of its range.
     """
 
     names: tuple[str, ...]
-    palette: tuple[tuple[int, int, int], ...] = ()
+    palette: tuple[Color, ...] = ()
     ids: Mapping[int, int] | None = None
-    colors: Mapping[tuple[int, int, int], int] | None = None
+    colors: Mapping[Color, int] | None = None
 
     def __post_init__(self) -> None:
         names = _sequence(self.names, "names", "a list of class names")
         if not names or not all(isinstance(name, str) and name for name in names):
             raise UserError(f"labels.names: found {list(names)}, expected one non-empty name a class")
+        if len(names) == 1:
+            raise UserError(
+                f"labels.names: found one class, {names[0]}, which leaves nothing to tell apart; name the rest as a "
+                f"class of its own, such as names: [background, {names[0]}] with ids: {{0: 0, 255: 1}}"
+            )
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise UserError(
                 f"labels.names: {', '.join(repeated)} stands there more than once; give each class its own name"
@@ -76,9 +84,9 @@ class LabelSpace:
             if not ids:
                 raise UserError("labels.ids is empty; list the raw ids, or leave it out where raw ids are train ids")
             for raw, train in ids.items():
-                if not _is_int(raw) or not 0 <= raw < _RAW_IDS:
+                if not _is_int(raw) or not _LOWEST_RAW_ID <= raw < _RAW_IDS:
                     raise UserError(
-                        f"labels.ids: found the raw id {raw!r}, expected a whole number in 0..{_RAW_IDS - 1}"
+                        f"labels.ids: found the raw id {raw!r}, expected a whole number up to {_RAW_IDS - 1}"
                     )
                 self._check_train_id(train, f"labels.ids: {raw}")
             object.__setattr__(self, "ids", dict(ids))
@@ -129,24 +137,30 @@ class LabelSpace:
         """Maps a mask as stored to train ids.
 
         Args:
-            mask: Mode `1` (0 and 1), `L`, `P` (the index counts, not the colour), `I;16`, `I`, or `RGB`/`RGBA` (by
-                colour; alpha is not looked at).
+            mask: Mode `1` (0 and 1), `L`, `P` (by index; by colour where `colors` alone is declared), `I;16`, `I`, or
+                `RGB`/`RGBA` (by colour).
             name: The file's name, for messages.
 
         Returns:
             uint8 array (H, W) of train ids, 255 where a pixel is ignored.
 
         Raises:
-            UserError: An id or a colour that the space does not know, or a mode that holds neither.
+            UserError: An id or a colour that the space does not know, a mode that holds neither, a palette that
+                contradicts the declared colours, or a file that `deft_hf.data.masks.as_stored` refuses.
         """
+        mask = as_stored(mask, name)
+        if mask.mode == "P":
+            return self._encode_indexed(mask, name)
         if mask.mode in ("RGB", "RGBA"):
-            channels = np.asarray(mask).astype(np.uint32)
+            channels = np.asarray(mask)
+            if mask.mode == "RGBA":
+                check_alpha(channels, name)
+            channels = channels.astype(np.uint32)
             raw = channels[..., 0] << 16 | channels[..., 1] << 8 | channels[..., 2]
             train = np.take(self._color_table, raw)
-        elif mask.mode in ("1", "L", "P", "I") or mask.mode.startswith("I;16"):
+        elif mask.mode in ("1", "L", "I") or mask.mode.startswith("I;16"):
             raw = np.asarray(mask)
-            # As unsigned, a negative id of a 32-bit mask is a large one; clipping takes both to the last entry.
-            train = np.take(self._id_table, raw.astype(np.uint32), mode="clip")
+            train = self._by_id(raw)
         else:
             raise UserError(
                 f"{name}: found a mask of mode {mask.mode}, expected whole-number ids (8, 16 or 32 bits), a palette "
@@ -156,6 +170,51 @@ class LabelSpace:
             unknown = np.unique(raw[train == _UNKNOWN])
             raise UserError(f"{name}: {self._explain(unknown.tolist(), by_color=mask.mode.startswith('RGB'))}")
         return train
+
+    def _by_id(self, raw: np.ndarray) -> np.ndarray:
+        # As unsigned, a negative id of a 32-bit mask is a large one; clipping takes both to the last entry.
+        train = np.take(self._id_table, raw.astype(np.uint32), mode="clip")
+        if raw.dtype == np.int32:
+            for raw_id, train_id in (self.ids or {}).items():
+                if raw_id < 0:
+                    train[raw == raw_id] = train_id
+        return train
+
+    def _encode_indexed(self, mask: Image.Image, name: str) -> np.ndarray:
+        """By index, or by the colour of an index, whichever is declared; where both are, they must agree."""
+        colors = used_colors(mask)
+        by_id = {index: int(self._id_table[index]) for index in colors}
+        by_color = {index: self._declared_colors.get(color, _UNKNOWN) for index, color in colors.items()}
+        known = _UNKNOWN not in by_color.values()
+        if self.colors is not None and (self.ids is None or (_UNKNOWN in by_id.values() and known)):
+            if not known:
+                packed = [r << 16 | g << 8 | b for i, (r, g, b) in colors.items() if by_color[i] == _UNKNOWN]
+                raise UserError(
+                    f"{name}: its palette: {self._explain(sorted(packed), by_color=True)}. If the indices count and "
+                    "not the colours, leave labels.colors out or list the indices in labels.ids"
+                )
+            chosen = by_color
+        else:
+            if unknown := [index for index, train in by_id.items() if train == _UNKNOWN]:
+                raise UserError(f"{name}: {self._explain(unknown, by_color=False)}")
+            self._check_colors(by_id, by_color, colors, name)
+            chosen = by_id
+        table = np.zeros(256, np.uint8)
+        table[list(chosen)] = list(chosen.values())
+        return table[np.asarray(mask)]
+
+    def _check_colors(
+        self, by_id: Mapping[int, int], by_color: Mapping[int, int], colors: Mapping[int, Color], name: str
+    ) -> None:
+        for index, train in by_id.items():
+            other = by_color[index]
+            if other < self.num_labels and train < self.num_labels and other != train:
+                declared = "palette" if self.colors is None else "colors"
+                raise UserError(
+                    f"{name}: its palette contradicts labels.{declared}: index {index} is {self.names[train]}, but has "
+                    f"the colour {colors[index]} of {self.names[other]}. If the colours count, give them in "
+                    "labels.colors without labels.ids; if the indices count, give the classes the colours of the file"
+                )
 
     def colorize(self, ids: np.ndarray) -> np.ndarray:
         """Paints train ids (H, W) in the palette's colours: uint8 (H, W, 3), ignored pixels black."""
@@ -168,8 +227,19 @@ class LabelSpace:
         ids = {index: index for index in range(self.num_labels)} if self.ids is None else self.ids
         table = np.full(_RAW_IDS + 1, _UNKNOWN, np.uint8)
         table[IGNORE_INDEX] = IGNORE_INDEX
-        table[list(ids)] = list(ids.values())
+        for raw, train in ids.items():
+            if raw >= 0:
+                table[raw] = train
         return table
+
+    @cached_property
+    def _declared_colors(self) -> dict[Color, int]:
+        """What indexed masks are compared with; nothing where the palette is the default one, which nobody chose."""
+        if self.colors is not None:
+            return dict(self.colors)
+        if self.palette == default_palette(self.num_labels) or len(set(self.palette)) < len(self.palette):
+            return {}
+        return {color: index for index, color in enumerate(self.palette)}
 
     @cached_property
     def _color_table(self) -> np.ndarray:
@@ -203,17 +273,22 @@ class LabelSpace:
                 f"found the colours {found}, which labels.{key} does not list; give every colour a train id "
                 "(255 = ignore) in labels.colors. Many odd colours mean a mask that was saved as JPEG or smoothed"
             )
+        noise = ". Many odd ids mean a mask that was saved as JPEG or smoothed" if len(unknown) > len(shown) else ""
         if self.ids is None:
+            example = ", such as {0: 0, 1: 1, " + f"{unknown[0]}: {IGNORE_INDEX}}}" if unknown[0] < 0 else ""
             return (
                 f"found the ids {found}, expected 0..{self.num_labels - 1} or {IGNORE_INDEX}; if the "
-                "masks hold a data set's own ids, say in labels.ids which class each one is (255 = ignore)"
+                f"masks hold a data set's own ids, say in labels.ids which class each one is (255 = ignore){example}"
+                f"{noise}"
             )
         if all(0 <= raw < self.num_labels for raw in unknown):
             return (
                 f"found the ids {found}, which labels.ids does not list but which are train ids; if the masks "
                 "hold train ids already, leave labels.ids out"
             )
-        return f"found the ids {found}, which labels.ids does not list; give each one a train id there (255 = ignore)"
+        return (
+            f"found the ids {found}, which labels.ids does not list; give each one a train id there (255 = ignore){noise}"
+        )
 
 
 def default_palette(count: int) -> tuple[tuple[int, int, int], ...]:

@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from PIL import Image
 from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 
 from deft_hf.data.domains import Domain
 from deft_hf.data.labels import LabelSpace
+from deft_hf.data.look import opened
 from deft_hf.utils.errors import UserError
 
 # Frames that RobustNet's list of GTA5's training split leaves out, and with it the line of work that follows it.
@@ -138,7 +138,7 @@ def _unequal(row: dict) -> str | None:
     sizes = []
     for column in ("image", "mask"):
         try:
-            with Image.open(row[column]["path"]) as picture:  # reads the header
+            with opened(row[column]["path"]) as picture:  # reads the header
                 sizes.append(picture.size)
         except (OSError, ValueError):
             return None  # a look at every file says so

@@ -28,6 +28,8 @@ class DomainReport:
         checked: Number of pairs that were decoded; what follows speaks of those.
         left_out: A line for each pair that the layout of a data set leaves out.
         unreadable: A message for each file that cannot be decoded.
+        unfit: A message for each file whose values would not be read as they are.
+        dropped_alpha: Number of images with transparent pixels, whose alpha channel is dropped.
         unequal: A message for each pair of unequal sizes.
         outside: A message for each mask that holds what the label space does not know.
         sizes: (height, width) of the masks -> how often.
@@ -46,6 +48,8 @@ class DomainReport:
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     pixels: np.ndarray = field(default_factory=lambda: np.zeros(IGNORE_INDEX + 1, np.int64))
     left_out: list[str] = field(default_factory=list)
+    unfit: list[str] = field(default_factory=list)
+    dropped_alpha: int = 0
 
     @property
     def shares(self) -> dict[str, float]:
@@ -61,6 +65,8 @@ class DomainReport:
     def add(self, finding: DomainReport) -> None:
         """Takes over what a look at some of the pairs found."""
         self.unreadable += finding.unreadable
+        self.unfit += finding.unfit
+        self.dropped_alpha += finding.dropped_alpha
         self.unequal += finding.unequal
         self.outside += finding.outside
         self.sizes += finding.sizes
@@ -77,11 +83,12 @@ class DomainReport:
         problems = [line for kind, messages in bad for line in _summary(kind, messages)]
         if problems:
             first = f"{self.domain}: found files that cannot be used among {self.pairs} pairs"
-            last = "mend or remove these files, or leave their ids out of the split"
+            last = "repair or remove these files, or leave their ids out of the split"
             raise UserError("\n".join([first, *problems, last]))
 
     def _problems(self) -> Iterator[tuple[str, list[str]]]:
         yield "unreadable files", self.unreadable
+        yield "files that cannot be read as they are", self.unfit
         yield "pairs of unequal size", self.unequal
         yield "masks with ids outside the label space", self.outside
 
@@ -94,6 +101,8 @@ class DomainReport:
             return "\n".join(lines)
         for kind, messages in self._problems():
             lines += _summary(kind, messages)
+        if self.dropped_alpha:
+            lines.append(f"  images with transparent pixels, whose alpha channel is dropped: {self.dropped_alpha}")
         sizes = [f"{height} x {width} ({count})" for (height, width), count in self.sizes.most_common(_NAMED)]
         lines.append(f"  sizes (height x width): {', '.join(sizes)}" + _more(len(self.sizes)))
         width = max(map(len, (*self.labels.names, "ignored")))

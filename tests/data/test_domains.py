@@ -1,5 +1,6 @@
 import io
 import json
+import os
 
 import datasets
 import numpy as np
@@ -115,6 +116,23 @@ def test_a_missing_or_empty_folder_is_named(tmp_path, missing):
         Domain.from_folder(tmp_path, LABELS)
 
 
+def test_names_pair_in_whichever_unicode_form_they_are_written(tmp_path):
+    composed, decomposed = "stra\u00dfe_\u00fc", "stra\u00dfe_u\u0308"
+    write(pixels(0), tmp_path / "images" / f"{decomposed}.png")
+    write(ids(0), tmp_path / "masks" / f"{composed}.png")
+    (tmp_path / "split.json").write_text(json.dumps({"train": [decomposed], "val": [composed]}))
+    for split in (None, "train", "val"):
+        domain = Domain.from_folder(tmp_path, LABELS, split=split)
+        assert domain.ids == [composed]
+        np.testing.assert_array_equal(domain.load(0)[1], ids(0))
+
+
+def test_a_name_that_is_no_utf8_is_one_message(folder):
+    os.rename(folder / "images" / "a.png", os.fsencode(folder / "images") + b"/\xff.png")
+    with pytest.raises(UserError, match=r"xff\.png': the name is not valid UTF-8; rename"):
+        Domain.from_folder(folder, LABELS)
+
+
 def test_files_that_do_not_pair_are_shown(tmp_path):
     write(pixels(0), tmp_path / "images" / "a_rgb.png")
     write(ids(0), tmp_path / "masks" / "a_ids.png")
@@ -186,10 +204,10 @@ def test_16_bit_grey_images_keep_their_range(tmp_path):
     assert np.abs(image - grey[..., None] / 257).max() <= 1
 
 
-@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK"])
-def test_images_of_any_mode_become_rgb(tmp_path, mode):
+@pytest.mark.parametrize("mode, suffix", [("L", "tif"), ("P", "tif"), ("RGBA", "tif"), ("CMYK", "jpg")])
+def test_images_of_any_mode_become_rgb(tmp_path, mode, suffix):
     (tmp_path / "images").mkdir()
-    Image.fromarray(pixels(0)).convert(mode).save(tmp_path / "images" / "a.tif")
+    Image.fromarray(pixels(0)).convert(mode).save(tmp_path / "images" / f"a.{suffix}")
     write(ids(0), tmp_path / "masks" / "a.png")
     assert Domain.from_folder(tmp_path, LABELS).load(0)[0].mode == "RGB"
 

@@ -143,7 +143,7 @@ def test_classes_of_one_colour_cannot_be_read_by_colour():
         ({"names": NAMES, "ids": {7: 3}}, r"labels\.ids: 7 maps to 3, expected a train id in 0\.\.2, or 255"),
         ({"names": NAMES, "ids": {7: -1}}, "maps to -1"),
         ({"names": NAMES, "ids": {7: True}}, "maps to True"),
-        ({"names": NAMES, "ids": {-1: 255}}, "raw id -1"),
+        ({"names": ("nucleus",)}, r"one class, nucleus, .*\[background, nucleus\] with ids: \{0: 0, 255: 1\}"),
         ({"names": NAMES, "ids": {"7": 0}}, "raw id '7'"),
         ({"names": NAMES, "ids": {65536: 0}}, "raw id 65536"),
         ({"names": NAMES, "colors": {(0, 0, 0): 254}}, r"labels\.colors: \(0, 0, 0\) maps to 254"),
@@ -165,10 +165,10 @@ def test_from_mapping_is_the_constructor():
     "mapping, message",
     [
         (["road"], "labels: found .* a mapping"),
-        ({"names": ["a"], "colours": {}}, "unknown key colours; expected names, palette, ids, colors"),
+        ({"names": ["a", "b"], "colours": {}}, "unknown key colours; expected names, palette, ids, colors"),
         ({"palette": [[0, 0, 0]]}, "`names` is missing"),
-        ({"names": ["a"], "colors": {"red": 0}}, "found the colour 'red', expected \"red, green, blue\""),
-        ({"names": ["a"], "colors": {3: 0}}, "labels.colors: found 3"),
+        ({"names": ["a", "b"], "colors": {"red": 0}}, "found the colour 'red', expected \"red, green, blue\""),
+        ({"names": ["a", "b"], "colors": {3: 0}}, "labels.colors: found 3"),
     ],
 )
 def test_from_mapping_is_strict(mapping, message):

@@ -1,0 +1,61 @@
+"""Opening the images and masks of a domain: the one place where files become pixels, for every command."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from PIL import Image
+
+from deft_hf.data.look import opened
+from deft_hf.data.masks import as_stored
+from deft_hf.data.pictures import ValueRange, as_rgb
+from deft_hf.utils.errors import UnreadableFile, UserError
+
+Stored = dict[str, Any] | None
+"""A cell of an image column: `{"bytes": ..., "path": ...}`, as `datasets.Image(decode=False)` gives it."""
+
+
+def open_picture(stored: Stored, name: str, value_range: ValueRange | None = None) -> tuple[Image.Image, str]:
+    """Decodes a cell of an image column to RGB, turned as its EXIF orientation says.
+
+    Args:
+        stored (`dict` or `None`): `{"bytes": ..., "path": ...}`, as `datasets.Image(decode=False)` gives it.
+        name (`str`): What messages call the cell where it is no file of its own.
+        value_range (`tuple[float, float]`, *optional*): What is black and what is white in images of more than 8 bits.
+
+    Returns:
+        `tuple[Image, str]`: The decoded picture, and the name that messages should use.
+
+    Raises:
+        UnreadableFile: The file is missing, truncated or no picture.
+        UserError: Its values would not be read as they are, see `deft_hf.data.pictures.as_rgb`.
+    """
+    return _decode(stored, name, lambda picture, known: as_rgb(picture, known, value_range))
+
+
+def open_mask(stored: Stored, name: str) -> tuple[Image.Image, str]:
+    """Decodes a cell of a mask column as it is stored; see `open_picture` and `deft_hf.data.masks.as_stored`."""
+    return _decode(stored, name, as_stored)
+
+
+def _decode(
+    stored: Stored, name: str, finish: Callable[[Image.Image, str], Image.Image]
+) -> tuple[Image.Image, str]:
+    if stored is None:
+        raise UnreadableFile(f"{name}: the row holds no file; fill it in or leave the pair out")
+    if stored["bytes"] is None:
+        name = stored["path"]
+    try:
+        if stored["bytes"] is None and os.path.exists(name) and not os.path.isfile(name):
+            raise OSError("no regular file")  # opening a pipe would wait for ever
+        try:
+            picture = opened(name if stored["bytes"] is None else stored["bytes"])
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from None
+        return finish(picture, name), name
+    except UserError:
+        raise
+    except Exception as error:  # Pillow's decoders raise whatever a broken file makes them stumble over.
+        raise UnreadableFile(f"{name}: cannot be read ({error}); replace the file or leave the pair out") from error
