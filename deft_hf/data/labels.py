@@ -211,8 +211,8 @@ class LabelSpace:
             if other < self.num_labels and train < self.num_labels and other != train:
                 declared = "palette" if self.colors is None else "colors"
                 raise UserError(
-                    f"{name}: its palette contradicts labels.{declared}: index {index} is {self.names[train]}, but has "
-                    f"the colour {colors[index]} of {self.names[other]}. If the colours count, give them in "
+                    f"{name}: its palette contradicts labels.{declared}: index {index} is {self.names[train]}, but "
+                    f"has the colour {colors[index]} of {self.names[other]}. If the colours count, give them in "
                     "labels.colors without labels.ids; if the indices count, give the classes the colours of the file"
                 )
 
@@ -286,18 +286,15 @@ class LabelSpace:
                 f"found the ids {found}, which labels.ids does not list but which are train ids; if the masks "
                 "hold train ids already, leave labels.ids out"
             )
-        return (
-            f"found the ids {found}, which labels.ids does not list; give each one a train id there (255 = ignore){noise}"
-        )
+        way_out = f"give each one a train id there (255 = ignore){noise}"
+        return f"found the ids {found}, which labels.ids does not list; {way_out}"
 
 
-def default_palette(count: int) -> tuple[tuple[int, int, int], ...]:
+def default_palette(count: int) -> tuple[Color, ...]:
     # Every further round of the seven hues is darkened by another step of the golden ratio, which keeps rounds apart.
     rounds = (1 - 0.7 * (index // len(_OKABE_ITO) * 0.618 % 1) for index in range(count))
-    return tuple(
-        tuple(round(channel * shade) for channel in _OKABE_ITO[index % len(_OKABE_ITO)])
-        for index, shade in enumerate(rounds)
-    )
+    hues = ((_OKABE_ITO[index % len(_OKABE_ITO)], shade) for index, shade in enumerate(rounds))
+    return tuple((round(red * shade), round(green * shade), round(blue * shade)) for (red, green, blue), shade in hues)
 
 
 def _is_int(value: Any) -> bool:
@@ -316,11 +313,12 @@ def _mapping(value: Any, key: str | None) -> Mapping:
     return value
 
 
-def _color(value: Any, key: str) -> tuple[int, int, int]:
+def _color(value: Any, key: str) -> Color:
     color = _sequence(value, key, "colours as [red, green, blue]")
     if len(color) != 3 or not all(_is_int(channel) and 0 <= channel <= 255 for channel in color):
         raise UserError(f"labels.{key}: found the colour {value!r}, expected three whole numbers in 0..255")
-    return tuple(int(channel) for channel in color)
+    red, green, blue = map(int, color)
+    return red, green, blue
 
 
 def _parse_color(text: Any) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import IO
 
 from PIL import Image, UnidentifiedImageError
-from PIL.TiffImagePlugin import ImageFileDirectory_v2
+from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
 from deft_hf.utils.errors import UserError
 
@@ -62,8 +62,8 @@ class Look:
             rawmode = details[0]
             maximum = details[1] if picture.format == "PPM" else None
         bands = len(picture.getbands())
-        if picture.format == "TIFF":
-            bands = max(bands, picture.tag_v2.get(_SAMPLES, 1))
+        if isinstance(picture, TiffImageFile):
+            bands = max(bands, int(picture.tag_v2.get(_SAMPLES, 1)))
         return cls(picture.format, picture.mode, rawmode, maximum, bands, _frames(picture), _lossy(picture))
 
 
@@ -106,10 +106,10 @@ def _too_large(why: str) -> str:
 
 
 def _frames(picture: Image.Image) -> int:
-    if picture.format in ("TIFF", "GIF") and not picture.tile:
+    if picture.format in ("TIFF", "GIF") and not getattr(picture, "tile", None):
         return 1  # decoded, so that it was looked at before; the file may be closed
     frames = getattr(picture, "n_frames", 1)
-    if frames == 1 or picture.format != "TIFF":
+    if frames == 1 or not isinstance(picture, TiffImageFile):
         return frames
     apart = 0
     for frame in range(1, frames):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from deft_hf.data.look import Look
 from deft_hf.utils.errors import UserError
@@ -14,6 +15,7 @@ Color = tuple[int, int, int]
 
 # Pillow stretches grey of 2 and 4 bits to 0..255: what one step becomes, by the start of its rawmode.
 _STEPS = {"L;2": 85, "L;4": 17}
+_SAMPLE_FORMAT, _SIGNED = 339, 2
 
 
 def as_stored(mask: Image.Image, name: str) -> Image.Image:
@@ -36,7 +38,7 @@ def as_stored(mask: Image.Image, name: str) -> Image.Image:
         stretched = np.asarray(mask).astype(np.int64)
         full = 255 if mask.mode == "L" else 65535
         return Image.fromarray(((stretched * look.maximum + full // 2) // full).astype(np.int32))
-    if look.format == "TIFF" and mask.mode == "L" and 2 in mask.tag_v2.get(339, ()):
+    if isinstance(mask, TiffImageFile) and mask.mode == "L" and _SIGNED in mask.tag_v2.get(_SAMPLE_FORMAT, ()):
         return Image.fromarray(np.asarray(mask).view(np.int8).astype(np.int32))
     return mask
 
@@ -86,9 +88,9 @@ def check_alpha(channels: np.ndarray, name: str) -> None:
 
 def used_colors(mask: Image.Image) -> dict[int, Color]:
     """The indices that an indexed mask uses, and the colours that its palette gives them."""
-    palette = mask.getpalette("RGB") or []
+    palette = [*(mask.getpalette("RGB") or []), *bytes(768)]
     used = [index for index, count in enumerate(mask.histogram()) if count]
-    return {index: tuple(palette[3 * index : 3 * index + 3]) or (0, 0, 0) for index in used}
+    return {index: (palette[3 * index], palette[3 * index + 1], palette[3 * index + 2]) for index in used}
 
 
 class Palettes:

@@ -40,9 +40,7 @@ def open_mask(stored: Stored, name: str) -> tuple[Image.Image, str]:
     return _decode(stored, name, as_stored)
 
 
-def _decode(
-    stored: Stored, name: str, finish: Callable[[Image.Image, str], Image.Image]
-) -> tuple[Image.Image, str]:
+def _decode(stored: Stored, name: str, finish: Callable[[Image.Image, str], Image.Image]) -> tuple[Image.Image, str]:
     if stored is None:
         raise UnreadableFile(f"{name}: the row holds no file; fill it in or leave the pair out")
     if stored["bytes"] is None:

@@ -69,9 +69,9 @@ def check_value_range(value_range: Sequence[float] | None) -> ValueRange | None:
     if value_range is None:
         return None
     try:
-        low, high = (float(value) for value in value_range)
+        low, high = map(float, value_range)
     except (TypeError, ValueError):
-        low = high = 0.0
+        low, high = 0.0, 0.0
     if not (low < high and np.isfinite([low, high]).all()):
         raise UserError(f"value_range: found {value_range!r}, expected [low, high], two numbers with low < high")
     return low, high
@@ -112,7 +112,8 @@ def _check_alpha(picture: Image.Image, name: str) -> bool:
     bands = len(picture.getbands())
     raise UserError(
         f"{name}: holds {bands} bands, the last of which (values {used[0]}..{used[-1]}) would be dropped as an alpha "
-        f"channel; if it is one, flatten the image; if it is a band such as infrared, save the {bands - 1} others alone"
+        f"channel; if it is one, flatten the image; if it is a band such as infrared, save the {bands - 1} others "
+        "alone"
     )
 
 

@@ -22,9 +22,12 @@ class TrainingSet(Dataset):
     """Training items out of one or several domains.
 
     Item i of epoch e is a pure function of (seed, e, i), whichever process makes it and in whichever order: the same
-    on any number of workers or ranks, and after a resumed run. An epoch takes its share of items from each domain,
-    mixed at random, and runs through a domain's images in a fresh random order, so that none repeats before all were
-    shown. Without weights an epoch therefore holds every image of every domain exactly once.
+    on any number of workers or ranks, and after a resumed run. Who loops without a `DeFTTrainer` calls `set_epoch`
+    before each epoch; around wrappers, `deft_hf.data.sampling.set_epoch`.
+
+    An epoch takes its share of items from each domain, mixed at random, and runs through a domain's images in a fresh
+    random order, so that none repeats before all were shown. Without weights an epoch therefore holds every image of
+    every domain exactly once.
 
     Args:
         domains: At least one, all with the same classes.
@@ -116,6 +119,45 @@ class EvaluationSet(Dataset):
             raise IndexError(f"item {index} of {len(self)}")
         image, mask, is_it = self.reader.load(0, index)
         return self.transform(image, mask if is_it else np.full_like(mask, IGNORE_INDEX))
+
+
+def set_epoch(dataset: Any, epoch: int) -> None:
+    """Turns a data set to an epoch, and whatever it wraps: `Subset`, `ConcatDataset`, or a wrapper of the user's own.
+
+    Every object below `dataset` that has a `set_epoch` gets the call; a `TrainingSet` that nobody turns would show
+    the crops of its first epoch for ever. In living workers too, see `TrainingSet.set_epoch`.
+
+    Args:
+        dataset (`Any`): What a data loader reads.
+        epoch (`int`): The epoch.
+    """
+    waiting, seen = [dataset], set()
+    while waiting:
+        current = waiting.pop()
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        if callable(getattr(current, "set_epoch", None)):
+            current.set_epoch(epoch)
+        else:
+            waiting += _wrapped(current)
+
+
+def _wrapped(wrapper: Any) -> list[Any]:
+    """What a data set holds that may be a data set, in its attributes and in lists and mappings there."""
+    found = []
+    for value in getattr(wrapper, "__dict__", {}).values():
+        if isinstance(value, dict):
+            value = list(value.values())
+        # Of a list as long as a data set, its indices for one, the first entry says that it holds no data sets.
+        parts = value if isinstance(value, list | tuple) and value and _is_dataset(value[0]) else [value]
+        found += [part for part in parts if _is_dataset(part)]
+    return found
+
+
+def _is_dataset(value: Any) -> bool:
+    readable = hasattr(value, "__getitem__") or hasattr(value, "__iter__")
+    return readable and hasattr(value, "__dict__") and not isinstance(value, type | torch.Tensor | torch.nn.Module)
 
 
 def share(dataset: Dataset, rank: int, ranks: int) -> Dataset:

@@ -1,6 +1,10 @@
+import numpy as np
+import pytest
 import torch
+from transformers import BatchFeature, default_data_collator
 
-from deft_hf.data.collate import MaskTargets, collate
+from deft_hf.data.collate import CheckedBatches, MaskTargets, check_item, collate
+from deft_hf.utils.errors import UserError
 
 
 def sample(value, size=(2, 3), recolored=False):
@@ -51,3 +55,101 @@ def test_mask_targets_work_on_any_collator_and_on_unequal_sizes():
     assert len(MaskTargets()([sample(1, recolored=True), sample(2, recolored=True)])["mask_labels"]) == 4
     batch = MaskTargets(collate)([sample(1), sample(255, (4, 4))])
     assert [tuple(mask.shape) for mask in batch["mask_labels"]] == [(1, 2, 3), (0, 4, 4)]
+
+
+# --- what a library user's data set yields
+
+
+def as_lists(item):
+    return {key: value.tolist() for key, value in item.items()}
+
+
+def as_arrays(item):
+    return {key: value.numpy() for key, value in item.items()}
+
+
+@pytest.mark.parametrize(
+    "change", [as_lists, as_arrays, lambda item: BatchFeature(item), lambda item: item | {"id": "a"}]
+)
+def test_arrays_and_lists_are_taken(change):
+    expected, batch = collate([sample(1), sample(2)]), collate([change(sample(1)), change(sample(2))])
+    assert batch.keys() == expected.keys()
+    for key, value in expected.items():
+        assert batch[key].dtype == value.dtype and torch.equal(batch[key], value)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64, bool])
+def test_integers_of_any_type_become_int64(dtype):
+    labels = np.array([[0, 1, 1], [1, 0, 0]]).astype(dtype)
+    batch = collate([sample(0) | {"labels": labels}])
+    assert batch["labels"].dtype == torch.int64 and batch["labels"].tolist() == [[[0, 1, 1], [1, 0, 0]]]
+
+
+def test_other_floats_become_float32():
+    batch = collate(
+        [sample(1) | {"pixel_values": np.ones((3, 2, 3))}, sample(1) | {"pixel_values": torch.ones(3, 2, 3).half()}]
+    )
+    assert batch["pixel_values"].dtype == torch.float32
+
+
+LABELS = torch.tensor([[0, 1, 2], [2, 1, 0]])
+
+
+@pytest.mark.parametrize(
+    "item, found",
+    [
+        (sample(1) | {"labels": LABELS[None]}, r"labels: int64 \(1, 2, 3\) with values 0\.\.2"),
+        (sample(1) | {"labels": LABELS.float()}, r"labels: float32 \(2, 3\) with values 0\.\.2"),
+        (sample(1) | {"labels": torch.eye(3)[LABELS].long()}, r"labels: int64 \(2, 3, 3\) with values 0\.\.1"),
+        (sample(1) | {"labels": [[0, 1], [1]]}, r"labels: list without numbers"),
+        (sample(1) | {"labels": None}, r"labels: NoneType"),
+        (sample(1) | {"pixel_values": torch.zeros(3, 2, 3, dtype=torch.uint8)}, r"pixel_values: uint8 \(3, 2, 3\)"),
+        (sample(1) | {"pixel_values": torch.zeros(1, 3, 2, 3)}, r"pixel_values: float32 \(1, 3, 2, 3\)"),
+        ({"image": np.zeros((2, 3, 3), np.uint8), "mask": LABELS}, r"keys image: uint8 \(2, 3, 3\) .*; mask: int64"),
+        ((torch.zeros(3, 2, 3), LABELS), "found a tuple of Tensor, Tensor"),
+        ({}, "found a mapping without keys"),
+    ],
+)
+def test_everything_else_is_one_message(item, found):
+    expected = (
+        "; expected pixel_values, floats of shape .* and labels, whole numbers of shape .*255 where it is ignored"
+    )
+    with pytest.raises(UserError, match=found + ".*" + expected):
+        collate([item])
+    with pytest.raises(UserError, match="^train_dataset: its first item: .*" + found):
+        check_item("train_dataset", item, num_labels=3)
+
+
+@pytest.mark.parametrize(
+    "value, way_out",
+    [
+        (-100, "map -100 to 255"),
+        (-1, "map -1 to 255"),
+        (3, "load the model with `num_labels`"),
+        (254, "num_labels"),
+        (256, "0..2"),
+    ],
+)
+@pytest.mark.parametrize("unequal", [False, True])
+def test_a_value_that_is_no_class_is_named_in_whichever_item(value, way_out, unequal):
+    wrong = sample(1, (4, 4) if unequal else (2, 3))
+    wrong["labels"][0, 0] = value
+    fine = sample(2) | {"labels": torch.tensor([[0, 1, 2], [255, 2, 1]])}
+    collator = CheckedBatches(collate, num_labels=3)
+    assert torch.equal(collator([fine])["labels"][0], fine["labels"])
+    with pytest.raises(UserError, match=f"the value {value}, but the model has 3 classes.*{way_out}"):
+        collator([fine, wrong])
+    with pytest.raises(UserError, match=f"eval_dataset: its first item: .*the value {value},"):
+        check_item("eval_dataset", wrong, num_labels=3)
+
+
+def test_batches_of_other_collators_are_checked_and_cast():
+    items = [as_arrays(sample(1)), as_arrays(sample(2))]
+    batch = CheckedBatches(default_data_collator, 3)(
+        [item | {"labels": item["labels"].astype(np.int32)} for item in items]
+    )
+    assert batch["labels"].dtype == torch.int64 and batch["labels"].shape == (2, 2, 3)
+    assert MaskTargets(CheckedBatches(collate, 3))([sample(1)])["class_labels"][0].tolist() == [1]
+    for made in (lambda items: {"x": torch.zeros(2)}, lambda items: items, lambda items: {**batch, "labels": [[1]]}):
+        with pytest.raises(UserError, match="a batch holds"):
+            CheckedBatches(made, 3)(items)

@@ -129,7 +129,7 @@ def test_names_pair_in_whichever_unicode_form_they_are_written(tmp_path):
 
 def test_a_name_that_is_no_utf8_is_one_message(folder):
     os.rename(folder / "images" / "a.png", os.fsencode(folder / "images") + b"/\xff.png")
-    with pytest.raises(UserError, match=r"xff\.png': the name is not valid UTF-8; rename"):
+    with pytest.raises(UserError, match=r"udcff\.png': the name is not valid UTF-8; rename"):
         Domain.from_folder(folder, LABELS)
 
 

@@ -126,7 +126,9 @@ def test_bands_that_pillow_drops_are_refused():
 # --- depth and sign
 
 
-@pytest.mark.parametrize("bits, row, expected", [(2, bytes([0b00011011]), [0, 1, 2, 3]), (4, b"\x02\x31", [0, 2, 3, 1])])
+@pytest.mark.parametrize(
+    "bits, row, expected", [(2, bytes([0b00011011]), [0, 1, 2, 3]), (4, b"\x02\x31", [0, 2, 3, 1])]
+)
 def test_grey_of_few_bits_holds_ids_and_not_stretched_grey(bits, row, expected):
     space = LabelSpace(("a", "b", "c", "d"))
     assert space.encode(png(4, bits, 0, row), "m").tolist() == [expected]
@@ -145,7 +147,9 @@ def test_negative_ids_may_be_listed(value):
     ids = IDS.astype(np.int32)
     ids[:2] = value
     mask = stored(Image.fromarray(ids), "TIFF")
-    with pytest.raises(UserError, match=re.escape(f"found the ids {value}") + r".*such as \{0: 0, 1: 1, " + f"{value}: 255"):
+    with pytest.raises(
+        UserError, match=re.escape(f"found the ids {value}") + r".*such as \{0: 0, 1: 1, " + f"{value}: 255"
+    ):
         THREE.encode(mask, "m")
     train = LabelSpace(THREE.names, ids={0: 0, 1: 1, 2: 2, value: 255}).encode(mask, "m")
     assert (train[:2] == 255).all()
@@ -160,7 +164,9 @@ def test_a_signed_byte_keeps_its_sign():
         THREE.encode(mask, "m")
     listed = LabelSpace(THREE.names, ids={0: 0, 1: 1, 2: 2, -1: 0})
     expected = np.where(np.arange(10)[:, None] == 0, 0, IDS)
-    np.testing.assert_array_equal(listed.encode(stored(Image.fromarray(ids.view(np.uint8)), "TIFF", tiffinfo={339: 2}), "m"), expected)
+    np.testing.assert_array_equal(
+        listed.encode(stored(Image.fromarray(ids.view(np.uint8)), "TIFF", tiffinfo={339: 2}), "m"), expected
+    )
 
 
 def test_inverted_grey_is_refused():
@@ -203,7 +209,9 @@ def test_indices_far_apart_are_read_by_colour():
 
 
 def test_a_palette_without_the_declared_colours_is_refused():
-    with pytest.raises(UserError, match=r"m: its palette: found the colours \(0, 0, 0\), .*labels\.colors.*labels\.ids"):
+    with pytest.raises(
+        UserError, match=r"m: its palette: found the colours \(0, 0, 0\), .*labels\.colors.*labels\.ids"
+    ):
         BY_COLOR.encode(stored(indexed(IDS, ((0, 0, 0), *COLORS[1:])), "PNG"), "m")
 
 
@@ -211,7 +219,9 @@ def test_a_palette_without_the_declared_colours_is_refused():
 def test_a_palette_that_contradicts_the_declared_one_is_refused(ids):
     space = LabelSpace(THREE.names, COLORS, ids)
     np.testing.assert_array_equal(space.encode(stored(reordered((0, 1, 2)), "PNG"), "m"), IDS)
-    with pytest.raises(UserError, match=r"contradicts labels\.palette: index 0 is water, but has the colour .* of wood"):
+    with pytest.raises(
+        UserError, match=r"contradicts labels\.palette: index 0 is water, but has the colour .* of wood"
+    ):
         space.encode(stored(reordered((2, 0, 1)), "PNG"), "m")
 
 

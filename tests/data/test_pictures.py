@@ -34,7 +34,12 @@ def read(picture, file_type, value_range=None, **options):
     [
         ((GREY * 4095).astype(np.uint16), "PNG", r"values of 16 bits, 0\.\.4095", (0, 4095)),
         ((GREY * 10000).astype(np.uint16), "TIFF", r"values of 16 bits, 0\.\.10000", (0, 10000)),
-        ((GREY * 4000 - 1000).astype(np.int16).astype(np.int32), "TIFF", r"values of 32 bits, -1000\.\.3000", (-1000, 3000)),
+        (
+            (GREY * 4000 - 1000).astype(np.int16).astype(np.int32),
+            "TIFF",
+            r"values of 32 bits, -1000\.\.3000",
+            (-1000, 3000),
+        ),
         (GREY.astype(np.float32), "TIFF", r"fractions 0\.\.1", (0, 1)),
     ],
 )
@@ -81,7 +86,9 @@ def test_a_domain_hands_its_value_range_to_its_parts(tmp_path):
     domain = Domain.from_folder(tmp_path, LABELS, value_range=(0, 1000))
     assert np.asarray(domain.select(["a"]).load(0)[0]).max() == 255
     domain.check().raise_if_bad()
-    with pytest.raises(UserError, match=r"files that cannot be read as they are: 1\n.*a\.png: holds values of 16 bits"):
+    with pytest.raises(
+        UserError, match=r"files that cannot be read as they are: 1\n.*a\.png: holds values of 16 bits"
+    ):
         Domain.from_folder(tmp_path, LABELS).check().raise_if_bad(skip_unreadable=True)
 
 
@@ -167,5 +174,7 @@ def test_a_large_picture_of_the_users_own_is_read(monkeypatch):
     monkeypatch.setattr(look, "MOST_PIXELS", 100)
     for limit in (60, 20):
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-        with pytest.raises(UserError, match="too large to be decoded at once .* cut it into tiles of at most 100 pixels"):
+        with pytest.raises(
+            UserError, match="too large to be decoded at once .* cut it into tiles of at most 100 pixels"
+        ):
             read(picture, "PNG")

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, random_split
 
 from deft_hf.data.collate import collate
 from deft_hf.data.domains import Domain
 from deft_hf.data.labels import LabelSpace
-from deft_hf.data.sampling import EvaluationSet, TrainingSet
+from deft_hf.data.sampling import EvaluationSet, TrainingSet, set_epoch
 from deft_hf.data.transforms import EvalTransform, TrainTransform
 from deft_hf.utils.errors import UserError
 
@@ -127,6 +127,71 @@ def test_workers_that_live_on_see_the_epoch():
             assert batch.keys() == expected.keys()
             assert all(torch.equal(batch[key], expected[key]) for key in batch)
     assert not torch.equal(seen[0], seen[1]) and not torch.equal(seen[1], seen[2])
+
+
+class Renamed(Dataset):
+    """A wrapper of a user's own, which keeps what it wraps under a name of its own."""
+
+    def __init__(self, **parts):
+        self.parts = parts
+
+    def __len__(self):
+        return sum(map(len, self.parts.values()))
+
+    def __getitem__(self, index):
+        return next(iter(self.parts.values()))[index]
+
+
+class Plain:
+    """No torch data set at all."""
+
+    def __init__(self, inner):
+        self.__inner = inner
+
+    def __getitem__(self, index):
+        return self.__inner[index]
+
+
+WRAPPERS = {
+    "itself": lambda inner: inner,
+    "Subset": lambda inner: Subset(inner, range(len(inner))),
+    "random_split": lambda inner: random_split(inner, [len(inner), 0])[0],
+    "ConcatDataset": lambda inner: ConcatDataset([inner]),
+    "Subset of ConcatDataset of Subset": lambda inner: Subset(
+        ConcatDataset([Subset(inner, [*range(9)])]), [*range(9)]
+    ),
+    "own": lambda inner: Renamed(first=inner),
+    "plain": lambda inner: Plain(Subset(inner, range(9))),
+}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_the_epoch_reaches_a_training_set_through_wrappers(wrapper):
+    inner = TrainingSet([domain(0, 5), domain(1, 4)], name)
+    wrapped = WRAPPERS[wrapper](inner)
+    for epoch in (0, 3):
+        set_epoch(wrapped, epoch)
+        assert int(inner._epoch) == epoch
+        assert wrapped[0] in shown(TrainingSet([domain(0, 5), domain(1, 4)], name), epoch)
+
+
+def test_the_epoch_reaches_living_workers_through_wrappers():
+    inner = TrainingSet([domain(0, 5), domain(1, 4)], TrainTransform((6, 6)))
+    loader = DataLoader(
+        Subset(inner, range(9)), batch_size=3, num_workers=2, persistent_workers=True, collate_fn=collate
+    )
+    seen = []
+    for epoch in (0, 1):
+        set_epoch(loader.dataset, epoch)
+        seen.append(torch.cat([batch["pixel_values"] for batch in loader]))
+    assert not torch.equal(*seen)
+
+
+def test_what_has_no_epoch_is_left_alone():
+    loop = Renamed(first=[1, 2])
+    loop.parts["self"] = loop
+    for dataset in (None, [1, 2], loop, Subset([1, 2], [0]), datasets.Dataset.from_dict({"a": [1]})):
+        set_epoch(dataset, 1)
 
 
 def test_an_index_beyond_the_end_is_refused():
