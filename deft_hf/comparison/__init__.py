@@ -1,1 +1,1 @@
-"""Methods x seeds on one recipe: what is run, how it is run, and what is said about it."""
+"""Comparisons of methods x seeds on one recipe: the plan, the runs and the report."""

@@ -16,7 +16,7 @@ from deft_hf.runs.results import HISTORY
 
 
 def outcome(run: Run, reading: str) -> Outcome:
-    """What a finished run found for one of its components.
+    """The outcome of a finished run for one of its components.
 
     Args:
         run (`Run`):

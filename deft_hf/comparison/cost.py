@@ -1,4 +1,4 @@
-"""What a training step costs beside one of `joint`: time, peak memory, floating-point operations."""
+"""Cost of a training step relative to one of `joint`: time, peak memory, floating-point operations."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ _WARM = 2  # first steps, which allocate
 def measure(plan: Plan, settings: Mapping[str, Settings], folder: Path) -> dict[str, Cost]:
     """Time, memory and operations of a step of each variant's last stage, as ratios to `joint`.
 
-    Each variant has a process of its own: its peak memory comes first; then its steps take turns with those of
-    `joint`, so that both see the same load of the machine. What was measured before is read from `folder`. One that
-    cannot be measured, for lack of memory for two models, say, is left out.
+    Each variant is measured in a separate process: first its peak memory, then its steps in turn with those of
+    `joint`, so that both see the same load of the machine. Earlier measurements are read from `folder`. A variant that
+    cannot be measured, for example because memory does not suffice for two models, is left out.
 
     Args:
         plan (`Plan`):
@@ -65,7 +65,7 @@ def measure(plan: Plan, settings: Mapping[str, Settings], folder: Path) -> dict[
             continue
         costs[name] = Cost(
             time=found["seconds"] / found["joint_seconds"],
-            # Where a step takes no more than importing did, nothing is known of it.
+            # Unknown if a step needs no more memory than importing did.
             memory=found["memory"] / joint["memory"] if joint["memory"] else math.nan,
             flops=found["flops"] / joint["flops"],
         )
@@ -171,7 +171,7 @@ def _wait(trainer: DeFTTrainer) -> None:
 
 
 def _peak_memory() -> int:
-    """Bytes on the accelerator, or of the whole process where there is none."""
+    """Peak memory in bytes: on the accelerator, or of the whole process if there is none."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     status = Path("/proc/self/status")
@@ -183,7 +183,7 @@ def _peak_memory() -> int:
 
 
 def main(own: str, joint: str) -> None:
-    """Measure the recipe `own` beside `joint` and print the figures as one line of JSON."""
+    """Measure the recipe `own` and the recipe `joint` in turn, and print the results as one line of JSON."""
     logging.disable_progress_bar()
     before = 0 if torch.cuda.is_available() else _peak_memory()
     trainer, batch, two = _prepare(Recipe.load(own))

@@ -1,7 +1,7 @@
-"""The pictures of a comparison. Each function returns a figure, or `None` where there is nothing to draw.
+"""The figures of a comparison. Each function returns a figure, or `None` if there is nothing to draw.
 
 mean IoU is in per cent and differences are in percentage points throughout; lines and bars around a marker are 95 %
-intervals (see [`~deft_hf.comparison.statistics`]). An interval that the frame cuts off goes on beyond it.
+intervals (see [`~deft_hf.comparison.statistics`]). An interval may extend beyond the frame.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _MOST_LAYER_NAMES = 120
 
 
 def save_figures(folder: Path, comparison: Comparison, summaries: Summaries) -> dict[str, str]:
-    """Draws all that there is to draw; returns by file name what a picture shows, in the order of the page."""
+    """Draw all figures; returns their captions by file name, in the order of the page."""
     captions = {}
     for draw in (draw_differences, draw_tradeoff, draw_domains, draw_curves, draw_distances):
         name = draw.__name__.removeprefix("draw_") + ".png"
@@ -46,7 +46,7 @@ def save_figures(folder: Path, comparison: Comparison, summaries: Summaries) -> 
 
 
 def draw_differences(comparison: Comparison, summaries: Summaries) -> Figure | None:
-    """Forest plot: a row a method, its difference to the baseline seed by seed, with both intervals."""
+    """Forest plot: one row per method with its difference to the baseline, seed by seed, and both intervals."""
     key = headline_key(comparison)
     rows = {m: s.differences[key] for m, s in summaries.items() if key in s.differences and s.differences[key].seeds}
     if not rows:
@@ -80,7 +80,7 @@ def draw_differences(comparison: Comparison, summaries: Summaries) -> Figure | N
 
 
 def draw_tradeoff(comparison: Comparison, summaries: Summaries) -> Figure | None:
-    """Unseen against source mean IoU: a marker a method with intervals on both axes, small dots for the seeds."""
+    """Unseen against source mean IoU: one marker per method with intervals on both axes, small dots for seeds."""
     both = {m: s for m, s in summaries.items() if {SOURCE_MEAN, UNSEEN_MEAN} <= s.means.keys()}
     both = {m: s for m, s in both.items() if not math.isnan(s.means[SOURCE_MEAN].mean + s.means[UNSEEN_MEAN].mean)}
     if not both:
@@ -108,7 +108,7 @@ def draw_tradeoff(comparison: Comparison, summaries: Summaries) -> Figure | None
 
 
 def draw_domains(comparison: Comparison, summaries: Summaries) -> Figure | None:
-    """Dot plot: a panel a domain and one for the unseen mean, a row a method, the baseline's mean as a line."""
+    """Dot plot: one panel per domain and for the unseen mean, one row per method, the baseline's mean as a line."""
     keys = {domain: f"{domain} (source)" for domain in comparison.source} | {d: d for d in comparison.unseen}
     if len(comparison.unseen) > 1:
         keys[UNSEEN_MEAN] = UNSEEN_MEAN
@@ -145,7 +145,7 @@ def draw_domains(comparison: Comparison, summaries: Summaries) -> Figure | None:
 
 
 def draw_curves(comparison: Comparison, summaries: Summaries) -> Figure | None:
-    """Mean IoU while training: a line a method, the mean of its seeds, within the range of its seeds."""
+    """Mean IoU during training: one line per method, the mean of its seeds, within the range of its seeds."""
     key = headline_key(comparison)
     curves = {method: curve for method in summaries if (curve := _curve(comparison, method))}
     if not curves:
@@ -153,7 +153,7 @@ def draw_curves(comparison: Comparison, summaries: Summaries) -> Figure | None:
     figure, axes = _figure(
         f"{key.capitalize()} while training", 7.4 + _room(curves), max(4.6, 1.2 + 0.25 * len(curves))
     )
-    # From the top down as the lines end, which is how a reader looks a line up.
+    # Legend in the order in which the lines end, from the top down.
     for method, (steps, values) in sorted(curves.items(), key=lambda item: -item[1][1][:, -1].mean()):
         color, marker = _style(comparison, method)
         line: dict[str, Any] = {"markersize": 5, "markevery": max(1, len(steps) // 12), "linewidth": 1.6}
@@ -172,7 +172,7 @@ def draw_curves(comparison: Comparison, summaries: Summaries) -> Figure | None:
 
 
 def draw_distances(comparison: Comparison, summaries: Summaries) -> Figure | None:
-    """Heat map: how far each layer went from the initialisation, layers from input to output, a column a method."""
+    """Heat map: distance of each layer from the initialisation, layers from input to output, one column per method."""
     runs = {m: [o.distances for o in _outcomes(comparison, m) if o.distances] for m in summaries}
     runs = {method: distances for method, distances in runs.items() if distances}
     layers = list(dict.fromkeys(layer for distances in runs.values() for run in distances for layer in run))
@@ -206,7 +206,7 @@ def draw_distances(comparison: Comparison, summaries: Summaries) -> Figure | Non
 
 
 def headline_key(comparison: Comparison) -> str:
-    """What the comparison is about: the unseen mean, or the source mean where no domain is unseen."""
+    """The mean that the comparison is about: of the unseen domains, or of the source if no domain is unseen."""
     return UNSEEN_MEAN if comparison.unseen else SOURCE_MEAN
 
 
@@ -225,7 +225,7 @@ def _curve(comparison: Comparison, method: str) -> tuple[list[int], np.ndarray] 
 
 
 def _room(methods: Iterable[str]) -> float:
-    """Inches that the names of methods need beside a plot."""
+    """Inches that the names of methods need next to a plot."""
     return 0.085 * max(map(len, methods))
 
 
@@ -246,7 +246,7 @@ def _style(comparison: Comparison, method: str) -> tuple[str, str]:
 
 
 def _line(comparison: Comparison, method: str) -> str:
-    """Solid while each colour comes once, and another one for each further round."""
+    """Line style of a method: solid for the first round of colours, another one for each further round."""
     others = [name for name in comparison.notes if name != comparison.baseline]
     return "-" if method == comparison.baseline else _LINES[others.index(method) // len(_COLORS) % len(_LINES)]
 

@@ -17,7 +17,7 @@ from deft_hf.comparison.plan import Run
 from deft_hf.comparison.worker import work
 from deft_hf.trainer.termination import STATUS
 
-_PAUSE = 0.2  # seconds between two looks at the processes
+_PAUSE = 0.2  # seconds between two polls of the processes
 
 
 def execute(runs: Iterable[Run], jobs: int) -> dict[Path, str]:
@@ -72,7 +72,7 @@ def _start(run: Run, slot: int, jobs: int) -> BaseProcess:
     if (count := torch.cuda.device_count()) > 1:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
         settings["CUDA_VISIBLE_DEVICES"] = visible.split(",")[slot % count]
-    # A server that has imported everything once forks the runs: importing takes longer than a short run's evaluation.
+    # A server that has imported everything forks the runs: importing takes longer than a short run's evaluation.
     process: BaseProcess
     if "forkserver" in multiprocessing.get_all_start_methods():
         server = multiprocessing.get_context("forkserver")
@@ -85,7 +85,7 @@ def _start(run: Run, slot: int, jobs: int) -> BaseProcess:
 
 
 def _was_killed(status: int) -> bool:
-    """Whether a process was ended by a signal, or stopped by itself because of one."""
+    """Whether a process was killed by a signal, or stopped itself because of one."""
     return status < 0 or status == STATUS
 
 

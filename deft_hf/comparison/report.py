@@ -1,6 +1,6 @@
-"""The report of a comparison: one page, its table and pictures, and all numbers as JSON.
+"""The report of a comparison: one page, its table and figures, and all numbers as JSON.
 
-Equal comparisons give equal bytes, in whatever order their runs came in; seconds, which no two runs share, lie apart.
+Equal comparisons give equal bytes, in whatever order their runs finished; timings are in a file of their own.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ without one see fewer images.
 
 
 def write_report(comparison: Comparison, folder: Path) -> str:
-    """Writes `README.md`, `table.md`, `comparison.json`, `timings.json` and `figures/` into a folder.
+    """Write `README.md`, `table.md`, `comparison.json`, `timings.json` and `figures/` into a folder.
 
     Args:
         comparison (`Comparison`):
@@ -78,7 +78,7 @@ def write_report(comparison: Comparison, folder: Path) -> str:
 
 
 def main_table(comparison: Comparison, summaries: Summaries) -> str:
-    """A Markdown table: a row a method; scores by domain, difference to the baseline, seeds, and cost where known.
+    """A Markdown table with one row per method: scores by domain, difference to the baseline, seeds, cost if known.
 
     The best unseen mean is bold. Without unseen domains the difference is that of the source mean.
     """
@@ -87,7 +87,7 @@ def main_table(comparison: Comparison, summaries: Summaries) -> str:
     header = ["method", *([source] if comparison.source else []), *unseen, *([UNSEEN_MEAN] if unseen else [])]
     header += [f"difference to {comparison.baseline}, over seeds", "over seeds and images", "seeds"]
     header += ["step time", "memory"] if comparison.costs else []
-    # By what the reader sees: two methods that print the same number are both the best.
+    # By what is printed: two methods with the same rounded number are both the best.
     best = max((s.means[key].mean for s in summaries.values() if not math.isnan(s.means[key].mean)), default=math.nan)
 
     rows = []
@@ -110,14 +110,14 @@ def main_table(comparison: Comparison, summaries: Summaries) -> str:
 
 
 def headline(comparison: Comparison, summaries: Summaries) -> str:
-    """What the numbers say, in words, as Markdown paragraphs."""
+    """What the numbers say, as Markdown paragraphs."""
     key, baseline = headline_key(comparison), comparison.baseline
     means = {m: s.means[key].mean for m, s in summaries.items() if not math.isnan(s.means[key].mean)}
     lines = []
     if not comparison.unseen:
         lines.append("No domain is unseen here, so that this says nothing about domains nobody labelled.")
     if baseline not in means:
-        return "\n\n".join([*lines, f"The baseline `{baseline}` came to no {key}: there is nothing to compare with."])
+        return "\n\n".join([*lines, f"The baseline `{baseline}` has no {key}: there is nothing to compare with."])
 
     groups: dict[str, list[str]] = {"above": [], "below": [], "open": [], "unknown": [], "nothing": []}
     for method, summary in summaries.items():
@@ -136,7 +136,7 @@ def headline(comparison: Comparison, summaries: Summaries) -> str:
     words = {
         "above": f"**Above `{baseline}`**, clear of zero",
         "below": f"**Below `{baseline}`**, clear of zero",
-        "open": f"**Not to be told from `{baseline}`**, the interval holds zero",
+        "open": f"**Not distinguishable from `{baseline}`**, the interval contains zero",
         "unknown": "**One seed only**, which cannot tell a difference from chance",
         "nothing": f"**No seed in common with `{baseline}`**",
     }
@@ -227,7 +227,7 @@ def _method_line(comparison: Comparison, method: str) -> str:
 def _tuning(comparison: Comparison) -> str:
     """What was tried, method by method; the chosen row of each is bold."""
     rows = []
-    # What a row is like is tuned too, though it may have no row of its own.
+    # A method that another one is based on is tuned too, though it may have no row of its own.
     for method in dict.fromkeys([*comparison.notes, *(trial.method for trial in comparison.trials)]):
         for trial in (trial for trial in comparison.trials if trial.method == method):
             score = percent(math.nan if trial.source_mean_iou is None else trial.source_mean_iou)

@@ -1,6 +1,6 @@
-"""A pretrained backbone under a segmentation head that is still to be trained.
+"""A pretrained backbone under a newly initialized segmentation head.
 
-The models are transformers' own (`backbone_config`), so that what is exported loads without deft_hf.
+The models are transformers' own (`backbone_config`), so that exports load without deft_hf.
 """
 
 from __future__ import annotations
@@ -77,11 +77,11 @@ def under_head(
     changes: Mapping[str, Any] | None = None,
     head_changes: Mapping[str, Any] | None = None,
 ) -> tuple[PreTrainedModel, list[str]]:
-    """The backbone of a checkpoint, every tensor of it, under a freshly drawn head for the classes.
+    """The backbone of a checkpoint under a newly initialized head for the classes.
 
     The head reads four feature maps unless `changes` says otherwise: of a hierarchical backbone those of its last four
     stages, of a ViT those after each quarter of its blocks. A ViT has one resolution, that of its patches. UperNet and
-    Mask2Former take it as it is and predict at that stride (Mask2Former with one map as the level that masks are
+    Mask2Former use it directly and predict at that stride (Mask2Former with one map as the level that masks are
     read from, three in its deformable attention), while DPT makes a pyramid from 4 times to half the resolution, as
     BEiT's own neck does (`add_fpn`, on by default here). The auxiliary head, which is not trained, is left out.
 
@@ -144,7 +144,7 @@ def backbone_config(name: str, head: str, revision: str, changes: Mapping[str, A
     kept = {key: value for key, value in config.to_dict().items() if key not in stages}
     try:
         if config.model_type != _TIMM and not changes.keys() & stages:
-            # After the other changes, and before BEiT's neck, which wants to know its four.
+            # After the other changes, and before BEiT's neck, which needs to know its four features.
             plain = {"add_fpn": False} if "add_fpn" in fields else {}
             fields["out_indices"] = _default_features(type(config).from_dict(kept | fields | plain))
         config = type(config).from_dict(
@@ -154,7 +154,7 @@ def backbone_config(name: str, head: str, revision: str, changes: Mapping[str, A
         raise UserError(f"model.config: {error}") from error
     _check_features(config, head)
     if head == "dpt" and not hasattr(config, "num_register_tokens"):
-        config.num_register_tokens = 0  # the head asks for it
+        config.num_register_tokens = 0  # the head reads it
     return config
 
 
@@ -181,13 +181,13 @@ def head_config(
 
 
 def patch_size(config: PreTrainedConfig) -> int:
-    """What the sides of images must be multiples of: a ViT's patch, else 1; of a whole model or a backbone."""
+    """Number of pixels that image sides must be multiples of, for a model or a backbone: a ViT's patch, else 1."""
     config = getattr(config, "backbone_config", None) or config
     return config.patch_size if is_vit(config) else 1
 
 
 def is_vit(config: PreTrainedConfig) -> bool:
-    """Whether a backbone has one resolution: a stage is a block, and all are as wide."""
+    """Whether a backbone has a single resolution: each stage is a block, and all have the same width."""
     stages = getattr(config, "stage_names", None) or []
     return (
         isinstance(getattr(config, "patch_size", None), int)
@@ -224,7 +224,7 @@ def _check_features(config: PreTrainedConfig, head: str) -> None:
 
 @torch.no_grad()
 def _check_tokens(backbone: PreTrainedModel) -> None:
-    """DPT reads the class token beside the patches' tokens."""
+    """Check that the backbone returns the class token next to the patch tokens, since DPT reads it."""
     config = backbone.config
     tokens = backbone.eval()(torch.zeros(1, 3, *[4 * config.patch_size] * 2)).feature_maps[0]
     if tokens.shape[1:] != (1 + config.num_register_tokens + 16, config.hidden_size):

@@ -1,4 +1,4 @@
-"""What deft_hf knows of architectures, in one table: where the encoder ends, and how logits and loss are made.
+"""What deft_hf knows about architectures, in one table: where the encoder ends, and how logits and loss are computed.
 
 Nothing else in the project asks which architecture a model has.
 """
@@ -243,7 +243,7 @@ def _children(model: nn.Module) -> str:
 
 
 def untouched_parameters(model: nn.Module, family: SegmentationFamily, batch: Batch) -> list[str]:
-    """Names of the parameters that one loss on `batch` gives no gradient: what `never_trained` has to list.
+    """Names of the parameters that get no gradient from a loss on `batch`, which `never_trained` must list.
 
     Gradients are cleared before and after.
     """

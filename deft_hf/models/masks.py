@@ -1,6 +1,6 @@
-"""Mask classification: models that answer with queries, each a class and a mask (Mask2Former and its kin).
+"""Mask classification: models that predict a class and a mask per query (Mask2Former and related models).
 
-Their targets are one mask for each class of an image, their loss matches targets and queries.
+Their targets are one mask per class of an image; their loss matches queries to targets.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class MaskClassification:
     * classification: cross-entropy averaged over *all* queries of all images with weight 1 for matched ones and
       `no_object_weight` w0 for the others, divided by the sum of these weights.
 
-    Both denominators are taken over all batches of an optimizer step on all ranks, as one large batch has them:
+    Both denominators are taken over all batches of an optimizer step on all ranks, as for one large batch:
     `M` target masks, and `K + w0 (N Q - K)`, where `N` images with `Q` queries have `K` matched ones, min(Q, targets)
     for each image. So the items are three counts: target masks, matched queries, other queries. (What transformers
     computes by itself averages masks over ranks, not over accumulation, and the classification over neither.)
@@ -124,10 +124,10 @@ class MaskClassification:
 
 
 class StepLoss(nn.Module):
-    """Stands in for a model's `criterion` in one forward: the same terms, divided by the items of a whole step.
+    """Replaces a model's `criterion` in one forward: the same terms, divided by the items of a whole step.
 
     Matcher, point sampling and formulas are those of the criterion, called in its order, so that it draws the same
-    random points. Unlike it, this one asks nothing of other ranks.
+    random points. Unlike the criterion, it does not communicate with other ranks.
 
     Args:
         criterion (`nn.Module`):
@@ -155,7 +155,7 @@ class StepLoss(nn.Module):
         auxiliary_predictions: Sequence[dict[str, Tensor]] | None = None,
         **unused: Any,
     ) -> dict[str, Tensor]:
-        """Unweighted terms, by names that hold those that the model looks its weights up by.
+        """Unweighted terms of the loss; their names contain those by which the model looks up the weights.
 
         Args:
             masks_queries_logits (`Tensor`):
@@ -174,7 +174,7 @@ class StepLoss(nn.Module):
         """
         last = {"masks_queries_logits": masks_queries_logits, "class_queries_logits": class_queries_logits}
         losses = {}
-        # Sums over thousands of points want float32, as in the original code.
+        # Sums over thousands of points need float32, as in the original code.
         with torch.autocast(device_type=masks_queries_logits.device.type, enabled=False):
             for index, layer in enumerate([last, *(auxiliary_predictions or ())]):
                 masks = layer["masks_queries_logits"].float()

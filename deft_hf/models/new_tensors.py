@@ -1,4 +1,4 @@
-"""What of a model is pretrained and what is new, checked against what a start may lack."""
+"""Which tensors of a model are pretrained and which are new, and whether a checkpoint may lack the new ones."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from deft_hf.utils.errors import UserError
 def newly_made(
     model: PreTrainedModel, family: SegmentationFamily, keys: Mapping[str, Any], classes_before: int, where: str
 ) -> list[str]:
-    """Names of the tensors that a checkpoint did not give, in the model's order, if it may lack them.
+    """Names of the tensors that a checkpoint lacks, in the model's order, provided it may lack them.
 
-    A start for fine-tuning is either a whole segmentation model, of which the tensors with one row per class are new
-    where it has other classes, or an encoder without any part of the decoder, which is new then. Parts that are never
-    trained (auxiliary heads) may be missing.
+    A checkpoint to fine-tune is either a segmentation model, whose tensors with one row per class are new if it has
+    other classes, or an encoder without any part of the decoder, which is then new. Parts that are never trained
+    (auxiliary heads) may be missing.
 
     Args:
         model (`PreTrainedModel`):
@@ -67,7 +67,7 @@ def _rows_of_classes(before: tuple[int, ...], now: tuple[int, ...], change: int)
 
 
 def draw_classifier(model: PreTrainedModel, new: Sequence[str]) -> list[str]:
-    """Draw anew, in place, what a checkpoint for as many other classes gave: the tensors with one row per class.
+    """Reinitialize, in place, the tensors with one row per class of a checkpoint for as many other classes.
 
     Args:
         model (`PreTrainedModel`):
@@ -76,7 +76,7 @@ def draw_classifier(model: PreTrainedModel, new: Sequence[str]) -> list[str]:
             Names of the tensors that were not in the checkpoint.
 
     Returns:
-        `list[str]`: `new` with the names of those that were drawn, in the model's order.
+        `list[str]`: `new` and the names of the reinitialized tensors, in the model's order.
     """
     config: Any = copy.deepcopy(model.config)
     config.num_labels += 1
@@ -92,7 +92,7 @@ def draw_classifier(model: PreTrainedModel, new: Sequence[str]) -> list[str]:
 
 
 def summary(names: Sequence[str], everything: Iterable[str]) -> str:
-    """The names in one line; `module.*` stands for a module all of whose tensors are among them.
+    """The names in one line, where `module.*` stands for all tensors of a module.
 
     Args:
         names (`Sequence[str]`):

@@ -15,11 +15,11 @@ Batch = Mapping[str, Any]
 
 
 class Objective(Protocol):
-    """A kind of segmentation model.
+    """How one kind of segmentation model is trained and read.
 
     A loss is divided by the *items* of a whole optimizer step, over accumulation and ranks, so that the losses of its
-    parts add up to what one large batch would have given. Items are whatever the loss averages over: valid pixels for
-    per-pixel heads, target masks and queries for mask classification. They are counted by batch, and counts add up.
+    parts add up to that of one large batch. Items are what the loss averages over: valid pixels for per-pixel heads,
+    target masks and queries for mask classification. They are counted by batch, and counts add up.
 
     Attributes:
         auto_class (`ClassVar[str]`):

@@ -1,4 +1,4 @@
-"""Plain PyTorch models, as segmentation_models_pytorch has them: what `transformers` models know of themselves."""
+"""Plain PyTorch models, such as those of segmentation_models_pytorch: what `transformers` models know themselves."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def is_plain(model: nn.Module) -> bool:
 
 
 def class_names(model: nn.Module, family: SegmentationFamily, *datasets: Any) -> list[str]:
-    """The classes that a model tells apart, in the order of its logits.
+    """Names of a model's classes, in the order of its logits.
 
-    A plain model does not say how many there are: it is asked with the first image of the data. Their names are those
-    of the data's label space, where the data has one.
+    A plain model does not know how many there are, so it is run on the first image of the data. The names are those of
+    the data's label space, if it has one.
 
     Args:
         model (`nn.Module`):
@@ -94,7 +94,7 @@ def _logits(model: nn.Module, family: SegmentationFamily, image: Tensor) -> Tens
 
 
 def save_plain(model: nn.Module, state: dict[str, Tensor], names: list[str], encoder: str, folder: str | Path) -> None:
-    """Write a plain model's state dict, `config.json` with what is known of it, and a `README.md` on how to load it.
+    """Write a plain model's state dict, a `config.json` that describes it, and a `README.md` on how to load it.
 
     Args:
         model (`nn.Module`):

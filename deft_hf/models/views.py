@@ -10,8 +10,8 @@ from torch import nn
 def with_module(model: nn.Module, path: str, module: nn.Module) -> nn.Module:
     """`model` with `module` at `path`.
 
-    Only the modules along the path are copied, shallowly, so that no parameter is registered twice, the model itself
-    stays as it is and no architecture's forward is rewritten.
+    Only the modules along the path are copied, shallowly: no parameter is registered twice, the model itself does not
+    change, and no architecture's forward is rewritten.
 
     Args:
         model (`nn.Module`):

@@ -1,4 +1,4 @@
-"""The generalized model as a plain Hub folder, and proof that it loads without deft_hf."""
+"""Export of the generalized model as a plain Hub folder, and a check that it loads without deft_hf."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from deft_hf.utils.errors import UserError
 
 _STORED = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64"}
 
-# Run in a process of its own. Tensors read from a file lie wherever the file has them, and kernels of the CPU round
-# differently there. Copies lie at aligned addresses, as everything does in the process that trained the model.
+# Run in a separate process. Tensors read from a file keep its alignment, and CPU kernels round differently on
+# unaligned memory; copies are aligned, as all tensors are in the process that trained the model.
 _RELOAD = """
 import sys
 sys.modules["deft_hf"] = None
@@ -59,10 +59,10 @@ def export_generalized(
     dtype: torch.dtype | None = None,
     max_shard_size: str = "5GB",
 ) -> None:
-    """Writes a model as a plain Hub folder that loads with transformers alone.
+    """Write a model as a plain Hub folder that loads with transformers alone.
 
-    `config.json`, `model.safetensors`, `preprocessor_config.json` and, with a card, `README.md`. Every file comes into
-    place whole; what else the folder holds (checkpoints, results, figures) stays, but for weights that were there.
+    Writes `config.json`, `model.safetensors`, `preprocessor_config.json` and, with a card, `README.md`, each of them
+    atomically. Old weights in the folder are replaced; all else (checkpoints, results, figures) stays.
 
     Args:
         model (`PreTrainedModel`):
@@ -98,7 +98,7 @@ def export_generalized(
     folder.mkdir(parents=True, exist_ok=True)
     if dtype is not None:
         model = _rounded(model, dtype)
-    # Inside the folder, which may be a mount of its own: files can be moved within one file system only.
+    # Inside the folder, which may be a separate mount: files can be moved only within one file system.
     with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as partial:
         model.save_pretrained(partial, max_shard_size=max_shard_size)
         processor.save_pretrained(partial)
@@ -109,7 +109,7 @@ def export_generalized(
             os.replace(Path(partial, name), folder / name)
     for path in weight_files(folder):
         if path.name not in written:
-            path.unlink()  # of an export in more or fewer shards, which would be loaded in place of this one
+            path.unlink()  # left by an export in more or fewer shards, and would be loaded instead of this one
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -134,12 +134,11 @@ def verify_export(
     dtype: torch.dtype | None = None,
     size: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
-    """Loads an export in a fresh process that cannot import deft_hf, and compares its outputs exactly.
+    """Load an export in a fresh process that cannot import deft_hf, and compare its outputs bit for bit.
 
-    Compared is what semantic logits are made of: `logits`, or the class and mask logits of the queries.
-
-    Both run on the CPU in float32 and eval mode, with the same number of threads, on what the exported processor makes
-    of the example; the model with its weights rounded to `dtype`. The network is not used.
+    The outputs compared are those that semantic logits are computed from: `logits`, or the class and mask logits of
+    the queries. Both models run on the CPU in float32 and eval mode, with the same number of threads, on the example
+    as the exported processor prepares it; the model has its weights rounded to `dtype`. The network is not used.
 
     Args:
         output_dir (`str` or `os.PathLike`):
@@ -219,19 +218,19 @@ def _check_dtype(folder: Path, dtype: torch.dtype) -> None:
             continue
         with safe_open(path, framework="pt") as weights:
             for name in weights.keys():
-                # Counters, such as BatchNorm's, are no weights.
+                # Integer counters, such as BatchNorm's, are not weights.
                 found = weights.get_slice(name).get_dtype()
                 if found.startswith(("F", "BF")) and found != _STORED[dtype]:
                     raise RuntimeError(f"{path}: {name} is {found}, but the export is in {dtype}")
 
 
 def _on_cpu(model: PreTrainedModel, dtype: torch.dtype | None = None) -> PreTrainedModel:
-    """The model's weights, rounded to `dtype`, in float32 in a new model of its class.
+    """A new float32 model of the same class with the weights rounded to `dtype`.
 
     It has the attention kernel of a plain load.
     """
     config = type(model.config).from_dict(model.config.to_dict())
-    with torch.random.fork_rng(devices=[]):  # the weights that it starts with are drawn
+    with torch.random.fork_rng(devices=[]):  # initialization draws random weights
         rebuilt = type(model)(config).float()
     weights = model.state_dict()
     if dtype is not None:
@@ -241,7 +240,7 @@ def _on_cpu(model: PreTrainedModel, dtype: torch.dtype | None = None) -> PreTrai
 
 
 def _difference(folder: Path, reference: PreTrainedModel, name: str, found: Tensor, expected: Tensor) -> str:
-    """What to look at first when an export gives another output `name` than the model it was made of."""
+    """How the output `name` of an export differs from that of its model, and where to look first."""
     if found.shape != expected.shape:
         return f"{name} of shape {tuple(found.shape)}, expected {tuple(expected.shape)}"
     restored = type(reference).from_pretrained(folder, dtype=torch.float32, local_files_only=True).state_dict()

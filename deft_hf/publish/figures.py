@@ -1,4 +1,4 @@
-"""The pictures of a run. Each `draw_` function returns a figure, or `None` where there is nothing to draw.
+"""The figures of a run. Each `draw_` function returns a figure, or `None` if there is nothing to draw.
 
 Methods have the same colours as in [`~deft_hf.scoring.report`], classes those of the label space.
 """
@@ -22,7 +22,7 @@ from deft_hf.scoring.report import METHOD_COLORS, Results, save_figure
 
 History = Sequence[Mapping[str, Any]]
 
-# Colours that the first methods do not have.
+# Not among the colours of the first methods.
 _ENCODER, _DECODER = METHOD_COLORS[4], METHOD_COLORS[5]
 _PARTS = {"encoder": _ENCODER, "decoder": _DECODER}
 _MARKERS = "osD^vPX"
@@ -32,7 +32,7 @@ _MOST_WRITTEN_CLASSES = 12
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What the pictures of a run are drawn from.
+    """What the figures of a run are drawn from.
 
     Attributes:
         method (`str`):
@@ -67,7 +67,7 @@ class RunRecord:
 
 
 def save_run_figures(folder: Path, run: RunRecord) -> dict[str, str]:
-    """Draws all that there is to draw; returns by file name what a picture shows, in the order of a report."""
+    """Draw all figures; returns their captions by file name, in the order of a report."""
     captions = {}
     for draw in (draw_curves, draw_classes, draw_confusion, draw_layers):
         name = draw.__name__.removeprefix("draw_") + ".png"
@@ -81,9 +81,9 @@ def save_run_figures(folder: Path, run: RunRecord) -> dict[str, str]:
 
 
 def score_curve(history: History, domains: Iterable[str], suffix: str = "") -> dict[int, dict[str, float]]:
-    """Mean IoU while training by step and domain, out of the Trainer's log, where domains are logged one by one.
+    """Mean IoU during training by step and domain, from the Trainer's log.
 
-    Empty for a run that was scored at its end alone.
+    Empty for a run that was scored only at its end.
 
     Args:
         history (`History`):
@@ -98,16 +98,16 @@ def score_curve(history: History, domains: Iterable[str], suffix: str = "") -> d
         for domain in domains:
             value = entry.get(f"eval_{domain}{suffix}_mean_iou")
             if value is not None:
-                # The second evaluation of a step is that after training, on all images: no point of the curve.
+                # The second evaluation at a step comes after training, on all images: not a point of the curve.
                 curve.setdefault(entry["step"], {}).setdefault(domain, value)
     whole = {step: found for step, found in curve.items() if len(found) == len(domains)}
     return whole if len(whole) > 1 else {}
 
 
 def draw_curves(run: RunRecord) -> Figure | None:
-    """Losses, learning rates, share of the initialisation left, distances, and mean IoU while training."""
+    """Losses, learning rates, share of the initialisation left, distances, and mean IoU during training."""
     history = [entry for entry in run.histories[run.method] if "loss" in entry and "step" in entry]
-    # Of one method: others have losses of other names, and no share of the initialisation.
+    # Of one method only: others have losses with other names, and no share of the initialisation.
     panels = [
         ("loss, mean since the last point", _losses(history), "linear"),
         ("learning rate", _by_part(history, "{}_learning_rate"), "linear"),
@@ -203,7 +203,7 @@ def draw_classes(run: RunRecord) -> Figure | None:
 
 
 def draw_confusion(run: RunRecord) -> Figure | None:
-    """Heat maps of what the pixels of each class were taken for: source domains together, unseen domains together."""
+    """Heat maps of the classes predicted for pixels of each class, over all source and over all unseen domains."""
     groups = []
     for kind, domains in (("source", run.source), ("unseen", run.unseen)):
         found = [np.asarray(run.confusions[domain], dtype=np.int64) for domain in domains if domain in run.confusions]
@@ -237,7 +237,7 @@ def draw_confusion(run: RunRecord) -> Figure | None:
 
 
 def draw_layers(run: RunRecord) -> Figure | None:
-    """How far each layer went from the initialisation, layers from input to output: a marker a method."""
+    """Distance of each layer from the initialisation, layers from input to output: one marker per method."""
     found = {method: layers for method, layers in run.distances.items() if any(layers.values())}
     layers = list(dict.fromkeys(layer for distances in found.values() for layer in distances))
     if not layers:
@@ -248,7 +248,7 @@ def draw_layers(run: RunRecord) -> Figure | None:
     axes = figure.subplots()
     for index, method in enumerate(run.results):
         if method in found:
-            # Zero has no place on the axis: a layer that did not move has no marker.
+            # The axis is logarithmic: a layer that did not move has no marker.
             values = [found[method].get(layer) or math.nan for layer in layers]
             marker = _MARKERS[index % len(_MARKERS)]
             axes.plot(values, range(len(layers)), marker, color=_color(index), markersize=4.5, label=method)

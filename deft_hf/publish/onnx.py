@@ -1,4 +1,4 @@
-"""A model as ONNX, for runtimes without torch, and proof that it gives the same logits."""
+"""Export of a model to ONNX, for runtimes without torch, and a check that it gives the same logits."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class _Logits(nn.Module):
 
 
 def check_onnx() -> None:
-    """Ask for the packages before any work is done.
+    """Check that the required packages are installed.
 
     Raises:
         UserError: If a package is missing.
@@ -44,9 +44,9 @@ def check_onnx() -> None:
 
 
 def export_onnx(model: PreTrainedModel, folder: str | os.PathLike, size: tuple[int, int]) -> float:
-    """Writes `model.onnx`: `pixel_values` (N, 3, height, width) float32, of any N, to `logits` (N, C, h, w).
+    """Write `model.onnx`, from `pixel_values` (N, 3, height, width) float32, for any N, to `logits` (N, C, h, w).
 
-    The file is run by onnxruntime on another batch and compared with the model.
+    The file is run with onnxruntime on another batch and its logits are compared with the model's.
 
     Args:
         model (`PreTrainedModel`):
@@ -78,9 +78,9 @@ def export_onnx(model: PreTrainedModel, folder: str | os.PathLike, size: tuple[i
                 input_names=["pixel_values"],
                 output_names=["logits"],
                 dynamic_shapes={"pixel_values": {0: torch.export.Dim("batch")}},
-                external_data=model.num_parameters() > 4e8,  # a file of protobuf holds two gigabytes at most
+                external_data=model.num_parameters() > 4e8,  # protobuf files are limited to two gigabytes
             )
-    except Exception as error:  # whatever its many passes stumble over
+    except Exception as error:  # the exporter's passes fail in many ways
         path.unlink(missing_ok=True)
         raise UserError(
             f"torch {torch.__version__} cannot export {model.config.model_type} to ONNX "
@@ -99,7 +99,7 @@ def export_onnx(model: PreTrainedModel, folder: str | os.PathLike, size: tuple[i
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's reports of its steps and of packages that it does not need."""
+    """Silence the exporter's reports of its steps and of optional packages."""
     log = logging.getLogger("torch.onnx")
     level = log.level
     log.setLevel(logging.ERROR)

@@ -23,8 +23,8 @@ from deft_hf.utils.errors import UserError
 
 logger = logging.get_logger(__name__)
 
-# Patterns of the Hub, whose `*` matches `/` too: checkpoints, whole or in writing, and the folders of baselines; then
-# what a checkpoint holds for going on, which is of no use to others and partly pickled.
+# Patterns of the Hub, whose `*` matches `/` too: checkpoints, complete or being written, and the folders of baselines;
+# then what a checkpoint holds only to resume, which is of no use to others and partly pickled.
 LEFT_OUT = (
     "checkpoint-*",
     "baselines/*",
@@ -39,11 +39,11 @@ LEFT_OUT = (
     "deft_state.json",
     "manifest.json",
     "trainer_state.json",
-    "*tfevents*",  # TensorBoard's, which have the name of the machine
+    "*tfevents*",  # TensorBoard's, with the name of the machine
 )
-# Files of a run that name folders of the machine, and are read again from the local copy as they are.
+# Files of a run that name folders of this machine; the local copies keep them.
 _WITH_PATHS = ("recipe*.yaml", "results/metrics.json")
-# Weights of an earlier push under other names, of which `from_pretrained` would take one for the model.
+# Weights of an earlier push under other names, which `from_pretrained` could load instead of the new ones.
 _WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
 _REFUSALS = (400, 401, 402, 403, 404, 409, 422)
 
@@ -69,9 +69,9 @@ def push_folder(
     revision: str | None = None,
     message: str = "Upload model",
 ) -> str:
-    """Uploads a model folder to a model repository, without checkpoints, baselines and what only training needs.
+    """Upload a model folder to a model repository, without checkpoints, baselines and training state.
 
-    Big files that an earlier push got across are not sent again, so that a push that broke off is gone on with.
+    Large files that an earlier push uploaded are not sent again, so that an interrupted push resumes.
 
     Args:
         folder (`str` or `os.PathLike`):
@@ -103,7 +103,7 @@ def push_folder(
 def prepare_repository(
     repo_id: str, private: bool | None, token: str | None = None, revision: str | None = None
 ) -> str:
-    """Makes repository and branch where there are none; returns the repository's full name.
+    """Create repository and branch if they do not exist; returns the repository's full name.
 
     Raises:
         PushFailed: If the repository exists and is public although `private` was asked for.
@@ -122,7 +122,7 @@ def prepare_repository(
 
 
 def check_repository(repo_id: str, private: bool | None, token: str | None = None, revision: str | None = None) -> str:
-    """`prepare_repository`, to know before training whether the Hub will take what comes.
+    """`prepare_repository` before training, to find out whether pushes will be accepted.
 
     Returns:
         `str`: The repository's full name; `repo_id` if the Hub cannot be reached, after a warning.
@@ -151,9 +151,9 @@ def upload(
     path_in_repo: str | None = None,
     left_out: Sequence[str] = LEFT_OUT,
 ) -> CommitInfo:
-    """Uploads a folder into a repository that exists; raises what the Hub's client raises.
+    """Upload a folder to an existing repository; raises what the Hub's client raises.
 
-    Recipe and facts go without folders of the machine and without tokens, as `shareable` has it.
+    Recipe and facts are uploaded without folders of this machine and without tokens; see `shareable_tree`.
     """
     with _shareable_copy(Path(folder), left_out) as staged:
         return HfApi(token=token).upload_folder(
@@ -191,7 +191,7 @@ def _shareable_copy(folder: Path, left_out: Sequence[str]) -> Iterator[Path]:
 
 
 def _cleaned(path: Path) -> str | None:
-    """The file's text without folders of the machine; None where that is what it is, or where it cannot be read."""
+    """The file's text without folders of this machine; `None` if nothing changes or it cannot be read."""
     try:
         text = path.read_text("utf-8")
         tree = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
@@ -208,7 +208,7 @@ def _cleaned(path: Path) -> str | None:
 def _link(source: Path, target: Path) -> None:
     try:
         target.symlink_to(source)
-    except OSError:  # Windows asks for a right
+    except OSError:  # Windows needs a privilege for it
         shutil.copy2(source, target)
 
 
@@ -220,7 +220,7 @@ def explained(
     token: str | None = None,
     revision: str | None = None,
 ) -> Iterator[None]:
-    """Around a push of `folder`: whatever goes wrong is one `PushFailed`, without the token."""
+    """Wrap a push of `folder`: every failure becomes one `PushFailed`, without the token."""
     try:
         yield
     # The Hub, the network, a proxy and the storage client fail in ways that no list of exceptions covers.
@@ -252,7 +252,7 @@ def _reason(error: BaseException, token: str | None) -> tuple[str, bool, str]:
 
 
 def without_token(text: str, token: str | None = None) -> str:
-    """`text` without access tokens: this one, the one that is set on this machine, and what looks like one."""
+    """`text` without access tokens: `token`, those configured on this machine, and what looks like one."""
     try:
         tokens = [token, os.environ.get("HF_TOKEN"), get_token()]
     except OSError:  # the file of the token cannot be read

@@ -1,6 +1,6 @@
-"""The terms that pretrained weights and data sets come under, where they are known.
+"""Terms of use of pretrained weights and datasets, where they are known.
 
-What stands here is a pointer for whoever gets a model, not advice: the texts behind the links hold.
+These are pointers for users of a model, not legal advice: what counts is the text behind each link.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ DRAWN = Terms("Apache-2.0, drawn by deft_hf")
 
 
 def base_terms(base_model: str, model_type: str, on_hub: bool) -> Terms | None:
-    """The terms of pretrained weights; None where they are not known.
+    """The terms of pretrained weights; `None` if they are not known.
 
     Args:
         base_model (`str`):
@@ -61,8 +61,8 @@ def base_terms(base_model: str, model_type: str, on_hub: bool) -> Terms | None:
         model_type (`str`):
             Model type in the model's config.
         on_hub (`bool`):
-            Whether `base_model` is a Hub name. A SegFormer in a folder is taken for NVIDIA's, where nearly all of them
-            come from: a warning too many is the safer mistake.
+            Whether `base_model` is a Hub name. A SegFormer in a folder is assumed to be NVIDIA's, as nearly all are: a
+            needless warning is the safer mistake.
     """
     for pattern, terms in _BASES.items():
         if fnmatch(base_model.lower(), pattern):

@@ -21,13 +21,13 @@ class Scores:
         mean_iou (`float`):
             Mean of `iou` over the classes that occur in the truth or in the predictions.
         pixel_accuracy (`float`):
-            Share of valid pixels that are predicted right.
+            Share of valid pixels that are predicted correctly.
         mean_accuracy (`float`):
             Mean of `accuracy` over the classes that occur in the truth.
         iou (`list[float]`):
             Intersection over union per class, NaN for a class that is neither in the truth nor predicted.
         accuracy (`list[float]`):
-            Share of each class's own pixels that are predicted right (recall), NaN for an absent class.
+            Share of each class's pixels that are predicted correctly (recall), NaN for an absent class.
         absent (`list[str]` or `list[int]`):
             The classes without a single truth pixel, by name where names were given and by id otherwise.
         pixels (`int`):
@@ -56,17 +56,17 @@ class ConfusionMatrix:
     (https://github.com/mcordts/cityscapesScripts, `evalPixelLevelSemanticLabeling.py`), over all pixels of the domain
     at once.
 
-    **Ignored pixels.** Where the truth is `ignore_index`, the pixel does not count at all, whatever was predicted.
-    `ignore_index` is a mark for "unlabelled", never a class: with background = 0 as ignore index, a model that calls
-    every pixel "nucleus" would have all its false positives taken away and score an IoU of 1; that number is a recall.
+    **Ignored pixels.** Where the truth is `ignore_index`, the pixel does not count, whatever was predicted.
+    `ignore_index` marks unlabelled pixels and is never a class: with background = 0 as ignore index, a model that
+    predicts "nucleus" everywhere would lose all its false positives and score an IoU of 1; that number is a recall.
 
     **Absent classes.** A class without a truth pixel in the domain is named in [`Scores.absent`]. Where it is not
     predicted either, its IoU is NaN (0 / 0) and it is left out of the mean. Where it *is* predicted, its IoU is 0 and
     counts, as in the Cityscapes scripts and every table made with them, so that numbers stay comparable.
 
     **Ids out of range.** A truth that is neither a class nor `ignore_index`, or a prediction that is no class on a
-    valid pixel, is counted apart and makes [`compute`] raise; looking for it in [`update`] would make the host wait
-    for the device at each batch.
+    valid pixel, is counted separately and makes [`compute`] raise; checking in [`update`] would synchronize with the
+    device at every batch.
 
     Args:
         num_labels (`int`):
@@ -113,7 +113,7 @@ class ConfusionMatrix:
         return self._bins[: self.num_labels, : self.num_labels]
 
     def update(self, predictions: Tensor, labels: Tensor, times: Tensor | None = None) -> None:
-        """Adds pixels to the counts, without a wait for the device.
+        """Add pixels to the counts, without synchronizing with the device.
 
         Args:
             predictions (`Tensor`):
@@ -148,7 +148,7 @@ class ConfusionMatrix:
         self._bins.view(-1).scatter_add_(0, index, times.to(device).flatten())
 
     def merge(self, other: ConfusionMatrix) -> None:
-        """Adds the counts of another matrix over the same classes."""
+        """Add the counts of another matrix over the same classes."""
         if (self.num_labels, self.ignore_index) != (other.num_labels, other.ignore_index):
             raise ValueError(
                 f"Cannot merge {other.num_labels} classes (ignore index {other.ignore_index}) into "
@@ -157,12 +157,12 @@ class ConfusionMatrix:
         self._bins += other._bins.to(self._bins.device)
 
     def all_reduce(self) -> None:
-        """Sums the counts over all processes, in place. Call it once, after the last update."""
+        """Sum the counts over all processes, in place. Call it once, after the last update."""
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(self._bins)
 
     def compute(self, names: Sequence[str] | None = None) -> Scores:
-        """The scores of everything counted so far.
+        """Compute the scores of everything counted so far.
 
         Args:
             names (`Sequence[str]`, *optional*):

@@ -1,4 +1,4 @@
-"""From images to class ids at the label's own size: whole images, sliding windows, a whole domain's score."""
+"""From images to class ids at the label's own size: whole images, sliding windows, the score of a domain."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def sliding_window_logits(
     All windows have the same size: the last one of each row and column is shifted to end at the image's border. Where
     windows overlap, their logits (not their classes) are averaged; the average is resized to `size`. A window that
     covers the image gives exactly [`semantic_logits`]. Images smaller than the only size that a model takes are padded
-    with 0, the mean colour, as crops are in training. Beside one window's outputs, one array of logits of the image's
-    size is held.
+    with 0, the mean colour, as crops are in training. Besides one window's outputs, memory holds one array of logits
+    of the image's size.
 
     Args:
         model (`nn.Module`):
@@ -150,11 +150,11 @@ def score_batches(
     ignore_index: int = IGNORE_INDEX,
     images: list[Tensor] | None = None,
 ) -> ConfusionMatrix:
-    """Streams batches through the model into one confusion matrix.
+    """Stream batches through the model into one confusion matrix.
 
     Each prediction is made at its label's own size, counted and dropped, so memory depends on the largest image and
-    not on their number. Every pixel of every batch is counted: samples that a distributed sampler repeats to fill up
-    its last batch must be cut off before they come here. The counts are those of this process; see
+    not on the number of images. Every pixel of every batch is counted: samples that a distributed sampler repeats to
+    fill its last batch must be removed before. The counts are those of this process; see
     [`ConfusionMatrix.all_reduce`].
 
     Args:
@@ -235,7 +235,7 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 def _resize(logits: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(logits.shape[-2:]) == tuple(size):
-        return logits  # interpolation would be exact too, but a second copy of the largest array there is
+        return logits  # interpolation would be exact too, but would copy the largest array
     return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
 
 

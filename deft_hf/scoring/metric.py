@@ -51,12 +51,12 @@ _LARGEST_TABLE = 2**22
 class MeanIoU(evaluate.Metric):
     """Drop-in for `evaluate.load("mean_iou")`: the same arguments, keys and numbers, offline and many times faster.
 
-    `add` and `add_batch` keep counts of id pairs instead of images (the arguments that say what the ids mean come only
-    with `compute`), so memory does not grow with the number of images. See
+    `add` and `add_batch` keep counts of id pairs instead of images (the arguments that say what the ids mean are known
+    only in `compute`), so memory does not grow with the number of images. See
     https://huggingface.co/spaces/evaluate-metric/mean_iou for the original.
 
-    In one point it is stricter than the original, which drops them: a reference that is neither a class nor
-    `ignore_index`, or a prediction that is no class, on a pixel that counts, raises [`UserError`].
+    In one point it is stricter: a reference that is neither a class nor `ignore_index`, or a prediction that is no
+    class, raises a [`UserError`] where the original drops the pixel.
 
     Example:
 
@@ -96,11 +96,11 @@ class MeanIoU(evaluate.Metric):
         return self._images
 
     def add(self, *, prediction: ArrayLike | torch.Tensor, reference: ArrayLike | torch.Tensor) -> None:
-        """Counts one image."""
+        """Count one image."""
         self.add_batch(predictions=[prediction], references=[reference])
 
     def add_batch(self, *, predictions: Sequence, references: Sequence) -> None:
-        """Counts a batch of images."""
+        """Count a batch of images."""
         pairs, images = _count_pairs(predictions, references)
         self._pairs.update(pairs)
         self._images += images
@@ -108,7 +108,7 @@ class MeanIoU(evaluate.Metric):
     def compute(
         self, *, predictions: Sequence | None = None, references: Sequence | None = None, **kwargs: Any
     ) -> dict[str, Any]:
-        """Scores everything added so far (and these maps), then starts anew."""
+        """Score everything added so far (and these maps), then reset."""
         if predictions is not None or references is not None:
             self.add_batch(
                 predictions=() if predictions is None else predictions,
@@ -118,7 +118,7 @@ class MeanIoU(evaluate.Metric):
         return _scores(pairs, **kwargs)
 
     def _compute(self, predictions: Sequence, references: Sequence, **kwargs: Any) -> dict[str, Any]:
-        # Many tutorials call this one directly, to get round the encoding.
+        # Many tutorials call this directly, to avoid the encoding.
         return _scores(_count_pairs(predictions, references)[0], **kwargs)
 
 

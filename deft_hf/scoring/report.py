@@ -1,7 +1,7 @@
-"""Results as Markdown tables, pictures and JSON.
+"""Results as Markdown tables, figures and JSON.
 
-Results have one shape everywhere: `results[method][domain]` is a [`Scores.to_dict`], methods in the order of the
-report. Scores that were read back from JSON, where NaN is null, do as well.
+Results have one shape everywhere: `results[method][domain]` is a [`Scores.to_dict`], with methods in the order of the
+report. Scores that were read back from JSON, where NaN is null, are accepted too.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def unseen_mean(scores: Mapping[str, Mapping[str, Any]], unseen: Sequence[str]) 
 
 
 def domain_table(results: Results, source: Sequence[str], unseen: Sequence[str]) -> str:
-    """A Markdown table of mean IoU in per cent: a row a method; source domains, unseen domains, the mean of these.
+    """A Markdown table of mean IoU in per cent, one row per method: source domains, unseen domains and their mean.
 
     The best mean over the unseen domains is bold; a missing score is a dash. Without unseen domains there is no mean.
     """
@@ -56,7 +56,7 @@ def domain_table(results: Results, source: Sequence[str], unseen: Sequence[str])
     if unseen:
         header.append("unseen mean")
         means = [unseen_mean(scores, unseen) for scores in results.values()]
-        # By what the reader sees: two methods that print the same number are both the best.
+        # By what is printed: two methods with the same rounded number are both the best.
         best = percent(max((mean for mean in means if not math.isnan(mean)), default=math.nan))
         for row, mean in zip(rows, map(percent, means), strict=True):
             row.append(f"**{mean}**" if mean == best != "-" else mean)
@@ -64,7 +64,7 @@ def domain_table(results: Results, source: Sequence[str], unseen: Sequence[str])
 
 
 def class_table(results: Results, domain: str, names: Sequence[str]) -> str:
-    """A Markdown table of one domain's IoU in per cent: a row a class, a column a method, the mean last.
+    """A Markdown table of one domain's IoU in per cent: one row per class, one column per method, the mean last.
 
     A class that neither occurs in the domain nor is predicted has dashes and is not in the mean.
     """
@@ -78,7 +78,7 @@ def class_table(results: Results, domain: str, names: Sequence[str]) -> str:
 
 
 def save_panels(path: str | os.PathLike, rows: Sequence[PanelRow], labels: LabelSpace) -> None:
-    """Draws a grid of examples: image, truth and one column a method, with the mean IoU of each single prediction.
+    """Draw a grid of examples: image, truth and one column per method, with the mean IoU of each single prediction.
 
     Pixels that the truth ignores are black in the truth's column; every prediction is shown whole.
 
@@ -123,7 +123,7 @@ def save_panels(path: str | os.PathLike, rows: Sequence[PanelRow], labels: Label
 
 
 def save_domain_bars(path: str | os.PathLike, results: Results, source: Sequence[str], unseen: Sequence[str]) -> None:
-    """Draws mean IoU in per cent as bars: one group a domain, one colour a method, source domains left of unseen ones.
+    """Draw mean IoU in per cent as bars: one group per domain, one colour per method, source domains first.
 
     Args:
         path (`str` or `PathLike`):
@@ -164,9 +164,9 @@ def save_domain_bars(path: str | os.PathLike, results: Results, source: Sequence
 
 
 def save_json(path: str | os.PathLike, obj: Any) -> None:
-    """Writes JSON; arrays, tensors and their scalars become plain numbers, NaN becomes null.
+    """Write JSON; arrays, tensors and their scalars become plain numbers, NaN becomes null.
 
-    The file is replaced in one step: whoever reads it sees the old content or the new one, also after a crash.
+    The file is replaced atomically: a reader sees the old content or the new one, also after a crash.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -191,7 +191,7 @@ def percent(score: float) -> str:
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table: the first column to the left, the others, numbers, to the right."""
+    """A Markdown table: the first column is left-aligned; the others, numbers, are right-aligned."""
     ruler = ["---", *["---:"] * (len(header) - 1)]
     lines = (" | ".join(cell.replace("|", "\\|") for cell in cells) for cells in (header, ruler, *rows))
     return "\n".join(f"| {line} |" for line in lines)

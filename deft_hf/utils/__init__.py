@@ -1,1 +1,1 @@
-"""Errors, folders that are whole or not there, the console."""
+"""Errors, folders that are complete or absent, the console."""

@@ -33,7 +33,7 @@ def command_parser(name: str, purpose: str, *examples: str) -> argparse.Argument
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:
     """`--quiet` and `--json`, which `Console` obeys."""
-    parser.add_argument("--quiet", action="store_true", help="print errors alone, and what --json asks for")
+    parser.add_argument("--quiet", action="store_true", help="print only errors, and the JSON of --json")
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout; all else goes to stderr")
 
 

@@ -1,4 +1,4 @@
-"""The one exception that stands for a mistake of the user's, and how a command ends with it."""
+"""The exception for a user's mistake, and how a command ends with it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from traceback import walk_tb
 class UserError(ValueError):
     """A mistake that the user can fix: says the file or key, what was found, what was expected and what to do.
 
-    Entry scripts print its message alone and exit with status 2; every other exception is a defect of deft_hf and
-    keeps its traceback.
+    Commands print only its message and exit with status 2; every other exception is a bug in deft_hf and keeps its
+    traceback.
     """
 
 
@@ -35,7 +35,7 @@ class UnreadableFile(UserError):
 
 @contextmanager
 def single_images_explained() -> Iterator[None]:
-    """Around training: a batch that BatchNorm cannot be trained on is one message.
+    """Wrap training: a batch that is too small for BatchNorm becomes one message.
 
     Raises:
         UserError: In place of torch's error about a single value per channel.
@@ -53,7 +53,7 @@ def single_images_explained() -> Iterator[None]:
 
 @contextmanager
 def workers_explained() -> Iterator[None]:
-    """Around what loads data: the failure of a data-loader worker is one message.
+    """Wrap data loading: the failure of a data-loader worker becomes one message.
 
     Raises:
         UserError: In place of a worker's error and its traceback, or if a worker died.
@@ -61,7 +61,7 @@ def workers_explained() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        # A worker hands its error on with the traceback as its text.
+        # A worker's error has the traceback as its text.
         *before, text = re.split(r"^deft_hf\.utils\.errors\.\w+: ", str(error), flags=re.MULTILINE)
         if not before:
             raise
@@ -76,8 +76,8 @@ def workers_explained() -> Iterator[None]:
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")
         raise UserError(
-            f"a process that loads images died or hangs ({reason}). Mostly memory ran out, or shared memory "
-            "(/dev/shm): lower dataloader_num_workers. Started again, training goes on from the last checkpoint."
+            f"a process that loads images died or hangs ({reason}). Usually memory ran out, or shared memory "
+            "(/dev/shm): lower dataloader_num_workers. Restarted, training resumes from the last checkpoint."
         ) from error
 
 
@@ -100,14 +100,14 @@ def run_command(main: Callable[[], None], when_interrupted: str) -> None:
         sys.exit(2)
     except BrokenPipeError:
         try:
-            print(flush=True)  # whether it is ours that is broken, or a pipe to a process of the data loader
+            print(flush=True)  # is it our pipe that is broken, or one to a data-loader worker?
         except BrokenPipeError:
-            # The reader of our output, `head` for one, has what it wanted. Python would complain once more at its end.
+            # The reader of our output, such as `head`, is done. Python would complain once more at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(141)  # the shell's for SIGPIPE
+            sys.exit(141)  # the shell's status for SIGPIPE
         raise
     except OSError as error:
-        # Whatever was being written, a log for one: the disk is no defect of ours.
+        # A failing disk is not a bug in deft_hf, whatever was being written.
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO):
             raise
         print(f"error: {error}; make room, then {when_interrupted}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Folders that are whole or not there: manifests, the last good checkpoint, and what a disk does when it is full."""
+"""Folders that are complete or absent: manifests, the last intact checkpoint, and errors of a full disk."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def write_manifest(folder: Path) -> None:
 
 
 def damage(folder: str | Path) -> str | None:
-    """What is wrong with a folder that has a manifest, in words, or None where every file is as it was written.
+    """What is wrong with a folder that has a manifest; `None` if every file is as it was written.
 
-    A manifest tells accidents: a file that is torn, missing, added or changed. It is no signature.
+    A manifest detects accidents: a file that is truncated, missing, added or changed. It is not a signature.
     """
     folder = Path(folder)
     try:
@@ -58,7 +58,7 @@ def damage(folder: str | Path) -> str | None:
         } - {MANIFEST}
         if missing := sorted(expected.keys() - present):
             return f"{missing[0]} is missing"
-        # A file that nobody wrote there could be one that loading looks for first.
+        # An unknown file could be one that loading looks for first.
         if unknown := sorted(present - expected.keys()):
             return f"{unknown[0]} is not in its {MANIFEST}"
         for name, (size, digest) in expected.items():
@@ -93,11 +93,11 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-# ---- folders that come into place whole
+# ---- folders that appear complete
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a file in one step: whoever reads it sees the old content or the new one, also after a crash."""
+    """Replace a file atomically: a reader sees the old content or the new one, also after a crash."""
     part = path.with_name(f".{path.name}.part")
     part.write_text(text, encoding="utf-8")
     _sync(part)
@@ -105,7 +105,7 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def partial_folder(folder: Path) -> Path:
-    """Where `folder` is written before it takes its name, so that a crash leaves no half checkpoint under it."""
+    """Where `folder` is written before it is renamed, so that a crash leaves no partial checkpoint under its name."""
     return folder.with_name(f".{folder.name}.partial")
 
 
@@ -114,17 +114,17 @@ def _replaced(folder: Path) -> Path:
 
 
 def put_in_place(partial: Path, folder: Path) -> None:
-    """Give a folder that is complete its manifest, flush it, and let it take its name and the place of an old one."""
+    """Write the manifest of a complete folder, flush it, and rename it into place, replacing an old one."""
     write_manifest(partial)
     if folder.exists():
-        os.replace(folder, _replaced(folder))  # kept until the new one stands: see `clear_leftovers`
+        os.replace(folder, _replaced(folder))  # kept until the new one is in place: see `clear_leftovers`
     os.replace(partial, folder)
     _sync(folder.parent)
     shutil.rmtree(_replaced(folder), ignore_errors=True)
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder so that a crash on the way leaves nothing under its name."""
+    """Remove a folder so that a crash in between leaves nothing under its name."""
     leaving = partial_folder(folder)
     shutil.rmtree(leaving, ignore_errors=True)
     os.replace(folder, leaving)
@@ -132,7 +132,7 @@ def remove(folder: Path) -> None:
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Remove what a run that was killed while saving left half done, and undo what it had only half replaced."""
+    """Remove what a run left behind that was killed while saving, and restore what it had moved away."""
     for path in folder.glob(".checkpoint-*.replaced"):
         whole = folder / path.name.removeprefix(".").removesuffix(".replaced")
         if whole.exists():
@@ -147,33 +147,33 @@ def clear_leftovers(folder: Path) -> None:
 
 
 def checkpoints(folder: str | Path) -> list[Path]:
-    """The `checkpoint-N` of a run, the latest first."""
+    """The `checkpoint-N` folders of a run, the latest first."""
     found = [path for path in Path(folder).glob("checkpoint-*") if _CHECKPOINT.fullmatch(path.name) and path.is_dir()]
     return sorted(found, key=step_of, reverse=True)
 
 
 def step_of(checkpoint: str | Path) -> int:
-    """N of a `checkpoint-N`."""
+    """The step N of a `checkpoint-N` folder."""
     return int(Path(checkpoint).name.rpartition("-")[2])
 
 
 def last_good_checkpoint(folder: str | Path) -> str | None:
-    """The latest checkpoint of a run whose files are as they were written; later ones that are damaged are named."""
+    """The latest intact checkpoint of a run; damaged ones are skipped with a warning."""
     present = checkpoints(folder)
     for checkpoint in present:
         problem = damage(checkpoint)
         if problem is None:
             return str(checkpoint)
-        logger.warning(f"{checkpoint} is damaged and passed over: {problem}.")
+        logger.warning(f"{checkpoint} is damaged and skipped: {problem}.")
     if present:
-        logger.warning(f"None of the {len(present)} checkpoints in {folder} is whole.")
+        logger.warning(f"None of the {len(present)} checkpoints in {folder} is intact.")
     return None
 
 
 def rotate(newest: Path, limit: int | None, best: str | None) -> None:
-    """Remove the oldest checkpoints beside `newest`, which was just written, until `limit` are left.
+    """Remove the oldest checkpoints until `limit` are left, `newest`, which was just written, included.
 
-    Never the best one, and never `newest`, however high the numbers of others are: those were damaged and passed over.
+    Never the best one, and never `newest`, even if others have higher numbers: those were damaged and skipped.
     """
     if limit is None or limit <= 0:
         return
@@ -189,7 +189,7 @@ def rotate(newest: Path, limit: int | None, best: str | None) -> None:
 
 
 def check_writable(folder: str | Path) -> None:
-    """Make the folder and a file in it, to know before an hour of training.
+    """Create the folder and a file in it, to fail before training rather than after.
 
     Raises:
         UserError: If either is impossible.
@@ -201,14 +201,14 @@ def check_writable(folder: str | Path) -> None:
             file.flush()
     except OSError as error:
         raise UserError(
-            f"{folder}: cannot be written to ({error.strerror}); nothing was trained. Make room or get the right to "
-            "write there, or choose another output_dir."
+            f"{folder}: cannot be written to ({error.strerror}); nothing was trained. Make room or get write "
+            "permission, or choose another output_dir."
         ) from error
 
 
 @contextmanager
 def writing(folder: str | Path, kept: Callable[[], str]) -> Iterator[None]:
-    """Around what writes to `folder`: a disk that is full or fails is one message.
+    """Wrap what writes to `folder`: a full or failing disk becomes one message.
 
     Args:
         folder (`str` or `Path`):

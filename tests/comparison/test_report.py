@@ -166,7 +166,7 @@ def test_headline_says_what_is_clear_and_what_is_not():
     assert "`joint` reaches 40.0 %, the highest is `single` with 49.0 %" in text
     assert "* **Above `joint`**, clear of zero: `up` (+1.1 [+0.9, +1.3])." in text
     assert "* **Below `joint`**, clear of zero: `down` (-5.5 [-6.7, -4.3])." in text
-    assert "* **Not to be told from `joint`**, the interval holds zero: `open` (+2.0 [-5.5, +9.5])." in text
+    assert "* **Not distinguishable from `joint`**, the interval contains zero: `open` (+2.0 [-5.5, +9.5])." in text
     assert "* **One seed only**, which cannot tell a difference from chance: `single` (+9.0)." in text
     assert "* **No seed in common with `joint`**: `gone`." in text
     assert "3 methods have an interval" in text and "an expected 0.15 of them" in text
@@ -175,7 +175,7 @@ def test_headline_says_what_is_clear_and_what_is_not():
 def test_headline_without_a_baseline_or_unseen_domains():
     lonely = compared({"joint": {}, "deft": {1: plain(day=0.5)}}, unseen=[])
     text = headline(lonely, summarize(lonely))
-    assert "No domain is unseen" in text and "The baseline `joint` came to no source mean" in text
+    assert "No domain is unseen" in text and "The baseline `joint` has no source mean" in text
     both = compared({"joint": {1: plain(day=0.5)}, "deft": {1: plain(day=0.4)}}, unseen=[])
     text = headline(both, summarize(both))
     assert "Source mean of mean IoU: `joint` reaches 50.0 %, the highest of all." in text

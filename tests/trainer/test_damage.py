@@ -125,7 +125,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_run_ends_the_same(finished,
     damage(tmp_path / "run" / "checkpoint-3")
     run = _short(tmp_path / "run")
     run.train(resume_from_checkpoint=run.last_good_checkpoint())
-    (line,) = [record.getMessage() for record in caplog.records if "passed over" in record.getMessage()]
+    (line,) = [record.getMessage() for record in caplog.records if "is damaged and skipped" in record.getMessage()]
     assert "checkpoint-3 is damaged" in line
     found = everything(run)
     assert [name for name in expected if not torch.equal(expected[name], found[name])] == []

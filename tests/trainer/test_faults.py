@@ -95,7 +95,7 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(tmp_path, caplog, damage,
     damage(tmp_path / "checkpoint-10")
     resumed = trainer(tmp_path, **SAVES)
     resumed.train(resume_from_checkpoint=True)
-    (line,) = [record.getMessage() for record in caplog.records if "passed over" in record.getMessage()]
+    (line,) = [record.getMessage() for record in caplog.records if "is damaged and skipped" in record.getMessage()]
     assert "checkpoint-10 is damaged" in line
     assert re.search(problem, line)
     assert same(unbroken, resumed)
