@@ -18,14 +18,14 @@ from deft_hf.data.unreadable import Reader
 from deft_hf.models.processor import segmentation_processor
 from deft_hf.predict import add_model_options
 from deft_hf.recipe import Recipe
-from deft_hf.runs import steps as runs
+from deft_hf.runs.data import load_domains
 from deft_hf.runs.provenance import data_lists, hardware, versions
-from deft_hf.runs.results import METRICS
 from deft_hf.runs.segmenter import Segmenter
 from deft_hf.scoring.confusion import ConfusionMatrix
 from deft_hf.scoring.report import class_table, domain_table, save_json, save_panels
 from deft_hf.utils.console import Console, add_output_options, command_parser
 from deft_hf.utils.errors import UserError, run_command
+from deft_hf.utils.files import METRICS
 from deft_hf.utils.integrity import check_writable
 
 
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     segmenter = _segmenter(options, recipe, labels)
     check_writable(out)
     recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"check": False})})
-    domains = runs.load_domains(recipe)
+    domains = load_domains(recipe.data)
     reader = Reader(domains.evaluated, recipe.data.unreadable)
     scores, rows = {}, []
     for which, domain in enumerate(domains.evaluated):

@@ -21,11 +21,11 @@ from deft_hf.models.processor import open_processor
 from deft_hf.publish.export import export_generalized, verify_export
 from deft_hf.publish.onnx import check_onnx, export_onnx
 from deft_hf.recipe import Recipe
-from deft_hf.runs import steps as runs
-from deft_hf.runs.results import RECIPE
+from deft_hf.runs.batchnorm import reestimate_batchnorm
 from deft_hf.trainer.components import load_component, model_folder
 from deft_hf.utils.console import Console, add_output_options, command_parser, sizes
 from deft_hf.utils.errors import UserError, run_command
+from deft_hf.utils.files import RECIPE
 from deft_hf.utils.integrity import partial_folder, writing
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     model = load_component(folder, options.which, options.alpha, encoder)
     facts = {"folder": str(out), "checkpoint": str(folder), "which": options.which, "alpha": options.alpha}
     if options.bn == "reestimate":
-        facts["batchnorm_batches"] = runs.reestimate_batchnorm(model, recipe, processor)
+        facts["batchnorm_batches"] = reestimate_batchnorm(model, processor, recipe.data, recipe.training_arguments())
     elif options.which == "interpolated" and batchnorm_modules(model):
         console.warn("the BatchNorm statistics are those of the usual component; --bn reestimate takes them anew")
     dtype = _DTYPES[options.dtype]

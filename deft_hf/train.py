@@ -7,12 +7,10 @@ from collections.abc import Sequence
 
 from transformers.utils import logging
 
-from deft_hf.publish.push import check_repository, push_folder
 from deft_hf.recipe import Recipe
-from deft_hf.runs import results
-from deft_hf.runs import steps as runs
-from deft_hf.runs.folder import claimed_folder
-from deft_hf.utils.console import command_parser, is_main, say
+from deft_hf.runs.arguments import check_arguments
+from deft_hf.runs.train import train
+from deft_hf.utils.console import command_parser, say
 from deft_hf.utils.errors import run_command
 
 
@@ -21,25 +19,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(argv)
     logging.disable_progress_bar()
     recipe = Recipe.load(options.recipe, options.overrides)
-    runs.check_arguments(recipe)
+    check_arguments(recipe)
     say(recipe.to_yaml())
     if options.dry_run:
         return
-    publish = recipe.publish
-    target = {"private": publish.private, "revision": publish.revision}
-    if publish.push_to_hub and is_main():
-        check_repository(publish.repo_id, **target)
-    with claimed_folder(recipe, options.resume_anyway) as folder:
-        domains = runs.load_domains(recipe)
-        for method in [*recipe.method.baselines, recipe.method.name]:
-            runs.train_method(recipe, method, domains, options.resume_anyway)
-        if is_main():
-            facts = results.read_results(recipe)
-            table = results.report(recipe, domains, facts)
-            results.write_model_card(recipe, domains, facts)
-            print(f"\nmean IoU in per cent\n\n{table}\n\nThe model, a plain Hub folder: {folder}")
-            if publish.push_to_hub:
-                print(f"On the Hub: {push_folder(folder, publish.repo_id, **target)}")
+    train(recipe, options.resume_anyway)
 
 
 def _parser() -> argparse.ArgumentParser:

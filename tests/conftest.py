@@ -19,7 +19,7 @@ torch.set_num_threads(1)
 def unverified(request, monkeypatch):
     """Exports are not loaded again in a fresh process, which takes longer than a tiny run; but for tests marked so."""
     if request.node.get_closest_marker("verified") is None:
-        monkeypatch.setattr("deft_hf.runs.steps.verify_export", lambda *args, **kwargs: None)
+        monkeypatch.setattr("deft_hf.runs.finish.verify_export", lambda *args, **kwargs: None)
 
 
 @pytest.fixture

@@ -23,10 +23,10 @@ from transformers import (
 )
 
 from deft_hf.recipe import Recipe
-from deft_hf.runs import folder
-from deft_hf.runs import steps as runs
+from deft_hf.runs import finish, folder, train
 from deft_hf.train import main
 from deft_hf.utils.errors import UserError, run_command
+from deft_hf.utils.files import is_published
 from tests import tiny
 
 pytestmark = pytest.mark.usefixtures("unverified")
@@ -149,6 +149,18 @@ def test_a_run_from_recipe_to_model(recipe, tmp_path, capsys):
     assert all(f"](figures/{picture}.png)" in card for picture in pictures)
     assert page.count("data:image/png;base64,") == len(pictures) and str(tmp_path) not in page
     assert str(tmp_path) not in card and "pipeline_tag: image-segmentation" in card
+    files = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    assert {name for name in files if is_published(name) is None} == set()
+    sent = {name for name in files if is_published(name)}
+    assert {name.partition("/")[0] for name in sent} == {
+        "README.md", "config.json", "figures", "model.safetensors", "preprocessor_config.json", "recipe.yaml",
+        "report.html", "results",
+    }  # fmt: skip
+    checkpoint = {path.name for path in (out / "checkpoint-6").iterdir()}
+    assert {name for name in checkpoint if is_published(name)} == {
+        "config.json", "model.safetensors", "preprocessor_config.json",
+    }  # fmt: skip
+    assert {name for name in checkpoint if is_published(name) is None} == set()
     assert not any(torch_file in {p.suffix for p in out.glob("*")} for torch_file in (".bin", ".pt", ".pth"))
 
     model, processor = AutoModelForSemanticSegmentation.from_pretrained(out), AutoImageProcessor.from_pretrained(out)
@@ -188,7 +200,7 @@ def test_settings_that_leave_the_model_alone_may_change_and_are_named(recipe, tm
 def test_a_broken_run_goes_on_with_another_number_of_processes_where_the_global_batch_is_the_same(
     recipe, tmp_path, monkeypatch
 ):
-    path, calls, export = recipe(), [], runs.export_generalized
+    path, calls, export = recipe(), [], finish.export_generalized
 
     def killed(*args, **kwargs):
         calls.append(args)
@@ -196,7 +208,7 @@ def test_a_broken_run_goes_on_with_another_number_of_processes_where_the_global_
             raise KeyboardInterrupt
         return export(*args, **kwargs)
 
-    monkeypatch.setattr(runs, "export_generalized", killed)
+    monkeypatch.setattr(finish, "export_generalized", killed)
     with pytest.raises(KeyboardInterrupt):
         main([path])
     saved = (tmp_path / "out" / "recipe.yaml").read_text()
@@ -257,7 +269,7 @@ def test_another_recipe_is_gone_on_with_when_told(recipe, tmp_path, capsys, monk
     def killed(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runs, "export_generalized", killed)
+    monkeypatch.setattr(finish, "export_generalized", killed)
     with pytest.raises(KeyboardInterrupt):
         main([path])
     monkeypatch.undo()
@@ -305,15 +317,15 @@ def breaks_after_the_check(monkeypatch):
     """Lets an image turn unreadable once the data was checked."""
 
     def use(*paths):
-        load = runs.load_domains
+        load = train.load_domains
 
-        def load_then_break(recipe):
-            domains = load(recipe)
+        def load_then_break(data):
+            domains = load(data)
             for path in paths:
                 path.write_bytes(path.read_bytes()[:60])
             return domains
 
-        monkeypatch.setattr(runs, "load_domains", load_then_break)
+        monkeypatch.setattr(train, "load_domains", load_then_break)
 
     return use
 
@@ -388,7 +400,7 @@ def test_a_folder_of_something_else_is_not_touched(recipe, tmp_path):
 
 def test_a_broken_run_goes_on_and_ends_as_an_unbroken_one(recipe, tmp_path, monkeypatch):
     main([recipe(), f"training.output_dir={tmp_path / 'unbroken'}"])
-    export, calls = runs.export_generalized, []
+    export, calls = finish.export_generalized, []
 
     def killed(*args, **kwargs):
         calls.append(args)
@@ -396,11 +408,11 @@ def test_a_broken_run_goes_on_and_ends_as_an_unbroken_one(recipe, tmp_path, monk
             raise KeyboardInterrupt
         return export(*args, **kwargs)
 
-    monkeypatch.setattr(runs, "export_generalized", killed)
+    monkeypatch.setattr(finish, "export_generalized", killed)
     with pytest.raises(KeyboardInterrupt):
         main([recipe()])
     shutil.rmtree(tmp_path / "out" / "checkpoint-6")
-    monkeypatch.setattr(runs, "export_generalized", export)
+    monkeypatch.setattr(finish, "export_generalized", export)
     main([recipe()])
     expected, found = weights(tmp_path / "unbroken"), weights(tmp_path / "out")
     assert all(torch.equal(expected[name], found[name]) for name in expected)

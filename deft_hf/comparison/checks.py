@@ -11,10 +11,11 @@ from pathlib import Path
 import yaml
 
 from deft_hf.comparison import tuning
+from deft_hf.data.domains import Domains
 from deft_hf.recipe import Recipe
 from deft_hf.runs.provenance import data_lists
-from deft_hf.runs.results import METRICS, RECIPE, Domains
 from deft_hf.utils.errors import UserError
+from deft_hf.utils.files import METRICS, RECIPE
 
 
 def check_request(

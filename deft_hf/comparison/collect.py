@@ -10,9 +10,8 @@ import numpy as np
 
 from deft_hf.comparison.outcomes import Outcome
 from deft_hf.comparison.plan import Run
-from deft_hf.comparison.worker import COUNTS
 from deft_hf.publish.figures import score_curve
-from deft_hf.runs.results import HISTORY
+from deft_hf.utils.files import COUNTS, HISTORY
 
 
 def outcome(run: Run, reading: str) -> Outcome:

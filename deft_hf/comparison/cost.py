@@ -27,14 +27,16 @@ from deft_hf.data.collate import MaskTargets, collate
 from deft_hf.methods.core.cost import equal_compute_steps, method_flops, step_flops
 from deft_hf.models.families import resolve_family
 from deft_hf.recipe import Recipe
-from deft_hf.runs import steps as runs
+from deft_hf.runs.arguments import method_arguments
+from deft_hf.runs.data import load_domains
 from deft_hf.runs.provenance import hardware
-from deft_hf.runs.results import RECIPE
 from deft_hf.runs.start import open_start
+from deft_hf.runs.train import make_trainer
 from deft_hf.scoring.report import save_json
 from deft_hf.trainer.stages import Span
 from deft_hf.trainer.trainer import DeFTTrainer
 from deft_hf.utils.errors import UserError
+from deft_hf.utils.files import RECIPE
 
 _STEPS = 7
 _WARM = 2  # first steps, which allocate
@@ -111,7 +113,7 @@ def with_equal_compute(plan: Plan, variants: Mapping[str, Variant]) -> dict[str,
 
     def spans(settings: Settings) -> list[Span]:
         own = plan.run(settings, 0).recipe
-        return runs.method_arguments(own, own.method.name).spans(plan.steps(settings))
+        return method_arguments(own, own.method.name).spans(plan.steps(settings))
 
     result = {}
     for name, variant in variants.items():
@@ -135,7 +137,8 @@ def _prepare(recipe: Recipe) -> tuple[DeFTTrainer, dict[str, Tensor], dict[str, 
     """A trainer in its last stage, one of its batches, and what two images make of one."""
     recipe.data.check = False
     recipe.data.validation = recipe.data.unseen = []  # nothing is scored
-    trainer = runs.make_trainer(recipe, recipe.method.name, runs.load_domains(recipe))
+    args = method_arguments(recipe, recipe.method.name)
+    trainer = make_trainer(args, recipe.model, recipe.data, load_domains(recipe.data))
     trainer.create_optimizer()
     trainer.spans = trainer.args.spans(100)
     trainer.enter_stage(sum(span.steps for span in trainer.spans), new=True)

@@ -14,7 +14,7 @@ from deft_hf.comparison.plan import Plan
 from deft_hf.comparison.report import write_report
 from deft_hf.comparison.variants import parse_variants
 from deft_hf.recipe import Recipe
-from deft_hf.runs import steps as runs
+from deft_hf.runs.data import load_domains
 from deft_hf.runs.provenance import hardware, versions
 from deft_hf.utils.errors import UserError
 
@@ -71,7 +71,7 @@ def compare(
     plan = Plan(recipe, tuple(overrides), folder / "runs", curve_points)
     plan.check(variants, values)
     check_folder(folder)
-    domains = runs.load_domains(base)  # every image is read once, here and not in every run
+    domains = load_domains(base.data)  # every image is read once, here and not in every run
     source = [domain.name for domain in domains.validation]
 
     check_data(folder / "runs", base, domains)

@@ -14,10 +14,10 @@ import yaml
 
 from deft_hf.comparison.variants import Settings, Variant
 from deft_hf.recipe import Recipe
-from deft_hf.runs.results import METRICS, RECIPE
-from deft_hf.runs.steps import check_arguments
+from deft_hf.runs.arguments import check_arguments
 from deft_hf.trainer.arguments import own_defaults
 from deft_hf.utils.errors import UserError
+from deft_hf.utils.files import FAILURE, METRICS, RECIPE
 
 # What a run looks like from outside, and how often it looks at itself, makes no other run of it.
 _NO_MATTER = {
@@ -37,7 +37,6 @@ _NO_MATTER = {
         "per_device_eval_batch_size",
     ),
 }
-FAILURE = "failure.json"
 # Raised when a release changes what a run computes: until then it recognises the runs of older ones.
 _SAME_NUMBERS_SINCE = "0.1.0"
 

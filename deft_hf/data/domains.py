@@ -6,6 +6,7 @@ import io
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -338,3 +339,31 @@ def _load_split(path: str, split: str, config: str | None, revision: str | None)
         return splits[split]
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise UserError(f"{path}: split {split!r} cannot be loaded: {error}") from error
+
+
+@dataclass(frozen=True)
+class Domains:
+    """The data of a run.
+
+    Args:
+        source (`list[Domain]`):
+            Domains to train on.
+        validation (`list[Domain]`):
+            Source data that no gradient comes from, to choose a checkpoint on.
+        unseen (`list[Domain]`):
+            Domains that are reported, and that nothing is ever chosen on.
+    """
+
+    source: list[Domain]
+    validation: list[Domain]
+    unseen: list[Domain]
+
+    @property
+    def labels(self) -> LabelSpace:
+        """The classes."""
+        return self.source[0].labels
+
+    @property
+    def evaluated(self) -> list[Domain]:
+        """The domains that are scored, validation first."""
+        return [*self.validation, *self.unseen]

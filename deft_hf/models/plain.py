@@ -15,8 +15,7 @@ from transformers import PreTrainedModel
 from deft_hf.data.sampling import EvaluationSet, TrainingSet
 from deft_hf.models.families import SegmentationFamily
 from deft_hf.utils.errors import UserError
-
-WEIGHTS = "model.safetensors"
+from deft_hf.utils.files import CARD, CONFIG, WEIGHTS
 
 _README = """# {name}
 
@@ -119,6 +118,6 @@ def save_plain(model: nn.Module, state: dict[str, Tensor], names: list[str], enc
         "id2label": dict(enumerate(names)),
         "label2id": {name: index for index, name in enumerate(names)},
     }
-    (folder / "config.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    (folder / CONFIG).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     text = _README.format(name=cls.__name__, module=cls.__module__, count=len(names), weights=WEIGHTS)
-    (folder / "README.md").write_text(text, encoding="utf-8")
+    (folder / CARD).write_text(text, encoding="utf-8")

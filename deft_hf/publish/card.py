@@ -20,6 +20,7 @@ from transformers import PreTrainedConfig
 
 from deft_hf.models.embedded import EMBEDDED
 from deft_hf.models.families import objective_of
+from deft_hf.publish.facts import RunFacts
 from deft_hf.publish.terms import HUB_LICENSES, Terms, base_terms
 from deft_hf.scoring.report import Results, class_table, domain_table
 
@@ -44,11 +45,16 @@ class DataUse:
     """A domain of a run.
 
     Attributes:
-        name: of the domain.
-        use: what for: `training`, `validation` or `unseen`.
-        images: how many.
-        hub: Hub name of the data set, where it is one.
-        terms: what its images come under, where known.
+        name (`str`):
+            Name of the domain.
+        use (`str`):
+            What for: `training`, `validation` or `unseen`.
+        images (`int`):
+            How many.
+        hub (`str`, *optional*):
+            Hub name of the data set, where it is one.
+        terms (`Terms`, *optional*):
+            What its images come under, where known.
     """
 
     name: str
@@ -60,61 +66,53 @@ class DataUse:
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a card tells, as plain data.
+    """What a card and a page tell.
 
     Attributes:
-        model_name: heading of the card.
-        config: of the model that the card is of; the snippet loads and calls it as its kind wants.
-        base_model: Hub name or folder of the pretrained model, as `from_pretrained` took it.
-        method: name of the method, which is also the key of this model's scores in `results`.
-        component: which model of the training it is: `generalized` or `usual`.
-        average: how the generalized component follows: `ema`, `debiased_ema`, `swa`, or none.
-        settings: the method's settings that differ from their defaults, in the order to print.
-        stages: (stage, optimizer steps) in order.
-        decays: EMA decay of the run per part; empty without a moving average.
-        shares_left: share of the initialisation left in the model per part, in [0, 1].
-        distances: L2 distance of the model to its initialisation per part.
-        labels: class names in the order of their ids.
-        source: names of the domains trained on; `results` has their scores on validation images.
-        unseen: names of the domains that were only evaluated.
-        results: `results[method][domain]` is a `Scores.to_dict()`; baselines stand beside `method`.
-        recipe: the recipe, YAML.
-        command: shell command that runs the recipe.
-        versions: version per package.
-        seed: seed of the run.
-        hardware: what it ran on, in words.
-        seconds: training time.
-        unreadable: how many images of which domain could not be read while it ran.
-        figures: by PNG file, relative to the card, what it shows.
-        page: HTML file with all figures, relative to the card.
-        data: what it was trained and scored on, in the order to print.
-        base_license: terms of the base model in words, where the recipe says them.
-        license: identifier of the model's licence (https://huggingface.co/docs/hub/repositories-licenses).
-        repo_id: Hub name that the model is pushed to; the snippet loads it from there.
+        run (`RunFacts`):
+            The run that the model is of.
+        model_name (`str`):
+            Heading of the card.
+        config (`PreTrainedConfig`):
+            Of the model; the snippet loads and calls it as its kind wants.
+        base_model (`str`):
+            Hub name or folder of the pretrained model, as `from_pretrained` took it.
+        settings (`Mapping[str, Any]`):
+            The method's settings that differ from their defaults, in the order to print.
+        source (`Sequence[str]`):
+            Names of the domains trained on; `results` has their scores on validation images.
+        unseen (`Sequence[str]`):
+            Names of the domains that were only evaluated.
+        results (`Results`):
+            `results[method][domain]` is a `Scores.to_dict()`; baselines stand beside `run.method`.
+        recipe (`str`):
+            The recipe, YAML.
+        command (`str`):
+            Shell command that runs the recipe.
+        figures (`Mapping[str, str]`):
+            By PNG file, relative to the card, what it shows.
+        page (`str`, *optional*):
+            HTML file with all figures, relative to the card.
+        data (`Sequence[DataUse]`):
+            What it was trained and scored on, in the order to print.
+        base_license (`str`, *optional*):
+            Terms of the base model in words, where the recipe says them.
+        license (`str`, *optional*):
+            Identifier of the model's licence (https://huggingface.co/docs/hub/repositories-licenses).
+        repo_id (`str`, *optional*):
+            Hub name that the model is pushed to; the snippet loads it from there.
     """
 
+    run: RunFacts
     model_name: str
     config: PreTrainedConfig
     base_model: str
-    method: str
-    component: str
-    average: str | None
     settings: Mapping[str, Any]
-    stages: Sequence[tuple[str, int]]
-    decays: Mapping[str, float]
-    shares_left: Mapping[str, float]
-    distances: Mapping[str, float]
-    labels: Sequence[str]
     source: Sequence[str]
     unseen: Sequence[str]
     results: Results
     recipe: str
     command: str
-    versions: Mapping[str, str]
-    seed: int
-    hardware: str
-    seconds: float
-    unreadable: Mapping[str, int] = field(default_factory=dict)
     figures: Mapping[str, str] = field(default_factory=dict)
     page: str | None = None
     data: Sequence[DataUse] = ()
@@ -133,7 +131,8 @@ def render_card(facts: CardFacts) -> str:
     template = jinja.from_string(files("deft_hf.publish").joinpath("model_card.md").read_text(encoding="utf-8"))
     objective = objective_of(facts.config.model_type)
     return template.render(
-        **contents(facts) | {"component": _component(facts)},
+        **contents(facts),
+        component=_component(facts.run),
         auto_class=objective.auto_class,
         inputs=objective.inputs(facts.config),
         mask_classification="logits" not in objective.outputs,
@@ -141,17 +140,17 @@ def render_card(facts: CardFacts) -> str:
     )
 
 
-def _component(facts: CardFacts) -> str:
+def _component(run: RunFacts) -> str:
     """What of a DeFT training the model is, in words."""
-    if facts.component == "usual" or facts.average not in _GENERALIZED:
+    if run.component == "usual" or run.average not in _GENERALIZED:
         return _USUAL
-    made_of = _GENERALIZED[facts.average]
+    made_of = _GENERALIZED[run.average]
     return f"the generalized component of that training: {made_of}, put together as one ordinary model"
 
 
 def contents(facts: CardFacts) -> dict[str, Any]:
     """What the card and the page of a run have in common: the facts, their tables as Markdown, names fit to print."""
-    scores = facts.results[facts.method]
+    scores = facts.results[facts.run.method]
     return {
         **vars(facts),
         "base": _base_name(facts),
@@ -159,11 +158,11 @@ def contents(facts: CardFacts) -> dict[str, Any]:
         "base_terms": _base_terms(facts),
         "domain_table": domain_table(facts.results, facts.source, facts.unseen),
         "class_tables": [
-            (_title(facts, domain), class_table(facts.results, domain, facts.labels), scores[domain]["absent"])
+            (_title(facts, domain), class_table(facts.results, domain, facts.run.labels), scores[domain]["absent"])
             for domain in [*facts.source, *facts.unseen]
             if domain in scores
         ],
-        "duration": str(timedelta(seconds=round(facts.seconds))),
+        "duration": str(timedelta(seconds=round(facts.run.train_seconds))),
     }
 
 
@@ -197,7 +196,7 @@ def _base_terms(facts: CardFacts) -> Terms | None:
 def _eval_results(facts: CardFacts) -> Iterator[EvalResult]:
     """One entry a domain and metric. The Hub takes results of equal `dataset_type` for one data set."""
     for domain in [*facts.source, *facts.unseen]:
-        scores = facts.results[facts.method].get(domain, {})
+        scores = facts.results[facts.run.method].get(domain, {})
         for key, (metric_type, name) in _METRICS.items():
             score = scores.get(key)
             if score is not None and math.isfinite(score):

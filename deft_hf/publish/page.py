@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,23 +13,25 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
 from deft_hf.publish.card import CardFacts, contents, shareable
+from deft_hf.publish.facts import RunFacts
 from deft_hf.scoring.report import percent, unseen_mean
 
 
-def render_page(facts: CardFacts, folder: Path, origin: Mapping[str, Any]) -> str:
+def render_page(facts: CardFacts, folder: Path) -> str:
     """The page as HTML, with the pictures in it; like the card without folders of the machine and tokens.
 
     Args:
-        facts: what the card is made of.
-        folder: which `facts.figures` lie in.
-        origin: what else it came from, by name in words: commits, numbers of processes.
+        facts (`CardFacts`):
+            What the card is made of.
+        folder (`Path`):
+            Which `facts.figures` lie in.
     """
     jinja = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=True)
     jinja.filters |= {"shareable": shareable, "table": html_table, "value": _value}
     template = jinja.from_string(files("deft_hf.publish").joinpath("page.html").read_text(encoding="utf-8"))
     known = contents(facts)
     known["figures"] = [(_inlined(folder / path), caption) for path, caption in facts.figures.items()]
-    return template.render(**known, headline=_headline(facts), origin=origin)
+    return template.render(**known, headline=_headline(facts), origin=_origin(facts.run))
 
 
 def html_table(markdown: str) -> Markup:
@@ -55,14 +56,24 @@ def _cell(text: str) -> Markup:
 
 def _headline(facts: CardFacts) -> list[tuple[str, str]]:
     """The numbers to see first, each with what it is."""
-    own = facts.results[facts.method]
+    own = facts.results[facts.run.method]
     means = [("source", unseen_mean(own, facts.source)), ("unseen", unseen_mean(own, facts.unseen))]
     tiles = [(percent(mean), f"mean IoU on {kind} domains, per cent") for kind, mean in means if mean == mean]
     for other, scores in facts.results.items():
         gain = unseen_mean(own, facts.unseen) - unseen_mean(scores, facts.unseen)
-        if other != facts.method and gain == gain:
+        if other != facts.run.method and gain == gain:
             tiles.append((f"{100 * gain:+.1f}", f"points on unseen domains against {other}"))
     return tiles
+
+
+def _origin(run: RunFacts) -> dict[str, str]:
+    """What else a run came from, by name in words: commits, processes, batch size."""
+    commits = {
+        f"commit of {name}": state["commit"] + (", with changes" if state["dirty"] else "")
+        for name, state in run.git.items()
+        if state
+    }
+    return {**commits, "processes": str(run.processes), "batch size": str(run.batch_size)}
 
 
 def _inlined(path: Path) -> str:

@@ -20,29 +20,12 @@ from transformers.utils import logging
 
 from deft_hf.publish.card import shareable_tree
 from deft_hf.utils.errors import UserError
+from deft_hf.utils.files import EARLIER_RECIPES, METRICS, NOT_PUBLISHED, RECIPE
 
 logger = logging.get_logger(__name__)
 
-# Patterns of the Hub, whose `*` matches `/` too: checkpoints, complete or being written, and the folders of baselines;
-# then what a checkpoint holds only to resume, which is of no use to others and partly pickled.
-LEFT_OUT = (
-    "checkpoint-*",
-    "baselines/*",
-    ".*",
-    "*.pt",
-    "*.pth",
-    "*.bin",
-    "*.pkl",
-    "usual*.safetensors",
-    "generalized*.safetensors",
-    "initial*.safetensors",
-    "deft_state.json",
-    "manifest.json",
-    "trainer_state.json",
-    "*tfevents*",  # TensorBoard's, with the name of the machine
-)
 # Files of a run that name folders of this machine; the local copies keep them.
-_WITH_PATHS = ("recipe*.yaml", "results/metrics.json")
+_WITH_PATHS = (RECIPE, EARLIER_RECIPES, METRICS)
 # Weights of an earlier push under other names, which `from_pretrained` could load instead of the new ones.
 _WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
 _REFUSALS = (400, 401, 402, 403, 404, 409, 422)
@@ -149,7 +132,7 @@ def upload(
     revision: str | None = None,
     message: str = "Upload model",
     path_in_repo: str | None = None,
-    left_out: Sequence[str] = LEFT_OUT,
+    left_out: Sequence[str] = NOT_PUBLISHED,
 ) -> CommitInfo:
     """Upload a folder to an existing repository; raises what the Hub's client raises.
 

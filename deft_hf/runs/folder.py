@@ -1,9 +1,9 @@
-"""The output folder of a run: whose it is, and who may go on there."""
+"""The output folder of a run: which run it holds, and which may resume there."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,12 @@ import yaml
 from accelerate import PartialState
 from filelock import FileLock, Timeout
 
-from deft_hf.recipe import Recipe
-from deft_hf.runs.results import METRICS, RECIPE, method_folder
-from deft_hf.trainer.checkpoints import STATE
+from deft_hf.recipe import MethodSection, Recipe, TrainingSection
 from deft_hf.utils.console import say
 from deft_hf.utils.errors import UserError
+from deft_hf.utils.files import EARLIER_RECIPES, LOCK, METRICS, RECIPE, STATE
 from deft_hf.utils.integrity import check_writable, checkpoints, replace_text
 
-_LOCK = ".lock"
 _PATIENCE = 20  # seconds
 # Their product with the number of processes is what counts.
 _BATCH = ("training.per_device_train_batch_size", "training.gradient_accumulation_steps")
@@ -46,22 +44,47 @@ _FREE = (
 )
 
 
-@contextmanager
-def claimed_folder(recipe: Recipe, resume_anyway: bool = False) -> Iterator[Path]:
-    """The output folder, which from now on holds this recipe's run; a run that was broken off goes on there, and one
-    that came to nothing makes way. No other process may claim it meanwhile.
+def method_folder(output: str | Path, method: str, own: str) -> Path:
+    """Where a method's model, checkpoints and results lie: the output folder, or one below it for a baseline.
 
     Args:
-        recipe: the recipe.
-        resume_anyway: take the folder of a run whose recipe differs, and name the differences; what has no difference
-            that could change the model is taken in any case. Earlier recipes stay there as `recipe.1.yaml` and so on.
+        output (`str` or `Path`):
+            The output folder.
+        method (`str`):
+            The method.
+        own (`str`):
+            The method of the recipe.
+    """
+    return Path(output) if method == own else Path(output) / "baselines" / method
+
+
+def method_folders(output: str | Path, section: MethodSection) -> dict[str, Path]:
+    """By method of a recipe, baselines first, its folder."""
+    return {name: method_folder(output, name, section.name) for name in [*section.baselines, section.name]}
+
+
+@contextmanager
+def claimed_folder(recipe: Recipe, resume_anyway: bool = False) -> Iterator[Path]:
+    """The output folder, which from now on holds this recipe's run; no other process may claim it meanwhile.
+
+    An interrupted run of the recipe resumes there; one that left no files but its recipe is replaced.
+
+    Args:
+        recipe (`Recipe`):
+            The recipe.
+        resume_anyway (`bool`, *optional*, defaults to `False`):
+            Take the folder of a run whose recipe differs, and name the differences; what has no difference that could
+            change the model is taken in any case. Earlier recipes stay there as `recipe.1.yaml` and so on.
+
+    Yields:
+        `Path`: the folder.
 
     Raises:
         UserError: the folder holds another run, or files of something else, cannot be written to, or belongs to a
             process that still runs. Nothing is touched.
     """
     folder = Path(recipe.training.output_dir)
-    saved = folder / RECIPE
+    saved, folders = folder / RECIPE, method_folders(folder, recipe.method).values()
     present = recipe.to_yaml()
     others = folder.is_dir() and any(path.is_file() and path != saved for path in folder.rglob("*") if not _ours(path))
     before = None
@@ -69,15 +92,15 @@ def claimed_folder(recipe: Recipe, resume_anyway: bool = False) -> Iterator[Path
         before = saved.read_text(errors="replace")
         differences = _differences(_resolved(before, saved), yaml.safe_load(present))
         differences.pop("training.output_dir", None)  # it is this folder, which may have been moved
-        differences |= _other_batch(recipe, changed=any(key in differences for key in _BATCH))
-        free, refused = _free(differences, recipe)
+        differences |= _other_batch(recipe.training, folders, changed=any(key in differences for key in _BATCH))
+        free, refused = _free(differences, chosen=recipe.training.metric_for_best_model is not None)
         if refused and not resume_anyway:
             raise UserError(
                 f"training.output_dir: {folder} holds another run, whose recipe differs in {', '.join(refused)}; "
                 "nothing was touched. Choose another training.output_dir, or remove the folder; --resume-anyway goes "
                 "on with what is there all the same."
             )
-        if refused and (done := sorted(folder.rglob(str(METRICS)))):
+        if refused and (done := sorted(folder.rglob(METRICS))):
             raise UserError(
                 f"training.output_dir: {folder} holds results of the other recipe ({done[0]}), with which others "
                 "would not compare; nothing was touched. Choose another training.output_dir."
@@ -97,7 +120,7 @@ def claimed_folder(recipe: Recipe, resume_anyway: bool = False) -> Iterator[Path
             check_writable(folder)
             stack.enter_context(_alone(folder))
             if before is not None:
-                number = 1 + sum(1 for _ in folder.glob("recipe.*.yaml"))
+                number = 1 + sum(1 for _ in folder.glob(EARLIER_RECIPES))
                 replace_text(folder / f"recipe.{number}.yaml", before)
             replace_text(saved, present)
         yield folder
@@ -107,7 +130,7 @@ def claimed_folder(recipe: Recipe, resume_anyway: bool = False) -> Iterator[Path
 def _alone(folder: Path) -> Iterator[None]:
     # Two runs would clear each other's half-written checkpoints. Data-loader workers of a run that was killed hold its
     # lock for some seconds more.
-    lock = FileLock(folder / _LOCK)
+    lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=_PATIENCE)
     except Timeout:
@@ -125,7 +148,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 def _ours(path: Path) -> bool:
     """Whether claiming a folder leaves this behind."""
-    return path.name in (_LOCK, f".{RECIPE}.part") or path.name.startswith(".writable-")
+    return path.name in (LOCK, f".{RECIPE}.part") or path.name.startswith(".writable-")
 
 
 def _resolved(text: str, path: Path) -> Any:
@@ -159,12 +182,10 @@ def _differences(old: Any, new: Any, key: str = "") -> dict[str, str]:
     return found
 
 
-def _other_batch(recipe: Recipe, changed: bool) -> dict[str, str]:
+def _other_batch(training: TrainingSection, folders: Collection[Path], changed: bool) -> dict[str, str]:
     """In words, that what was trained had another global batch than what would be trained now; `changed`: by the
     recipes it could have.
     """
-    training = recipe.training
-    folders = [method_folder(recipe, method) for method in (*recipe.method.baselines, recipe.method.name)]
     done = all((folder / METRICS).is_file() for folder in folders)
     if training.auto_find_batch_size or (done and not changed):
         return {}
@@ -188,10 +209,10 @@ def _batches(folder: Path) -> Iterator[int | None]:
             pass  # not there, or damaged: nothing goes on from it
 
 
-def _free(differences: Mapping[str, str], recipe: Recipe) -> tuple[list[str], list[str]]:
-    """The differences that leave the model as it is, and the others."""
+def _free(differences: Mapping[str, str], chosen: bool) -> tuple[list[str], list[str]]:
+    """The differences that leave the model as it is, and the others; `chosen`: a checkpoint is chosen by its score."""
     free = [key for key in differences if key.startswith(_FREE)]
-    if recipe.training.metric_for_best_model is not None:
+    if chosen:
         # A checkpoint is chosen among those that are saved and scored.
         free = [key for key in free if not key.startswith("training.save_")]
     return [differences[key] for key in free], [text for key, text in differences.items() if key not in free]

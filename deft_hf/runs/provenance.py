@@ -6,15 +6,44 @@ import hashlib
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+import yaml
 
 import deft_hf.utils.errors
 from deft_hf import __version__
 from deft_hf.data.domains import Domain
+
+if TYPE_CHECKING:
+    from deft_hf.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a run was started with.
+
+    Args:
+        recipe (`Mapping[str, Any]`):
+            The recipe, complete, as YAML has it.
+        path (`str`):
+            The file that it was read from.
+        folder (`Path`):
+            The output folder.
+    """
+
+    recipe: Mapping[str, Any]
+    path: str
+    folder: Path
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Origin:
+        """The origin of a recipe's run."""
+        return cls(yaml.safe_load(recipe.to_yaml()), recipe.path, Path(recipe.training.output_dir))
 
 
 def hardware() -> str:

@@ -16,10 +16,10 @@ from deft_hf.data.streets import STREETS
 from deft_hf.models.families import SegmentationFamily
 from deft_hf.models.opening import inference_family, open_model
 from deft_hf.models.processor import open_processor
-from deft_hf.runs.results import RECIPE
 from deft_hf.scoring.inference import predict
 from deft_hf.trainer.components import refuse_damaged
 from deft_hf.utils.errors import UserError, first_line
+from deft_hf.utils.files import RECIPE
 
 Size = tuple[int, int]
 

@@ -16,11 +16,16 @@ def open_start(
     """The pretrained model of a run, its processor, and the names of the tensors that are new.
 
     Args:
-        model (`ModelSection`): the checkpoint, or the backbone and its head.
-        data (`DataSection`): the sizes of images that the model will see.
-        labels (`LabelSpace`): the classes.
-        seed (`int`): of what is drawn.
-        announce (`bool`, *optional*, defaults to `True`): print what was opened and what of it is new.
+        model (`ModelSection`):
+            The checkpoint, or the backbone and its head.
+        data (`DataSection`):
+            The sizes of images that the model will see.
+        labels (`LabelSpace`):
+            The classes.
+        seed (`int`):
+            Of what is drawn.
+        announce (`bool`, *optional*, defaults to `True`):
+            Print what was opened and what of it is new.
 
     Raises:
         UserError: what `open_pretrained` refuses.

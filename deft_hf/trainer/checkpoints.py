@@ -11,7 +11,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.trainer_callback import ExportableState, TrainerState
 from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
@@ -19,10 +19,11 @@ from transformers.utils import logging
 from deft_hf.methods.core.pathways import DualPathway
 from deft_hf.methods.core.shards import fill, whole_state
 from deft_hf.methods.lora import has_adapters
-from deft_hf.models.plain import WEIGHTS, is_plain, save_plain
+from deft_hf.models.plain import is_plain, save_plain
 from deft_hf.trainer.arguments import OF_THE_METHOD
 from deft_hf.trainer.stages import Span, stage_at
 from deft_hf.utils.errors import UserError, single_images_explained, workers_explained
+from deft_hf.utils.files import GENERALIZED, INITIAL, STATE, TRAINER_STATE, USUAL, WEIGHTS
 from deft_hf.utils.integrity import (
     check_writable,
     clear_leftovers,
@@ -36,11 +37,6 @@ from deft_hf.utils.integrity import (
 )
 
 logger = logging.get_logger(__name__)
-
-USUAL = "usual.safetensors"
-GENERALIZED = "generalized.safetensors"
-INITIAL = "initial.safetensors"
-STATE = "deft_state.json"
 
 
 def save_pathways(pathways: DualPathway, folder: str | Path, facts: dict[str, Any], write: bool = True) -> None:
@@ -214,7 +210,7 @@ class CheckpointMixin:
         save_pathways(self.pathways, partial, self._common_facts() | figures, write=self.args.should_save)
         if self.args.should_save:
             self._export_callback_states()
-            self.state.save_to_json(str(partial / "trainer_state.json"))
+            self.state.save_to_json(str(partial / TRAINER_STATE))
         self.accelerator.wait_for_everyone()  # after everyone has written
         if self.args.should_save:
             put_in_place(partial, folder)
@@ -304,7 +300,7 @@ class CheckpointMixin:
 
     def _find_best_model(self, checkpoint: Path) -> None:
         """Trainer's state has the path that the best checkpoint was written to; the run may have been moved since."""
-        recorded = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).best_model_checkpoint
+        recorded = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE)).best_model_checkpoint
         if recorded is None:
             return
         places = [Path(folder, Path(recorded).name) for folder in (self.args.output_dir, checkpoint.parent)]

@@ -13,9 +13,10 @@ from deft_hf.methods.core.pathways import DualPathway
 from deft_hf.methods.lora import add_adapters, merged
 from deft_hf.models.families import resolve_family
 from deft_hf.models.opening import open_model
-from deft_hf.trainer.checkpoints import STATE, load_pathways
+from deft_hf.trainer.checkpoints import load_pathways
 from deft_hf.utils.errors import UserError
-from deft_hf.utils.integrity import MANIFEST, checkpoints, damage
+from deft_hf.utils.files import CONFIG, MANIFEST, STATE
+from deft_hf.utils.integrity import checkpoints, damage
 
 Which = Literal["generalized", "usual", "interpolated"]
 
@@ -28,7 +29,7 @@ def model_folder(folder: str | Path) -> Path:
     """
     folder = Path(folder).expanduser()
     refuse_damaged(folder)
-    if not (folder / "config.json").is_file() or not list(folder.glob("model*.safetensors")):
+    if not (folder / CONFIG).is_file() or not list(folder.glob("model*.safetensors")):
         raise UserError(
             f"{folder} holds no model (config.json and model.safetensors): give a final folder or a checkpoint-N."
         )

@@ -16,10 +16,10 @@ from safetensors import SafetensorError
 from transformers.utils import logging
 
 from deft_hf.utils.errors import UserError
+from deft_hf.utils.files import MANIFEST
 
 logger = logging.get_logger(__name__)
 
-MANIFEST = "manifest.json"
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _CHUNK = 1 << 20
 

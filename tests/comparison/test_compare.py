@@ -28,8 +28,10 @@ from deft_hf.comparison.outcomes import Comparison, Trial
 from deft_hf.comparison.plan import Plan
 from deft_hf.comparison.variants import VARIANTS, parse_variants
 from deft_hf.recipe import Recipe
-from deft_hf.runs import steps as runs
-from deft_hf.runs.provenance import git_state
+from deft_hf.runs.arguments import method_arguments
+from deft_hf.runs.data import load_domains
+from deft_hf.runs.provenance import Origin, git_state
+from deft_hf.runs.train import train_method
 from deft_hf.utils.errors import UserError
 from tests.comparison.test_plan import write_recipe
 
@@ -98,7 +100,8 @@ def alone(place, folder, seed):
     """Scores of plain joint, trained by what `deft_hf.train` calls."""
     overrides = [f"training.seed={seed}", f"training.output_dir={folder}"]
     recipe = Recipe.load(place / "recipe.yaml", [*overrides, "method.name=joint", "method.distance_weight=0"])
-    runs.train_method(recipe, "joint", runs.load_domains(recipe))
+    args, domains = method_arguments(recipe, "joint"), load_domains(recipe.data)
+    train_method(args, recipe.model, recipe.data, domains, Origin.of(recipe))
     return json.loads((folder / "results" / "metrics.json").read_text())["scores"]
 
 
@@ -472,7 +475,7 @@ def test_the_report_names_the_code_of_its_runs(finished):
     words = "12ab (1), 12ab with changes (1), unknown (1)"
     assert collect.commits(table) == {"runs by commit of deft_hf": words}
     assert collect.commits({"deft": {1: found[2]}}) == {}  # installed from a package
-    state = git_state(Path(runs.__file__).parent)
+    state = git_state(Path(collect.__file__).parents[1])
     assert (finished.comparison.versions.get("runs by commit of deft_hf") is None) == (state is None)
 
 

@@ -16,12 +16,12 @@ from deft_hf.comparison.variants import VARIANTS, parse_variants
 from deft_hf.methods.core.cost import step_flops
 from deft_hf.methods.core.pathways import DualPathway
 from deft_hf.models.families import resolve_family
-from deft_hf.runs import steps as runs
+from deft_hf.runs.arguments import method_arguments
 from deft_hf.runs.start import open_start
 from deft_hf.utils.errors import UserError
 from tests.comparison.test_plan import write_recipe
 
-ROOT = Path(runs.__file__).parents[2]
+ROOT = Path(cost.__file__).parents[2]
 
 
 def settings(*names):
@@ -182,7 +182,7 @@ def run_flops(plan):
 
     def count(plan, settings):
         own = plan.run(settings, 0).recipe
-        stages = runs.method_arguments(own, own.method.name).spans(own.training.max_steps)
+        stages = method_arguments(own, own.method.name).spans(own.training.max_steps)
         return sum(span.steps * cost_of[span.stage] for span in stages)
 
     return SimpleNamespace(count=count, joint_step=cost_of["joint"], warmup_step=cost_of["warmup"])

@@ -12,8 +12,8 @@ import torch
 
 from deft_hf.comparison import jobs, worker
 from deft_hf.comparison.plan import Plan, Run
-from deft_hf.runs.results import METRICS
 from deft_hf.utils.errors import TrainingDiverged, UserError
+from deft_hf.utils.files import METRICS
 from tests.comparison.test_plan import JOINT, write_recipe
 
 FORK = multiprocessing.get_context("fork")
@@ -214,16 +214,9 @@ def test_whoever_waited_for_the_same_run_does_not_repeat_what_came_of_it(trainin
 def test_checkpoints_go_once_the_run_is_done(training, monkeypatch):
     run = training.runs[0]
     (run.folder / "checkpoint-2").mkdir(parents=True)
-    trainer = SimpleNamespace(
-        generalized_model=None, pathways=SimpleNamespace(usual=None, whole_initial=dict), processing_class=None,
-        image_counts={},
-        state=SimpleNamespace(log_history=[]),
-    )  # fmt: skip
-    monkeypatch.setattr(worker.runs, "load_domains", lambda recipe: None)
-    monkeypatch.setattr(worker.runs, "make_trainer", lambda *args: trainer)
-    monkeypatch.setattr(worker.runs, "fit", lambda *args, keep_images: {})
-    monkeypatch.setattr(worker.runs, "layer_distances", lambda *args: {})
-    monkeypatch.setattr(worker, "export_generalized", lambda *args: None)
+    for name in ("load_domains", "make_trainer", "fit"):
+        monkeypatch.setattr(worker, name, lambda *args, **options: None)
+    monkeypatch.setattr(worker, "finish", lambda *args, compared: finish(run.folder))
     removed = []
     monkeypatch.setattr(worker.shutil, "rmtree", lambda path: removed.append((path.name, run.done)))
     worker._run(run.recipe, run.folder)

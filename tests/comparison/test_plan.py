@@ -7,7 +7,7 @@ import yaml
 from deft_hf.comparison import plan as module
 from deft_hf.comparison.plan import Plan, Run
 from deft_hf.comparison.variants import VARIANTS
-from deft_hf.runs.steps import method_arguments
+from deft_hf.runs.arguments import method_arguments
 from deft_hf.trainer.arguments import OF_THE_METHOD
 from deft_hf.utils.errors import UserError
 

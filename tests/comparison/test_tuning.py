@@ -8,7 +8,7 @@ from deft_hf.comparison import tuning
 from deft_hf.comparison.outcomes import Trial
 from deft_hf.comparison.plan import Plan
 from deft_hf.comparison.variants import VARIANTS, parse_variants
-from deft_hf.runs.results import METRICS
+from deft_hf.utils.files import METRICS
 from tests.comparison.test_plan import write_recipe
 
 RATE = "training.learning_rate"

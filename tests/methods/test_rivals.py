@@ -17,7 +17,11 @@ from deft_hf.methods.core.batchnorm import batchnorm_modules
 from deft_hf.models.pretrained import open_pretrained
 from deft_hf.publish.export import export_generalized
 from deft_hf.recipe import Recipe
-from deft_hf.runs import steps as runs
+from deft_hf.runs.arguments import check_arguments, method_arguments
+from deft_hf.runs.data import load_domains
+from deft_hf.runs.finish import layer_distances, starting_weights
+from deft_hf.runs.provenance import Origin
+from deft_hf.runs.train import fit, make_trainer
 from deft_hf.scoring.inference import predict
 from deft_hf.trainer.evaluation import best_point
 from deft_hf.trainer.trainer import DeFTTrainer
@@ -453,10 +457,11 @@ def test_every_layer_has_its_distance_with_adapters_too(tmp_path, rank):
     tiny.mobilenet_v2().save_pretrained(tmp_path / "model")
     changes = {"model": {"checkpoint": str(tmp_path / "model")}, "method": {"name": "joint", "lora_rank": rank}}
     recipe = Recipe.load(write_recipe(tmp_path, **changes), [f"training.output_dir={tmp_path / 'out'}"])
-    domains = runs.load_domains(recipe)
-    run = runs.make_trainer(recipe, "joint", domains)
+    domains = load_domains(recipe.data)
+    run = make_trainer(method_arguments(recipe, "joint"), recipe.model, recipe.data, domains)
     merged, initial = run.generalized_model, run.pathways.whole_initial()
-    found = runs.layer_distances(recipe, domains, merged, initial)
+    before = starting_weights(recipe.model, recipe.data, domains, run.args.seed, initial)
+    found = layer_distances(merged, before)
     weights = {name.removesuffix(".weight") for name, p in merged.named_parameters() if p.ndim > 1}
     assert weights - found.keys() == {"mobilenet_v2.conv_1x1.convolution"}  # which segmentation does not use
 
@@ -706,9 +711,9 @@ training:
 
 
 def fitted(recipe, **kwargs):
-    domains = runs.load_domains(recipe)
-    run = runs.make_trainer(recipe, recipe.method.name, domains)
-    return run, domains, runs.fit(run, recipe, domains, **kwargs)
+    domains = load_domains(recipe.data)
+    run = make_trainer(method_arguments(recipe, recipe.method.name), recipe.model, recipe.data, domains)
+    return run, domains, fit(run, recipe.data, domains, Origin.of(recipe), **kwargs)
 
 
 def test_interpolation_needs_source_data_to_choose_on(recipe):
@@ -718,10 +723,10 @@ def test_interpolation_needs_source_data_to_choose_on(recipe):
 
 def test_a_baseline_has_an_average_and_a_component_of_its_own(recipe):
     found = recipe("method.name=lp_ft", "method.component=interpolated", "method.baselines=[joint, frozen, deft]")
-    runs.check_arguments(found)
-    assert runs.method_arguments(found, "lp_ft").component == "interpolated"
+    check_arguments(found)
+    assert method_arguments(found, "lp_ft").component == "interpolated"
     for method, average in (("joint", None), ("frozen", None), ("deft", "ema")):
-        args = runs.method_arguments(found, method)
+        args = method_arguments(found, method)
         assert (args.method, args.component, args.averages) == (method, "generalized", average)
 
 
@@ -761,27 +766,27 @@ class Watched(TrainerCallback):
 def test_fewer_images_are_scored_while_training_and_all_at_the_end(recipe):
     settings = ("data.images_while_training=2", "training.eval_strategy=steps", "training.eval_steps=2")
     thinned = recipe(*settings)
-    domains = runs.load_domains(thinned)
+    domains = load_domains(thinned.data)
     valid = {
         domain.name: [int((domain.load(i)[1] != 255).sum()) for i in range(len(domain))]
         for domain in domains.evaluated
     }
-    run = runs.make_trainer(thinned, "joint", domains)
+    run = make_trainer(method_arguments(thinned, "joint"), thinned.model, thinned.data, domains)
     for name, chosen in (("val", [0, 2]), ("night", [0, 2])):  # of 5, and of 4
         (domain,) = [domain for domain in domains.evaluated if domain.name == name]
         assert run.eval_dataset[name].domain.ids == [domain.ids[index] for index in chosen]
         for place, index in enumerate(chosen):
             assert np.array_equal(run.eval_dataset[name].domain.load(place)[1], domain.load(index)[1])
     seen = Watched(run)
-    facts = runs.fit(run, thinned, domains)
+    facts = fit(run, thinned.data, domains, Origin.of(thinned))
     while_training = {f"eval_{name}": counts[0] + counts[2] for name, counts in valid.items()}
     assert len(seen.pixels) == 6  # twice while training and once at the end, one domain after the other
     assert seen.pixels[1] == seen.pixels[3] == while_training
-    assert {name: scores["pixels"] for name, scores in facts["scores"].items()} == {
+    assert {name: scores["pixels"] for name, scores in facts.scores.items()} == {
         name: sum(counts) for name, counts in valid.items()
     }
     whole, _, others = fitted(recipe(f"training.output_dir={run.args.output_dir}-whole"))
-    assert others["scores"] == facts["scores"]
+    assert others.scores == facts.scores
     assert len(whole.eval_dataset["val"]) == 5
 
 
@@ -812,7 +817,7 @@ def test_counts_of_the_images_sum_to_the_domain(recipe):
             scores = run.scores[f"eval_{domain.name}{usual}"]
             np.testing.assert_allclose(iou.numpy(), scores.iou)
             assert int(total.sum()) == scores.pixels
-    assert facts["usual_scores"].keys() == facts["scores"].keys() == {"val", "night"}
+    assert facts.usual_scores.keys() == facts.scores.keys() == {"val", "night"}
 
 
 def test_the_facts_of_an_interpolated_run_tell_its_point(recipe, monkeypatch):
@@ -826,15 +831,15 @@ def test_the_facts_of_an_interpolated_run_tell_its_point(recipe, monkeypatch):
 
     monkeypatch.setattr(DeFTTrainer, "_score", liked)
     run, _, facts = fitted(recipe("method.name=lp_ft", "method.component=interpolated"))
-    points = {float(alpha): value for alpha, value in facts["interpolation"].items()}
+    points = {float(alpha): value for alpha, value in facts.interpolation.items()}
     assert sorted(points) == pytest.approx([tenth / 10 for tenth in range(11)])
     assert best_point(points) == 0.3
-    assert facts["initial_share"] == pytest.approx({"encoder": 0.7, "decoder": 0.7})
-    assert facts["distance"] == run.pathways.distances(run.generalized_model)
-    assert facts["component"] == "interpolated" and facts["average"] is None and facts["decays"] is None
+    assert facts.initial_share == pytest.approx({"encoder": 0.7, "decoder": 0.7})
+    assert facts.distance == run.pathways.distances(run.generalized_model)
+    assert facts.component == "interpolated" and facts.average is None and facts.decays is None
 
 
 def test_an_average_without_a_decay_reports_none(recipe):
     _, _, facts = fitted(recipe("method.average=swa"))
-    assert facts["decays"] is None and facts["average"] == "swa"
-    assert facts["initial_share"] == {"encoder": 0.0, "decoder": 0.0}
+    assert facts.decays is None and facts.average == "swa"
+    assert facts.initial_share == {"encoder": 0.0, "decoder": 0.0}

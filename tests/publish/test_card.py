@@ -15,6 +15,7 @@ from deft_hf.models.families import resolve_family
 from deft_hf.models.processor import segmentation_processor
 from deft_hf.publish.card import CardFacts, DataUse, render_card, shareable_tree
 from deft_hf.publish.export import export_generalized
+from deft_hf.publish.facts import RunFacts
 from deft_hf.publish.terms import Terms
 from deft_hf.scoring.confusion import ConfusionMatrix
 from deft_hf.scoring.inference import predict
@@ -38,31 +39,42 @@ def scores(seed: int, classes: int = 3) -> dict:
     return matrix.compute(LABELS).to_dict()
 
 
-FACTS = CardFacts(
-    model_name="town-segformer",
-    config=SegformerConfig(),
-    base_model="nvidia/mit-b0",
+RUN = RunFacts(
     method="deft",
     component="generalized",
     average="ema",
-    settings={"decoder_warmup_steps": 30, "ema_decay_steps": None, "batchnorm": "reference"},
-    stages=[("warmup", 30), ("decoupled", 300)],
+    seed=3,
+    stages=[{"stage": "warmup", "steps": 30}, {"stage": "decoupled", "steps": 300}],
+    batch_size=8,
+    learning_rates={"encoder": 6e-5, "decoder": 6e-5},
+    weight_decays={"encoder": 0.01, "decoder": 0.01},
     decays={"encoder": 0.97368, "decoder": 0.9},
-    shares_left={"encoder": 3.35e-4, "decoder": 0.368},
-    distances={"encoder": 1.25, "decoder": 2.5},
-    labels=LABELS,
+    initial_share={"encoder": 3.35e-4, "decoder": 0.368},
+    distance={"encoder": 1.25, "decoder": 2.5},
+    batchnorm="reference",
+    train_seconds=4000.3,
+    resumed=False,
+    processes=1,
+    hardware="1 NVIDIA H100",
+    versions={"deft_hf": "0.1.0", "torch": "2.13.0"},
+    git={"deft_hf": {"commit": "abc", "dirty": False}, "recipe": None},
+    labels=list(LABELS),
+    scores={"town": scores(0), "coast": scores(1, classes=2), "night": scores(2)},
+)
+FACTS = CardFacts(
+    run=RUN,
+    model_name="town-segformer",
+    config=SegformerConfig(),
+    base_model="nvidia/mit-b0",
+    settings={"decoder_warmup_steps": 30, "ema_decay_steps": None, "batchnorm": "reference"},
     source=["town"],
     unseen=["coast", "night"],
     results={
-        "deft": {"town": scores(0), "coast": scores(1, classes=2), "night": scores(2)},
+        "deft": RUN.scores,
         "joint": {"town": scores(3), "coast": scores(4, classes=2), "night": scores(5)},
     },
     recipe=RECIPE,
     command="accelerate launch -m deft_hf.train recipes/town.yaml",
-    versions={"deft_hf": "0.1.0", "torch": "2.13.0"},
-    seed=3,
-    hardware="1 NVIDIA H100",
-    seconds=4000.3,
     figures={"figures/domain_bars.png": "Bars by domain"},
     data=[
         DataUse("town", "training", 80, hub="ana/towns", terms=Terms("CC0", "https://example.org/cc0", False)),
@@ -72,6 +84,11 @@ FACTS = CardFacts(
     license="apache-2.0",
     repo_id="ana/town-segformer",
 )
+
+
+def of_run(**changes):
+    """`FACTS` with another run."""
+    return replace(FACTS, run=replace(RUN, **changes))
 
 
 def metadata(card: str) -> dict:
@@ -139,7 +156,7 @@ def test_tables_stand_apart():
 def test_card_of_a_baseline():
     """No moving average, nothing unseen, all settings default."""
     joint = replace(
-        FACTS, method="joint", settings={}, decays={}, shares_left={"encoder": 0.0, "decoder": 0.0}, unseen=[]
+        of_run(method="joint", decays=None, initial_share={"encoder": 0.0, "decoder": 0.0}), settings={}, unseen=[]
     )
     card = render_card(joint)
     assert "by the method `joint`" in card and "generalized component" not in card
@@ -158,7 +175,7 @@ def test_card_of_a_baseline():
     ],
 )  # fmt: skip
 def test_card_says_which_model_of_the_training_it_is(component, average, words):
-    card = render_card(replace(FACTS, component=component, average=average))
+    card = render_card(of_run(component=component, average=average))
     assert words in card and card.count("component of that training") == 1
 
 

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 from PIL import Image
 
 from deft_hf.publish.page import html_table, render_page
-from tests.publish.test_card import FACTS
+from tests.publish.test_card import FACTS, of_run
 
 _VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -39,7 +39,7 @@ def drawn(folder):
 
 
 def test_the_page_needs_nothing_beside_itself(tmp_path):
-    html = render_page(FACTS, drawn(tmp_path), {"commit of deft_hf": "abc"})
+    html = render_page(FACTS, drawn(tmp_path))
     page = Page(html)
     (source,) = page.all("img", "src")
     kind, _, content = source.partition(",")
@@ -52,7 +52,7 @@ def test_the_page_needs_nothing_beside_itself(tmp_path):
 
 
 def test_the_page_says_what_the_card_says(tmp_path):
-    html = render_page(FACTS, drawn(tmp_path), {"commit of deft_hf": "abc"})
+    html = render_page(FACTS, drawn(tmp_path))
     text = re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", html))
     own = FACTS.results["deft"]
     for domain in ("town", "coast", "night"):
@@ -70,16 +70,15 @@ def test_the_page_says_what_the_card_says(tmp_path):
 
 def test_names_are_text_and_folders_and_tokens_stay_at_home(tmp_path):
     facts = replace(
-        FACTS,
+        of_run(labels=["a|b", "<b>", "c"]),
         model_name="<script>x",
         source=["town"],
-        labels=("a|b", "<b>", "c"),
         recipe="{root: /home/ana/data, hub_token: hf_abc}",
         command="run data.root=/home/ana/data",
         settings={"folder": "/home/ana/data"},
         base_model="/home/ana/nets/net",
     )
-    html = render_page(facts, drawn(tmp_path), {})
+    html = render_page(facts, drawn(tmp_path))
     Page(html)
     assert "<script>" not in html and "&lt;script&gt;x" in html
     assert "<b>" not in html.split("How it was made")[0].split("IoU by class")[1] and "&lt;b&gt;" in html

@@ -12,7 +12,7 @@ from transformers import TrainingArguments
 from deft_hf.data.streets import STREETS
 from deft_hf.recipe import MethodSection, Recipe, TrainingSection
 from deft_hf.recipe.data import FolderEntry, HubEntry, StreetsEntry
-from deft_hf.runs.steps import load_domains
+from deft_hf.runs.data import load_domains
 from deft_hf.trainer.arguments import DeFTTrainingArguments
 from deft_hf.utils.errors import UserError
 
@@ -567,7 +567,7 @@ def test_a_corrupted_entry_becomes_a_corrupted_domain(path: Path):
         for section, seed in (("source", 0), ("validation", 1))
     ]
     unseen = "data.unseen=[{streets: clear, count: 2, seed: 1, size: [24, 32], corruption: contrast, severity: 4}]"
-    domains = load_domains(Recipe.load(path, [*streets, unseen, "data.check=false"]))
+    domains = load_domains(Recipe.load(path, [*streets, unseen, "data.check=false"]).data)
     (validation,), (found,) = domains.validation, domains.unseen
     assert (found.name, found.ids) == ("clear_contrast_4", ["000000_4", "000001_4"])
     (clean, mask), (image, same_mask) = validation.load(1), found.load(1)

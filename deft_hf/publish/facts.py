@@ -1,0 +1,128 @@
+"""What is known of a finished run: one object, which is written to `results/metrics.json`, read back and rendered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+
+def _if_any() -> Any:
+    """A fact that is left out of the file where a run has none of it."""
+    return field(default=None, metadata={"if_any": True})
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFacts:
+    """Everything about a finished run that a table, a card or a later reader may ask for.
+
+    A new fact is one more field here, at the place that it has in the file. What earlier versions did not write has a
+    default. Values are as JSON has them.
+
+    Attributes:
+        method (`str`):
+            Name of the method.
+        average (`str`, *optional*):
+            How the generalized component follows: `ema`, `debiased_ema`, `swa`, or none.
+        component (`str`):
+            Which model of the training was exported: `generalized`, `usual` or `interpolated`.
+        seed (`int`):
+            Random seed of the run.
+        stages (`list[dict]`):
+            In order, `stage` and its `steps`, optimizer steps.
+        batch_size (`int`):
+            Images of an optimizer step, over all processes.
+        learning_rates (`dict[str, float]`):
+            Peak learning rate of encoder and decoder.
+        weight_decays (`dict[str, float]`):
+            Weight decay of encoder and decoder.
+        decays (`dict[str, float]`, *optional*):
+            EMA decay of the run by part; none without a moving average.
+        initial_share (`dict[str, float]`):
+            Share of the initialisation left in the model by part, in [0, 1].
+        distance (`dict[str, float]`):
+            L2 distance of the model to its initialisation by part.
+        batchnorm (`str`):
+            `reestimate` or `reference`.
+        interpolation (`dict[str, float]`, *optional*):
+            Mean IoU on source validation by α.
+        best_checkpoint (`int`, *optional*):
+            Step of the checkpoint that was chosen.
+        train_seconds (`float`):
+            Wall-clock time of the training.
+        resumed (`bool`):
+            Whether it resumed from a checkpoint.
+        processes (`int`):
+            How many processes trained.
+        hardware (`str`):
+            What it ran on, in words.
+        versions (`dict[str, str]`):
+            Version of each package.
+        git (`dict[str, dict]`):
+            Commit of the code and of the recipe's folder, and whether files there differ.
+        recipe (`dict`):
+            The recipe, complete.
+        recipes_before (`list[str]`):
+            Files of the recipes that the run was started with earlier.
+        data (`dict[str, list[dict]]`):
+            By section of the recipe, name, number of images and hash of each domain.
+        unreadable (`dict[str, list[str]]`):
+            By domain, ids of the images that could not be read.
+        labels (`list[str]`):
+            Class names in the order of their ids.
+        scores (`dict[str, dict]`):
+            By domain, `Scores.to_dict()` of the exported model.
+        usual_scores (`dict[str, dict]`, *optional*):
+            The same of the usual component, where it was scored too.
+        layer_distances (`dict[str, dict[str, float]]`, *optional*):
+            In a comparison, by component and layer, ||θ - θ_init|| / ||θ_init||.
+    """
+
+    method: str
+    average: str | None = None
+    component: str = "generalized"
+    seed: int
+    stages: list[dict[str, Any]]
+    batch_size: int
+    learning_rates: dict[str, float]
+    weight_decays: dict[str, float]
+    decays: dict[str, float] | None
+    initial_share: dict[str, float]
+    distance: dict[str, float]
+    batchnorm: str
+    interpolation: dict[str, float] | None = _if_any()
+    best_checkpoint: int | None = None
+    train_seconds: float
+    resumed: bool
+    processes: int
+    hardware: str
+    versions: dict[str, str]
+    git: dict[str, dict[str, Any] | None] = field(default_factory=dict)
+    recipe: dict[str, Any] = field(default_factory=dict)
+    recipes_before: list[str] = field(default_factory=list)
+    data: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    unreadable: dict[str, list[str]] = field(default_factory=dict)
+    labels: list[str]
+    scores: dict[str, dict[str, Any]]
+    usual_scores: dict[str, dict[str, Any]] | None = _if_any()
+    layer_distances: dict[str, dict[str, float]] | None = _if_any()
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `results/metrics.json` holds, in its order; what a run has none of is left out."""
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        return {
+            one.name: values[one.name] for one in fields(self) if values[one.name] or not one.metadata.get("if_any")
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RunFacts:
+        """The facts in a `results/metrics.json`, of this version or an earlier one.
+
+        Raises:
+            KeyError, TypeError: it holds something else.
+        """
+        known = {one.name for one in fields(cls)}
+        found = {name: value for name, value in values.items() if name in known}
+        if "average" not in found and values.get("ema"):  # the first version knew of one average
+            found["average"] = "ema"
+        return cls(**found)

@@ -1,0 +1,49 @@
+"""The Trainer's arguments for each of a recipe's methods."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from deft_hf.recipe import PublishSection, Recipe
+from deft_hf.runs.folder import method_folder
+from deft_hf.trainer.arguments import DeFTTrainingArguments, own_defaults
+from deft_hf.trainer.optimizer import schedule_shape
+
+
+def check_arguments(recipe: Recipe) -> None:
+    """Build the arguments of every method, so that what they refuse comes out before any file is read.
+
+    Raises:
+        UserError: arguments that exclude each other, or that no schedule can be made of.
+    """
+    for method in [*recipe.method.baselines, recipe.method.name]:
+        schedule_shape(method_arguments(recipe, method), steps=100)
+
+
+def method_arguments(recipe: Recipe, method: str) -> DeFTTrainingArguments:
+    """The Trainer's arguments for one of the recipe's methods.
+
+    A baseline has the defaults of what makes the recipe's own method another one, such as its average or a
+    regulariser.
+
+    Args:
+        recipe (`Recipe`):
+            The recipe.
+        method (`str`):
+            Its method, or one of its baselines.
+    """
+    changes = {"method": method, **own_defaults()} if method != recipe.method.name else _pushing(recipe.publish)
+    folder = method_folder(recipe.training.output_dir, method, recipe.method.name)
+    return recipe.training_arguments(output_dir=str(folder), **changes)
+
+
+def _pushing(publish: PublishSection) -> dict[str, Any]:
+    """Trainer's arguments for what is pushed while training; the finished run is pushed after it."""
+    if not (publish.push_to_hub and publish.every_save):
+        return {}
+    return {
+        "push_to_hub": True,
+        "hub_model_id": publish.repo_id,
+        "hub_private_repo": publish.private,
+        "hub_revision": publish.revision,
+    }

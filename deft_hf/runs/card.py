@@ -1,0 +1,113 @@
+"""The model card and the page of a finished run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig
+
+from deft_hf.data.domains import Domains
+from deft_hf.publish.card import CardFacts, DataUse, render_card
+from deft_hf.publish.facts import RunFacts
+from deft_hf.publish.figures import RunRecord, save_run_figures
+from deft_hf.publish.page import render_page
+from deft_hf.publish.terms import DATA, DRAWN, Terms
+from deft_hf.recipe import MethodSection, Recipe, TrainingSection
+from deft_hf.recipe.data import DataSection, Entry, HubEntry, StreetsEntry
+from deft_hf.runs.folder import method_folders
+from deft_hf.trainer.arguments import DeFTTrainingArguments
+from deft_hf.utils.files import CARD, CONFUSIONS, DISTANCES, HISTORY, PAGE, RECIPE
+
+
+def write_card(recipe: Recipe, domains: Domains, facts: Mapping[str, RunFacts]) -> None:
+    """`README.md` and `report.html` of the output folder, with their pictures, from what the methods left behind.
+
+    Args:
+        recipe (`Recipe`):
+            Of the run.
+        domains (`Domains`):
+            Its data, loaded.
+        facts (`Mapping[str, RunFacts]`):
+            By method.
+    """
+    folder, own = Path(recipe.training.output_dir), recipe.method.name
+    record = _record(method_folders(folder, recipe.method), own, domains, facts)
+    captions = {
+        "domains.png": "Mean IoU of each method on each domain",
+        "panels.png": "An image of each domain, its truth, and what each method makes of it",
+        **save_run_figures(folder / "figures", record),
+    }
+    card_facts = CardFacts(
+        run=facts[own],
+        model_name=folder.resolve().name,
+        config=AutoConfig.from_pretrained(folder),
+        base_model=recipe.model.pretrained,
+        settings=_settings(recipe.method, recipe.training),
+        source=record.source,
+        unseen=record.unseen,
+        results=record.results,
+        recipe=recipe.to_yaml(),
+        command=f"accelerate launch -m deft_hf.train {RECIPE}",
+        figures={f"figures/{name}": caption for name, caption in captions.items()},
+        page=PAGE,
+        data=_data_uses(recipe.data, domains, recipe.publish.data_licenses),
+        base_license=recipe.publish.base_license,
+        license=recipe.publish.license,
+        repo_id=recipe.publish.repo_id,
+    )
+    (folder / CARD).write_text(render_card(card_facts), "utf-8")
+    (folder / PAGE).write_text(render_page(card_facts, folder), "utf-8")
+
+
+def _settings(method: MethodSection, training: TrainingSection) -> dict[str, Any]:
+    """The settings that differ from their defaults."""
+    defaults = {field.name: field.default for field in fields(DeFTTrainingArguments)}
+    chosen = method.model_dump(exclude={"name", "baselines"}) | training.model_dump(exclude_unset=True)
+    return {name: value for name, value in chosen.items() if name != "output_dir" and value != defaults[name]}
+
+
+def _record(folders: Mapping[str, Path], own: str, domains: Domains, facts: Mapping[str, RunFacts]) -> RunRecord:
+    # A run that an earlier version finished lacks what there was not: then these pictures are not drawn.
+    def kept(method: str, name: str, default: Any) -> Any:
+        path = folders[method] / name
+        return json.loads(path.read_text("utf-8")) if path.is_file() else default
+
+    return RunRecord(
+        method=own,
+        stages=[(stage["stage"], stage["steps"]) for stage in facts[own].stages],
+        histories={method: kept(method, HISTORY, []) for method in facts},
+        results={method: fact.scores for method, fact in facts.items()},
+        confusions=kept(own, CONFUSIONS, {}),
+        distances={method: kept(method, DISTANCES, {}) for method in facts},
+        labels=domains.labels,
+        source=[domain.name for domain in domains.validation],
+        unseen=[domain.name for domain in domains.unseen],
+    )
+
+
+def _data_uses(data: DataSection, domains: Domains, licenses: Mapping[str, str]) -> list[DataUse]:
+    sections = {
+        "training": (data.source, domains.source),
+        "validation": (data.validation, domains.validation),
+        "unseen": (data.unseen, domains.unseen),
+    }
+    return [
+        DataUse(domain.name, use, len(domain), _hub_name(entry), _terms(entry, licenses))
+        for use, (entries, loaded) in sections.items()
+        for entry, domain in zip(entries, loaded, strict=True)
+    ]
+
+
+def _hub_name(entry: Entry) -> str | None:
+    return entry.hub if isinstance(entry, HubEntry) and not Path(entry.hub).exists() else None
+
+
+def _terms(entry: Entry, licenses: Mapping[str, str]) -> Terms | None:
+    said = licenses.get(entry.name)
+    if said is not None:
+        return Terms(said)
+    return DRAWN if isinstance(entry, StreetsEntry) else DATA.get(getattr(entry, "layout", None))

@@ -1,0 +1,118 @@
+"""The data of a run: its domains, as a recipe names them, and the sets that a trainer reads."""
+
+from __future__ import annotations
+
+from accelerate import PartialState
+from transformers import BaseImageProcessor
+
+from deft_hf.data.corruptions import corrupted
+from deft_hf.data.domains import Domain, Domains
+from deft_hf.data.labels import LabelSpace
+from deft_hf.data.layouts import load_layout
+from deft_hf.data.sampling import EvaluationSet, TrainingSet
+from deft_hf.data.transforms import EvalTransform, TrainTransform
+from deft_hf.recipe.data import DataSection, Entry, FolderEntry, HubEntry
+from deft_hf.utils.errors import UserError
+
+
+def load_domains(data: DataSection) -> Domains:
+    """The domains of a recipe, each decoded once (`data.check`) with a summary of what it holds.
+
+    Args:
+        data (`DataSection`):
+            The `data` section of a recipe.
+
+    Raises:
+        UserError: all that is wrong with the files of all domains.
+    """
+    sections = [
+        [_domain(entry, data.root, entry.label_space(data)) for entry in entries]
+        for entries in (data.source, data.validation, data.unseen)
+    ]
+    domains = Domains(*sections)
+    if data.check and PartialState().is_local_main_process:
+        reports = [domain.check(progress=True) for section in sections for domain in section]
+        problems = []
+        for report in reports:
+            print(report)
+            try:
+                report.raise_if_bad(skip_unreadable=data.unreadable == "skip")
+            except UserError as error:
+                problems.append(str(error))
+        if problems:
+            raise UserError("\n".join(problems))
+    return domains
+
+
+def _domain(entry: Entry, root: str | None, labels: LabelSpace) -> Domain:
+    if entry.corruption is not None:
+        clean = _domain(entry.model_copy(update={"corruption": None}), root, labels)
+        return corrupted(clean, entry.corruption, entry.severity, name=entry.name)
+    if isinstance(entry, FolderEntry) and entry.layout is not None:
+        return load_layout(entry.layout, entry.resolved_folder(root), labels, entry.split, entry.name)
+    if isinstance(entry, FolderEntry):
+        options = entry.model_dump(include={"name", "images", "masks", "split", "image_suffix", "mask_suffix"})
+        return Domain.from_folder(entry.resolved_folder(root), labels, **options)
+    if isinstance(entry, HubEntry):
+        options = entry.model_dump(include={"split", "name", "image_column", "mask_column", "config", "revision"})
+        return Domain.from_hub(entry.hub, labels, **options)
+    return Domain.from_streets(
+        entry.streets, labels=labels, **entry.model_dump(include={"count", "seed", "size", "name"})
+    )
+
+
+def training_set(
+    data: DataSection, source: list[Domain], processor: BaseImageProcessor, seed: int | None
+) -> TrainingSet:
+    """What a trainer trains on: the source domains, augmented.
+
+    Args:
+        data (`DataSection`):
+            Sizes, augmentation and weights.
+        source (`list[Domain]`):
+            The domains of `data.source`.
+        processor (`BaseImageProcessor`):
+            For mean and deviation.
+        seed (`int`, *optional*):
+            Of the choice of images; see `TrainingSet`.
+    """
+    look = {"mean": processor.image_mean, "std": processor.image_std}
+    transform = TrainTransform(
+        crop=data.crop_size,
+        scale=data.scale,
+        flip=data.flip,
+        jitter=data.color_jitter,
+        blur=data.blur,
+        max_class_share=data.max_class_share,
+        recolor=data.recolor,
+        resize=data.image_size,
+        **look,
+    )
+    weights = None if data.source[0].weight is None else [entry.weight for entry in data.source]
+    return TrainingSet(source, transform, weights=weights, seed=seed, unreadable=data.unreadable)
+
+
+def evaluation_sets(
+    data: DataSection, evaluated: list[Domain], processor: BaseImageProcessor, images: int | None = None
+) -> dict[str, EvaluationSet]:
+    """By name, the domains that a trainer scores.
+
+    Args:
+        data (`DataSection`):
+            Sizes, and what an unreadable image does.
+        evaluated (`list[Domain]`):
+            The domains.
+        processor (`BaseImageProcessor`):
+            For mean and deviation.
+        images (`int`, *optional*):
+            How many of each at most; `None`: all.
+    """
+    prepared = EvalTransform(size=data.image_size, mean=processor.image_mean, std=processor.image_std)
+    return {domain.name: EvaluationSet(_thinned(domain, images), prepared, data.unreadable) for domain in evaluated}
+
+
+def _thinned(domain: Domain, images: int | None) -> Domain:
+    """`images` of the domain, evenly spaced: neighbouring frames of a drive are alike."""
+    if images is None or images >= len(domain):
+        return domain
+    return domain.select([index * len(domain) // images for index in range(images)])

@@ -1,0 +1,100 @@
+"""The facts of a run: collected when it is over, and read again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from deft_hf.data.domains import Domains
+from deft_hf.methods.core.pathways import PARTS
+from deft_hf.publish.facts import RunFacts
+from deft_hf.runs.provenance import Origin, data_lists, git_states, hardware, versions
+from deft_hf.trainer.evaluation import best_point
+from deft_hf.trainer.trainer import DeFTTrainer
+from deft_hf.utils.errors import UserError
+from deft_hf.utils.files import EARLIER_RECIPES, METRICS
+from deft_hf.utils.integrity import step_of
+
+
+def collect_facts(
+    trainer: DeFTTrainer,
+    domains: Domains,
+    origin: Origin,
+    seconds: float,
+    resumed: bool,
+    alphas: Mapping[float, float] | None = None,
+) -> RunFacts:
+    """The facts of a run that is trained and scored.
+
+    Args:
+        trainer (`DeFTTrainer`):
+            Of the run.
+        domains (`Domains`):
+            Its data.
+        origin (`Origin`):
+            What it was started with.
+        seconds (`float`):
+            Wall-clock time of the training.
+        resumed (`bool`):
+            Whether it resumed from a checkpoint.
+        alphas (`Mapping[float, float]`, *optional*):
+            What `DeFTTrainer.interpolate` found.
+    """
+    args, pathways, last = trainer.args, trainer.pathways, trainer.spans[-1]
+    best = trainer.state.best_model_checkpoint
+    names = [domain.name for domain in domains.evaluated]
+    scored = {key: scores.to_dict() for key, scores in trainer.scores.items()}
+    return RunFacts(
+        method=args.method,
+        average=args.averages,
+        component=args.component,
+        seed=args.seed,
+        stages=[{"stage": span.stage, "steps": span.steps} for span in trainer.spans],
+        batch_size=trainer.get_total_train_batch_size(args),
+        learning_rates=args.learning_rates(),
+        weight_decays=args.weight_decays(),
+        decays=args.run_decays(last.steps) if args.averages not in (None, "swa") else None,
+        initial_share=dict.fromkeys(PARTS, 1 - best_point(alphas)) if alphas else pathways.share_left(),
+        distance=pathways.distances(pathways.exported),
+        batchnorm=args.batchnorm,
+        interpolation={str(alpha): value for alpha, value in alphas.items()} if alphas else None,
+        best_checkpoint=step_of(best) if args.load_best_model_at_end and best is not None else None,
+        train_seconds=round(seconds, 1),
+        resumed=resumed,
+        processes=trainer.accelerator.num_processes,
+        hardware=hardware(),
+        versions=versions(),
+        git=git_states(origin.path),
+        recipe=dict(origin.recipe),
+        recipes_before=sorted(path.name for path in origin.folder.glob(EARLIER_RECIPES)),
+        data=data_lists(source=domains.source, validation=domains.validation, unseen=domains.unseen),
+        unreadable=trainer.unreadable_images(),
+        labels=list(domains.labels.names),
+        scores={name: scored[f"eval_{name}"] for name in names},
+        usual_scores={name: scored[f"eval_{name}_usual"] for name in names if f"eval_{name}_usual" in scored},
+    )
+
+
+def read_facts(folders: Mapping[str, Path]) -> dict[str, RunFacts]:
+    """The facts of every method.
+
+    Args:
+        folders (`Mapping[str, Path]`):
+            By method, its folder; see `method_folders`.
+
+    Raises:
+        UserError: a file of them is damaged.
+    """
+    return {method: _read(folder / METRICS, method) for method, folder in folders.items()}
+
+
+def _read(path: Path, method: str) -> RunFacts:
+    try:
+        facts = RunFacts.from_dict(json.loads(path.read_text("utf-8")))
+        if facts.method == method and isinstance(facts.scores, dict):
+            return facts
+        found = "it is of something else"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        found = f"{type(error).__name__}: {error}"
+    raise UserError(f"{path}: cannot be used ({found}); remove it, and {method} is scored from its last checkpoint.")

@@ -1,0 +1,74 @@
+"""What a finished run shows: a table and pictures of all its methods."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from deft_hf.data.domains import Domains
+from deft_hf.data.transforms import EvalTransform
+from deft_hf.data.unreadable import Reader
+from deft_hf.models.families import resolve_family
+from deft_hf.models.opening import open_model
+from deft_hf.models.processor import open_processor
+from deft_hf.publish.facts import RunFacts
+from deft_hf.recipe.data import DataSection
+from deft_hf.scoring.inference import predict
+from deft_hf.scoring.report import domain_table, save_domain_bars, save_panels
+from deft_hf.utils.files import TABLE
+
+
+def write_report(
+    folder: Path,
+    folders: Mapping[str, Path],
+    facts: Mapping[str, RunFacts],
+    domains: Domains,
+    data: DataSection,
+    encoder: str | None = None,
+) -> str:
+    """Table and pictures of all methods.
+
+    Args:
+        folder (`Path`):
+            The output folder.
+        folders (`Mapping[str, Path]`):
+            By method, the folder with its exported model.
+        facts (`Mapping[str, RunFacts]`):
+            By method.
+        domains (`Domains`):
+            The data, loaded.
+        data (`DataSection`):
+            Sizes of images and window.
+        encoder (`str`, *optional*):
+            Dotted path of the encoder, of a model that `resolve_family` does not know.
+
+    Returns:
+        `str`: the table as Markdown, mean IoU in per cent.
+    """
+    scores = {method: fact.scores for method, fact in facts.items()}
+    source, unseen = [domain.name for domain in domains.validation], [domain.name for domain in domains.unseen]
+    table = domain_table(scores, source, unseen)
+    (folder / TABLE).write_text(table + "\n")
+    save_domain_bars(folder / "figures" / "domains.png", scores, source, unseen)
+    save_panels(folder / "figures" / "panels.png", _panel_rows(folders, domains, data, encoder), domains.labels)
+    return table
+
+
+def _panel_rows(
+    folders: Mapping[str, Path], domains: Domains, data: DataSection, encoder: str | None
+) -> list[tuple[Any, ...]]:
+    """The middle image of each domain with every method's prediction, made by the exported models."""
+    models = {method: (open_model(place), open_processor(str(place))) for method, place in folders.items()}
+    rows = []
+    reader = Reader(domains.evaluated, data.unreadable)
+    for index, domain in enumerate(domains.evaluated):
+        image, truth, _ = reader.load(index, len(domain) // 2)
+        predictions = {}
+        for method, (model, processor) in models.items():
+            prepared = EvalTransform(data.image_size, processor.image_mean, processor.image_std)(image, truth)
+            family = resolve_family(model, encoder)
+            pixels = prepared["pixel_values"][None]
+            predictions[method] = predict(model, family, pixels, truth.shape, data.window, data.stride)[0].numpy()
+        rows.append((domain.name, image, truth, predictions))
+    return rows

@@ -1,0 +1,174 @@
+"""Training as a recipe says: every method on the same data, then the report, the card and the page."""
+
+from __future__ import annotations
+
+import gc
+import time
+from pathlib import Path
+
+import torch
+
+from deft_hf.data.domains import Domains
+from deft_hf.publish.facts import RunFacts
+from deft_hf.publish.push import check_repository, push_folder
+from deft_hf.recipe import ModelSection, Recipe
+from deft_hf.recipe.data import DataSection
+from deft_hf.runs.arguments import method_arguments
+from deft_hf.runs.card import write_card
+from deft_hf.runs.data import evaluation_sets, load_domains, training_set
+from deft_hf.runs.facts import collect_facts, read_facts
+from deft_hf.runs.finish import finish
+from deft_hf.runs.folder import claimed_folder, method_folders
+from deft_hf.runs.provenance import Origin
+from deft_hf.runs.report import write_report
+from deft_hf.runs.start import open_start
+from deft_hf.trainer.arguments import DeFTTrainingArguments
+from deft_hf.trainer.trainer import DeFTTrainer
+from deft_hf.utils.console import is_main, say
+from deft_hf.utils.files import METRICS
+
+
+def train(recipe: Recipe, resume_anyway: bool = False) -> Path:
+    """Train every method of a recipe, score it on every domain, export it, and write what there is to read.
+
+    The model is pushed to the Hub where the recipe says so.
+
+    A run that is done is left alone, one that was interrupted resumes from its last checkpoint. Every process of a
+    launcher calls it.
+
+    Args:
+        recipe (`Recipe`):
+            The recipe.
+        resume_anyway (`bool`, *optional*, defaults to `False`):
+            Resume a run of another recipe too, see `claimed_folder`.
+
+    Returns:
+        `Path`: the output folder, which is a plain Hub folder.
+
+    Raises:
+        UserError: anything in data or output folder that is wrong, before training starts; a push that failed.
+    """
+    publish = recipe.publish
+    target = {"private": publish.private, "revision": publish.revision}
+    if publish.push_to_hub and is_main():
+        check_repository(publish.repo_id, **target)
+    with claimed_folder(recipe, resume_anyway) as folder:
+        domains, origin = load_domains(recipe.data), Origin.of(recipe)
+        folders = method_folders(folder, recipe.method)
+        for method in folders:
+            args = method_arguments(recipe, method)
+            train_method(args, recipe.model, recipe.data, domains, origin, resume_anyway)
+        if is_main():
+            facts = read_facts(folders)
+            table = write_report(folder, folders, facts, domains, recipe.data, recipe.model.encoder)
+            write_card(recipe, domains, facts)
+            print(f"\nmean IoU in per cent\n\n{table}\n\nThe model, a plain Hub folder: {folder}")
+            if publish.push_to_hub:
+                print(f"On the Hub: {push_folder(folder, publish.repo_id, **target)}")
+    return folder
+
+
+def train_method(
+    args: DeFTTrainingArguments,
+    model: ModelSection,
+    data: DataSection,
+    domains: Domains,
+    origin: Origin,
+    resume_anyway: bool = False,
+) -> None:
+    """Train one method, score it on every domain, export it.
+
+    A method that is done is left alone, an interrupted one resumes.
+
+    Args:
+        args (`DeFTTrainingArguments`):
+            The method's, its folder (`output_dir`) among them.
+        model (`ModelSection`):
+            What it starts from.
+        data (`DataSection`):
+            Sizes and augmentation.
+        domains (`Domains`):
+            The data, loaded.
+        origin (`Origin`):
+            For the record.
+        resume_anyway (`bool`, *optional*, defaults to `False`):
+            Resume from a checkpoint of other settings too.
+    """
+    folder = Path(args.output_dir)
+    if (folder / METRICS).is_file():
+        say(f"{args.method}: done before, in {folder}")
+        return
+    say(f"\n{args.method}: training in {folder}")
+    trainer = make_trainer(args, model, data, domains)
+    facts = fit(trainer, data, domains, origin, resume_anyway=resume_anyway)
+    finish(trainer, facts, model, data, domains)
+    # Trainer and callbacks refer to each other: without a collection the next method would share the memory.
+    del trainer
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def make_trainer(args: DeFTTrainingArguments, model: ModelSection, data: DataSection, domains: Domains) -> DeFTTrainer:
+    """The trainer of a run, with a freshly opened model.
+
+    Args:
+        args (`DeFTTrainingArguments`):
+            Of the method.
+        model (`ModelSection`):
+            What it starts from.
+        data (`DataSection`):
+            Sizes and augmentation.
+        domains (`Domains`):
+            The data, loaded.
+
+    Raises:
+        UserError: what `open_start` and `DeFTTrainer` refuse.
+    """
+    start = open_start(model, data, domains.labels, args.seed)
+    return DeFTTrainer(
+        model=start.model,
+        args=args,
+        train_dataset=training_set(data, domains.source, start.processor, args.data_seed),
+        eval_dataset=evaluation_sets(data, domains.evaluated, start.processor, data.images_while_training),
+        processing_class=start.processor,
+        encoder=model.encoder,
+        window=data.window,
+        stride=data.stride,
+    )
+
+
+def fit(
+    trainer: DeFTTrainer,
+    data: DataSection,
+    domains: Domains,
+    origin: Origin,
+    keep_images: bool = False,
+    resume_anyway: bool = False,
+) -> RunFacts:
+    """Train to the end, from the last good checkpoint if there is one, and score every domain.
+
+    Args:
+        trainer (`DeFTTrainer`):
+            From `make_trainer`, of the same data.
+        data (`DataSection`):
+            Sizes.
+        domains (`Domains`):
+            The data, loaded.
+        origin (`Origin`):
+            For the record.
+        keep_images (`bool`, *optional*, defaults to `False`):
+            Leave each image's confusion matrix in `trainer.image_counts`.
+        resume_anyway (`bool`, *optional*, defaults to `False`):
+            Resume from a checkpoint of other settings, see `DeFTTrainer.check_resumed`.
+    """
+    start = time.perf_counter()
+    checkpoint = trainer.last_good_checkpoint()
+    trainer.train(resume_from_checkpoint=checkpoint, resume_anyway=resume_anyway)
+    seconds = time.perf_counter() - start
+    trainer.eval_dataset = evaluation_sets(data, domains.evaluated, trainer.processing_class)
+    alphas = None
+    if trainer.args.component == "interpolated":
+        alphas = trainer.interpolate([domain.name for domain in domains.validation])
+    trainer.image_counts = {} if keep_images else None
+    trainer.evaluate()
+    return collect_facts(trainer, domains, origin, seconds, resumed=checkpoint is not None, alphas=alphas)

@@ -1,0 +1,62 @@
+"""The facts of a run: the format of `results/metrics.json`, of this version and of earlier ones."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from deft_hf.publish.facts import RunFacts
+from deft_hf.runs.facts import read_facts
+from deft_hf.utils.errors import UserError
+from deft_hf.utils.files import METRICS
+from tests.publish.test_card import RUN
+
+# In the order of the file.
+KEYS = [
+    "method", "average", "component", "seed", "stages", "batch_size", "learning_rates", "weight_decays", "decays",
+    "initial_share", "distance", "batchnorm", "best_checkpoint", "train_seconds", "resumed", "processes", "hardware",
+    "versions", "git", "recipe", "recipes_before", "data", "unreadable", "labels", "scores",
+]  # fmt: skip
+
+
+def write(folder, values):
+    path = folder / METRICS
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(values))
+    return {"deft": folder}
+
+
+def test_what_is_written_is_read_again(tmp_path):
+    assert list(RUN.to_dict()) == KEYS
+    facts = replace(RUN, interpolation={"0.5": 0.4}, usual_scores=RUN.scores, layer_distances={"usual": {"a": 0.5}})
+    keys = list(facts.to_dict())
+    assert keys[11:14] == ["batchnorm", "interpolation", "best_checkpoint"]
+    assert keys[-3:] == ["scores", "usual_scores", "layer_distances"]
+    for written in (RUN, facts):
+        values = json.loads(json.dumps(written.to_dict()))
+        assert RunFacts.from_dict(values).to_dict() == values
+        assert read_facts(write(tmp_path, values))["deft"].to_dict() == values
+    assert list(replace(RUN, usual_scores={}).to_dict()) == KEYS  # what a run has none of is left out
+
+
+def test_an_earlier_version_wrote_less(tmp_path):
+    later = ("average", "component", "git", "recipe", "recipes_before", "data", "unreadable")
+    old = {key: value for key, value in RUN.to_dict().items() if key not in later}
+    facts = read_facts(write(tmp_path, {**old, "ema": True}))["deft"]
+    assert (facts.average, facts.component) == ("ema", "generalized")
+    assert facts.scores.keys() == RUN.scores.keys() and facts.git == {} and facts.unreadable == {}
+    assert read_facts(write(tmp_path, {**old, "ema": False, "later": 1}))["deft"].average is None
+
+
+@pytest.mark.parametrize(
+    "values, found",
+    [
+        ({**RUN.to_dict(), "method": "joint"}, "it is of something else"),
+        ({**RUN.to_dict(), "scores": 1}, "it is of something else"),
+        ({"scores": {}}, "TypeError: "),
+        ([], "AttributeError: "),
+    ],
+)
+def test_a_file_of_something_else_is_named_with_the_way_out(tmp_path, values, found):
+    with pytest.raises(UserError, match=f"metrics.json: cannot be used .{found}.*remove it, and deft is scored"):
+        read_facts(write(tmp_path, values))
