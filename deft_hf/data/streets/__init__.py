@@ -45,12 +45,12 @@ def draw_street(look: str, seed: int, size: tuple[int, int] = (192, 256)) -> tup
     """Draws one street; the same arguments give the same pixels, whatever the global random state.
 
     Args:
-        look: one of :data:`LOOKS`. All looks but `other_town` show the same place, so their masks are equal.
+        look: one of [`LOOKS`]. All looks but `other_town` show the same place, so their masks are equal.
         seed: which street, at least 0.
         size: height and width in pixels.
 
     Returns:
-        The picture, uint8 (h, w, 3), and its mask of train ids of :data:`STREETS`, uint8 (h, w), none of them ignored.
+        The picture, uint8 (h, w, 3), and its mask of train ids of [`STREETS`], uint8 (h, w), none of them ignored.
 
     Raises:
         UserError: there is no such look.

@@ -29,6 +29,11 @@ def shaded(color: Color, gain: float) -> Color:
     return (color[0] * gain, color[1] * gain, color[2] * gain)
 
 
+def rgb(color: Color) -> np.ndarray:
+    """The colour as float32 (3,)."""
+    return np.array(color, np.float32)
+
+
 @lru_cache(maxsize=1)
 def noise_tile() -> np.ndarray:
     """Smooth noise of several octaves, float32 (256, 256), zero mean and unit deviation, the same in every process."""
@@ -41,7 +46,7 @@ def noise_tile() -> np.ndarray:
 
 
 def noise_patch(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """A (height, width) piece of :func:`noise_tile`, from a random place, repeated where it is too small."""
+    """A (height, width) piece of [`noise_tile`], from a random place, repeated where it is too small."""
     top, left = rng.integers(256, size=2)
     repeats = (top + height + 255) // 256, (left + width + 255) // 256
     tile = noise_tile() if repeats == (1, 1) else np.tile(noise_tile(), repeats)
@@ -90,33 +95,39 @@ class Pen:
         return (point[0] - self.window[0]) * self.scale, (self.window[3] - point[1]) * self.scale
 
     def polygon(self, points: list[Point], color: Color, surface: int = PLAIN) -> None:
+        """Fill a polygon."""
         pixels = [self._pixel(point) for point in points]
         self._draws[0].polygon(pixels, fill=_rgba(color))
         self._draws[1].polygon(pixels, fill=surface)
 
     def box(self, left: float, bottom: float, right: float, top: float, color: Color, surface: int = PLAIN) -> None:
+        """Fill a rectangle."""
         (x0, y0), (x1, y1) = self._pixel((left, top)), self._pixel((right, bottom))
         corners = [x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)]  # PIL's last row and column are inside
         self._draws[0].rectangle(corners, fill=_rgba(color))
         self._draws[1].rectangle(corners, fill=surface)
 
     def ellipse(self, x: float, y: float, rx: float, ry: float, color: Color, surface: int = PLAIN) -> None:
+        """Fill an ellipse around (x, y)."""
         corners = [self._pixel((x - rx, y + ry)), self._pixel((x + rx, y - ry))]
         self._draws[0].ellipse(corners, fill=_rgba(color))
         self._draws[1].ellipse(corners, fill=surface)
 
     def ring(self, x: float, y: float, radius: float, width: float, color: Color) -> None:
+        """Draw a circle around (x, y), `width` wide."""
         corners = [self._pixel((x - radius, y + radius)), self._pixel((x + radius, y - radius))]
         self._draws[0].ellipse(corners, outline=_rgba(color), width=max(1, round(width * self.scale)))
 
     def line(self, points: list[Point], width: float, color: Color) -> None:
+        """Draw a line through the points."""
         pixels = [self._pixel(point) for point in points]
         self._draws[0].line(pixels, fill=_rgba(color), width=max(1, round(width * self.scale)), joint="curve")
 
     def finish(self, rng: np.random.Generator, grain: float = 0.04, density: float = 1.0) -> Sprite:
         """The sprite, with `grain` of surface noise; `density` below 1 leaves holes, as between leaves."""
         rgba = np.array(self.image.reduce(2) if self.oversampling == 2 else self.image)
-        noise = noise_patch(*rgba.shape[:2], rng)
+        height, width = rgba.shape[:2]
+        noise = noise_patch(height, width, rng)
         if density < 1:
             rgba[..., 3] = np.where(noise < _noise_level(density), rgba[..., 3], rgba[..., 3] // 8)
         gain = (128 * np.clip(1 + grain * noise, 0, 2)).astype(np.uint16)  # integers are several times as fast here
@@ -140,6 +151,7 @@ class Camera:
     eye: float
 
     def project(self, x: float, y: float, z: float) -> Point:
+        """The pixel, as (column, row), in which the point (x, y, z) is seen."""
         return self.center + self.focal * x / z, self.horizon - self.focal * (y - self.eye) / z
 
 
@@ -159,7 +171,9 @@ class Canvas:
 
     @property
     def size(self) -> tuple[int, int]:
-        return self.label.shape
+        """Height and width in pixels."""
+        height, width = self.label.shape
+        return height, width
 
     def _blend(
         self, rgba: np.ndarray, surface: np.ndarray, left: int, top: int, label: int, depth: np.ndarray

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
@@ -20,12 +22,14 @@ from .canvas import (
     Canvas,
     Sprite,
     noise_tile,
+    rgb,
     shaded,
 )
 from .places import Place
 from .vehicles import VEHICLES, crossing_car, vehicle
 
 Things = list[tuple[float, Callable[[], None]]]  # depth, and what draws the thing
+Length = TypeVar("Length", float, np.ndarray)
 
 
 class Ground:
@@ -66,7 +70,7 @@ class Street:
         self.side_street = (start, start + rng.uniform(6, 10)) if rng.random() < 0.6 else (999.0, 999.0)
         self.sun = int(rng.choice((-1, 1)))
 
-    def middle(self, z: float | np.ndarray) -> float | np.ndarray:
+    def middle(self, z: Length) -> Length:
         """Where the middle of the road is, in metres to the right of the camera's axis."""
         return self.bend * z**2 - self.lane
 
@@ -75,6 +79,7 @@ class Street:
         return self.half + self.pavement[(side + 1) // 2] + beyond
 
     def draw(self) -> Canvas:
+        """The picture of the street in plain light."""
         self._ground()
         self._skyline()
         things = [*self._houses(), *self._traffic(), *self._people(), *self._furniture()]
@@ -92,11 +97,11 @@ class Street:
         road = (np.abs(x) < self.half) | crossing
         walk = ~road & (np.abs(x) < self.half + self.pavement[side])
 
-        asphalt = np.float32(self.place.asphalt) * rng.uniform(0.75, 1.2)
+        asphalt = rgb(self.place.asphalt) * rng.uniform(0.75, 1.2)
         drivable = self._road(ground, asphalt, crossing)
         paved = self._paving(ground, asphalt)
         lawn = rng.random(2) < 0.6
-        soil = np.where(lawn[side][..., None], np.float32((92, 118, 58)), np.float32((142, 130, 116)))
+        soil = np.where(lawn[side][..., None], rgb((92, 118, 58)), rgb((142, 130, 116)))
         soil = soil * (rng.uniform(0.7, 1.2) + 0.16 * ground.grain(10) + 0.1 * ground.grain(2))[..., None]
         color = np.where(road[..., None], drivable, np.where(walk[..., None], paved, soil))
         # One side lies in the ragged shadow of its houses.
@@ -126,14 +131,14 @@ class Street:
             paint = np.maximum(paint, (np.abs(z - zebra) < 1.4) * (x % 1.2 < 0.6) * (np.abs(x) < self.half - 0.2))
         paint = (paint * ~crossing * np.clip(0.85 + 0.2 * ground.grain(6), 0, 1))[..., None]
         color = asphalt * (1 + wear - tracks)[..., None]
-        return color + paint * (np.float32(self.place.marking) - color)
+        return color + paint * (rgb(self.place.marking) - color)
 
     def _paving(self, ground: Ground, asphalt: np.ndarray) -> np.ndarray:
         """Slabs, or asphalt as on many pavements, behind a kerb."""
         x, z, rng = ground.x, ground.z, self.rng
         joints = np.maximum(ground.stripe((z % 1.0) - 0.5, 0.03), ground.stripe((x % 0.8) - 0.4, 0.03))
         joints = joints * np.minimum(1, 8 / z)
-        paving = np.float32(self.place.paving) * rng.uniform(0.8, 1.2)
+        paving = rgb(self.place.paving) * rng.uniform(0.8, 1.2)
         if rng.random() < 0.3:
             paving = asphalt * rng.uniform(1.05, 1.3)
         kerb = ground.stripe(np.abs(x) - self.half - 0.1, 0.12)
@@ -183,10 +188,10 @@ class Street:
                     light = 1.0 if side != self.sun else rng.uniform(0.5, 0.85)
                     deep = side * rng.uniform(8, 14)
                     gable = self._facade(abs(deep), scale) if rng.random() < 0.5 else None
-                    things.append((end, lambda a=(x0, z), b=(x1, end), s=front, g=light: canvas.wall(s, a, b, FAR, g)))
+                    things.append((end, partial(canvas.wall, front, (x0, z), (x1, end), FAR, light)))
                     if gable is not None:
                         corner = ((x0, z + 0.01), (x0 + deep, z + 0.01))
-                        things.append((z + 0.01, lambda c=corner, s=gable, g=1.5 - light: canvas.wall(s, *c, FAR, g)))
+                        things.append((z + 0.01, partial(canvas.wall, gable, *corner, FAR, 1.5 - light)))
                 elif not built:
                     depth = max(z, 6) + rng.uniform(0.5, 2)
                     while depth < end:
@@ -194,7 +199,7 @@ class Street:
                         x = self.middle(depth) + side * self.edge(side, setback + rng.uniform(0.5, 5))
                         if canvas.sees(x - 5, x + 5, depth):
                             sprite = scenery.tree(kind, rng.uniform(5, 13), focal / depth, rng)
-                            things.append((depth, lambda s=sprite, x=x, d=depth: canvas.stand(s, x, d, FAR)))
+                            things.append((depth, partial(canvas.stand, sprite, x, depth, FAR)))
                         depth += rng.uniform(3.0, 6.0) + 0.08 * depth  # far ones hide each other
                 z = end + (rng.uniform(0.0, 4.0) if rng.random() < 0.3 else 0.0)
         return things
@@ -290,5 +295,5 @@ class Street:
                 if length > 2:
                     sprite = scenery.fence(length, rng.uniform(0.8, 1.6), float(np.clip(focal / z, 6, 14)), rng)
                     a, b = ((self.middle(d) + side * self.edge(side, beyond), d) for d in (z, z + length))
-                    things.append((z + length, lambda s=sprite, a=a, b=b: canvas.wall(s, a, b, FURNITURE)))
+                    things.append((z + length, partial(canvas.wall, sprite, a, b, FURNITURE)))
         return things

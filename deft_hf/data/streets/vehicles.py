@@ -35,9 +35,22 @@ def vehicle(
     """A vehicle seen along its length, its near end at depth `z`.
 
     Args:
-        scale: pixels a metre at depth `z`.
-        camera_x: where the camera is, in metres to the right of the vehicle's middle; decides which side shows.
-        towards: it comes towards the camera (headlights) instead of driving away (tail lights).
+        kind (`str`):
+            One of `VEHICLES`.
+        color (`Color`):
+            Its paint.
+        scale (`float`):
+            Pixels a metre at depth `z`.
+        camera_x (`float`):
+            Where the camera is, in metres to the right of the vehicle's middle; decides which side shows.
+        eye (`float`):
+            Height of the camera in metres.
+        z (`float`):
+            Distance of its near end in metres.
+        towards (`bool`):
+            Whether it comes towards the camera (headlights) instead of driving away (tail lights).
+        rng (`np.random.Generator`):
+            Draws its details.
     """
     width, height, length, sill, belt, at_belt, at_roof = VEHICLES[kind]
     half = width / 2
@@ -83,7 +96,7 @@ def vehicle(
     face(-half, sill, half, body_top, color)
     face(-half, sill, half, sill + 0.18, shaded(color, 0.55))
 
-    if belt is None:
+    if belt is None or at_belt is None or at_roof is None:
         if kind == "bus":
             face(-half + 0.15, 1.3, half - 0.15, 2.5, GLASS, WINDOW)
             face(-0.7, 2.6, 0.7, 2.85, (20, 20, 20) if towards else shaded(color, 0.8), LAMP)
