@@ -22,9 +22,10 @@ def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Makes a batch of items of a `TrainingSet`, an `EvaluationSet` or any data set with the same entries.
 
     Args:
-        samples: Each with `pixel_values`: float (3, h, w), `labels`: whole numbers (H, W) and, in all or none,
-            `recolored_pixel_values`: float (3, h, w); as tensors, NumPy arrays or nested lists. What else they hold
-            is left out.
+        samples (`Sequence[Mapping[str, Any]]`):
+            Each with `pixel_values`: float (3, h, w), `labels`: whole numbers (H, W) and, in all or none,
+            `recolored_pixel_values`: float (3, h, w); as tensors, NumPy arrays or nested lists. What else they hold is
+            left out.
 
     Returns:
         `pixel_values`: float32 (N, 3, h, w) and `labels`: int64 (N, H, W). Recoloured copies double the batch: the
@@ -47,7 +48,8 @@ class MaskTargets:
     """Adds the targets of mask classification to what a collator makes.
 
     Args:
-        collator: Makes a batch with `labels`: (N, H, W) int64 or a list of N (H, W), 255 = ignored.
+        collator (`Callable[[Any], dict[str, Any]]`, *optional*, defaults to `collate`):
+            Makes a batch with `labels`: (N, H, W) int64 or a list of N (H, W), 255 = ignored.
     """
 
     def __init__(self, collator: Callable[[Any], dict[str, Any]] = collate) -> None:
@@ -69,8 +71,10 @@ class CheckedBatches:
     not in an index error in the depth of a loss.
 
     Args:
-        collator (`Callable`): Makes a batch with `pixel_values` and `labels`.
-        num_labels (`int`): Number of the model's classes.
+        collator (`Callable`):
+            Makes a batch with `pixel_values` and `labels`.
+        num_labels (`int`):
+            Number of the model's classes.
     """
 
     def __init__(self, collator: Callable[[Any], Any], num_labels: int) -> None:
@@ -86,8 +90,10 @@ def check_batch(batch: Any, num_labels: int) -> dict[str, Any]:
     """Checks a batch, and casts its labels to int64.
 
     Args:
-        batch (`Mapping`): `pixel_values`: float (N, C, h, w) and `labels`: integer (N, H, W), or lists of N of them.
-        num_labels (`int`): Number of the model's classes.
+        batch (`Mapping`):
+            `pixel_values`: float (N, C, h, w) and `labels`: integer (N, H, W), or lists of N of them.
+        num_labels (`int`):
+            Number of the model's classes.
 
     Returns:
         `dict`: The batch; what else it holds is left as it is.
@@ -114,9 +120,12 @@ def check_item(name: str, item: Any, num_labels: int) -> None:
     """Checks an item of a data set before training.
 
     Args:
-        name (`str`): Name of the data set, for messages.
-        item (`Any`): What the data set yields.
-        num_labels (`int`): Number of the model's classes.
+        name (`str`):
+            Name of the data set, for messages.
+        item (`Any`):
+            What the data set yields.
+        num_labels (`int`):
+            Number of the model's classes.
 
     Raises:
         UserError: The item is no mapping with `pixel_values` and `labels`, one of them has another type or shape, or a
@@ -132,8 +141,10 @@ def check_values(labels: Tensor, num_labels: int) -> None:
     """Refuses labels that are neither a class nor 255.
 
     Args:
-        labels (`Tensor`): int64, any shape, on the CPU.
-        num_labels (`int`): Number of the model's classes.
+        labels (`Tensor`):
+            int64, any shape, on the CPU.
+        num_labels (`int`):
+            Number of the model's classes.
 
     Raises:
         UserError: A value is out of range.

@@ -35,16 +35,22 @@ class Domain:
     """Labelled images of one place.
 
     Args:
-        name: What the domain is called in tables and metrics.
-        labels: The label space its masks are read with.
-        dataset: `datasets.Dataset` with the columns `id` (distinct strings), `image` and `mask` (both
+        name (`str`):
+            What the domain is called in tables and metrics.
+        labels (`LabelSpace`):
+            The label space its masks are read with.
+        dataset (`datasets.Dataset`):
+            `datasets.Dataset` with the columns `id` (distinct strings), `image` and `mask` (both
             `datasets.Image(decode=False)`, so that a row costs nothing until `load` decodes it).
-        report: What was found while pairing files, where that was done.
-        value_range: The values that become black and white in images of more than 8 bits, such as (0, 4095); see
+        report (`DomainReport`, *optional*):
+            What was found while pairing files, where that was done.
+        value_range (`ValueRange`, *optional*):
+            The values that become black and white in images of more than 8 bits, such as (0, 4095); see
             `deft_hf.data.pictures.as_rgb`.
 
     Attributes:
-        report: `DomainReport` of the pairing (pairs and orphans); `check` returns one that knows the contents too.
+        report (`DomainReport`, *optional*):
+            `DomainReport` of the pairing (pairs and orphans); `check` returns one that knows the contents too.
     """
 
     def __init__(
@@ -80,16 +86,25 @@ class Domain:
         An image without a mask, or a mask without an image, is left out and named in `report`.
 
         Args:
-            root: The domain's folder.
-            labels: The label space of the masks.
-            name: Default: the name of `root`.
-            images: Folder of the images in `root`.
-            masks: Folder of the masks in `root`.
-            split: A key of ROOT/split.json, which maps names of splits to lists of ids. Default: all pairs.
-            image_suffix: What stands at the end of an image's stem and is no part of its id (`_leftImg8bit`). Files
-                without it are not looked at.
-            mask_suffix: The same for masks (`_gtFine_labelIds`).
-            value_range: As for `Domain`.
+            root (`str` or `os.PathLike`):
+                The domain's folder.
+            labels (`LabelSpace`):
+                The label space of the masks.
+            name (`str`, *optional*):
+                Default: the name of `root`.
+            images (`str`, *optional*, defaults to `"images"`):
+                Folder of the images in `root`.
+            masks (`str`, *optional*, defaults to `"masks"`):
+                Folder of the masks in `root`.
+            split (`str`, *optional*):
+                A key of ROOT/split.json, which maps names of splits to lists of ids. Default: all pairs.
+            image_suffix (`str`, *optional*, defaults to `""`):
+                What stands at the end of an image's stem and is no part of its id (`_leftImg8bit`). Files without it
+                are not looked at.
+            mask_suffix (`str`, *optional*, defaults to `""`):
+                The same for masks (`_gtFine_labelIds`).
+            value_range (`ValueRange`, *optional*):
+                As for `Domain`.
 
         Raises:
             UserError: A missing or empty folder, two files of one id, no pair at all, an unknown split, or ids in the
@@ -135,16 +150,25 @@ class Domain:
         Ids are the set's `id` column where it has one of distinct values, and row numbers otherwise.
 
         Args:
-            path: `user/name` on the Hub, a folder that `datasets.load_dataset` reads (parquet files, for example), or
+            path (`str` or `os.PathLike`):
+                `user/name` on the Hub, a folder that `datasets.load_dataset` reads (parquet files, for example), or
                 one that `save_to_disk` wrote.
-            labels: The label space of the masks.
-            split: Name of the split, as `load_dataset` takes it.
-            name: Default: the last part of `path`.
-            image_column: Column of images.
-            mask_column: Column of masks, as lossless images.
-            config: The set's configuration, where it has several.
-            revision: Branch, tag or commit on the Hub.
-            value_range: As for `Domain`.
+            labels (`LabelSpace`):
+                The label space of the masks.
+            split (`str`):
+                Name of the split, as `load_dataset` takes it.
+            name (`str`, *optional*):
+                Default: the last part of `path`.
+            image_column (`str`, *optional*, defaults to `"image"`):
+                Column of images.
+            mask_column (`str`, *optional*, defaults to `"mask"`):
+                Column of masks, as lossless images.
+            config (`str`, *optional*):
+                The set's configuration, where it has several.
+            revision (`str`, *optional*):
+                Branch, tag or commit on the Hub.
+            value_range (`ValueRange`, *optional*):
+                As for `Domain`.
 
         Raises:
             UserError: The set or its split cannot be loaded, a column is missing or holds no images, or it is empty.
@@ -183,12 +207,18 @@ class Domain:
         """Draws a domain of the small street world; image i depends on (look, seed, i, size) alone.
 
         Args:
-            look: One of `deft_hf.data.LOOKS`.
-            labels: Default: `STREETS`, whose ids the masks hold.
-            count: Number of images.
-            seed: Not negative.
-            size: (height, width) in pixels.
-            name: Default: the look.
+            look (`str`):
+                One of `deft_hf.data.LOOKS`.
+            labels (`LabelSpace`, *optional*):
+                Default: `STREETS`, whose ids the masks hold.
+            count (`int`):
+                Number of images.
+            seed (`int`, *optional*, defaults to `0`):
+                Not negative.
+            size (`tuple[int, int]`, *optional*, defaults to `(192, 256)`):
+                (height, width) in pixels.
+            name (`str`, *optional*):
+                Default: the look.
 
         Raises:
             UserError: An unknown look, or no image asked for.
@@ -221,8 +251,8 @@ class Domain:
         """Decodes a pair.
 
         Returns:
-            The image in RGB, turned as its EXIF orientation says, and its train ids as a uint8 array (H, W) of the
-            same size, 255 where ignored. A mask is never turned.
+            `tuple[Image.Image, np.ndarray]`: The image in RGB, turned as its EXIF orientation says, and its train ids
+            as a uint8 array (H, W) of the same size, 255 where ignored. A mask is never turned.
 
         Raises:
             UserError: Names the file that cannot be read, has another size than its partner, or holds an unknown id.
@@ -250,7 +280,7 @@ class Domain:
         return Domain(self.name, self.labels, chosen, value_range=self.value_range)
 
     def _positions(self, which: Sequence[str] | Sequence[int]) -> list[int]:
-        positions = list(which)
+        positions: list[Any] = list(which)
         if not (positions and isinstance(positions[0], str)):
             return positions
         known = {key: position for position, key in enumerate(self.ids)}
@@ -262,7 +292,8 @@ class Domain:
         """Decodes every pair once, in threads, and reports all that is wrong rather than the first thing.
 
         Args:
-            progress: Whether to show a progress bar.
+            progress (`bool`, *optional*, defaults to `False`):
+                Whether to show a progress bar.
         """
         paired = self.report
         orphans = paired.images_without_mask, paired.masks_without_image

@@ -37,14 +37,18 @@ class LabelSpace:
     """The classes of a task, and how the values of its masks map to them.
 
     Args:
-        names: One name a class; its position is the train id. From 2 to 254.
-        palette: One (red, green, blue) colour in 0..255 a class, for figures and, where `colors` is not given, for
-            reading coloured masks. Default: the colour-blind-safe colours of Okabe and Ito, and darker shades of them.
-        ids: Raw id in the mask file (at most 65535, negative ones of 32 bits too) -> train id, or 255 for pixels to
-            ignore. Default: raw ids are train ids. 255 is ignored without being listed; listing it
-            (`{0: 0, 255: 1}`) is for binary masks stored as 0 and 255.
-        colors: Colour -> train id or 255, for masks stored as RGB or RGBA, and for indexed ones unless `ids` is given
-            too. Default: RGB by `palette`, and black is ignored unless the palette uses it: what `colorize` writes,
+        names (`tuple[str, ...]`):
+            One name a class; its position is the train id. From 2 to 254.
+        palette (`tuple[Color, ...]`, *optional*, defaults to `()`):
+            One (red, green, blue) colour in 0..255 a class, for figures and, where `colors` is not given, for reading
+            coloured masks. Default: the colour-blind-safe colours of Okabe and Ito, and darker shades of them.
+        ids (`Mapping[int, int]`, *optional*):
+            Raw id in the mask file (at most 65535, negative ones of 32 bits too) -> train id, or 255 for pixels to
+            ignore. Default: raw ids are train ids. 255 is ignored without being listed; listing it (`{0: 0, 255: 1}`)
+            is for binary masks stored as 0 and 255.
+        colors (`Mapping[Color, int]`, *optional*):
+            Colour -> train id or 255, for masks stored as RGB or RGBA, and for indexed ones unless `ids` is given too.
+            Default: RGB by `palette`, and black is ignored unless the palette uses it: what `colorize` writes,
             `encode` reads; indexed masks by index.
 
     Raises:
@@ -101,7 +105,8 @@ class LabelSpace:
         """Builds a space from a recipe's `labels` section.
 
         Args:
-            mapping: Keys `names`, `palette`, `ids` and `colors`, as in the constructor. Since a key of a YAML or JSON
+            mapping (`Mapping[str, Any]`):
+                Keys `names`, `palette`, `ids` and `colors`, as in the constructor. Since a key of a YAML or JSON
                 mapping cannot be a list, the colours of `colors` are written as text: `"128, 64, 128": 0`.
 
         Raises:
@@ -137,12 +142,14 @@ class LabelSpace:
         """Maps a mask as stored to train ids.
 
         Args:
-            mask: Mode `1` (0 and 1), `L`, `P` (by index; by colour where `colors` alone is declared), `I;16`, `I`, or
+            mask (`Image.Image`):
+                Mode `1` (0 and 1), `L`, `P` (by index; by colour where `colors` alone is declared), `I;16`, `I`, or
                 `RGB`/`RGBA` (by colour).
-            name: The file's name, for messages.
+            name (`str`):
+                The file's name, for messages.
 
         Returns:
-            uint8 array (H, W) of train ids, 255 where a pixel is ignored.
+            `np.ndarray`: uint8 array (H, W) of train ids, 255 where a pixel is ignored.
 
         Raises:
             UserError: An id or a colour that the space does not know, a mode that holds neither, a palette that

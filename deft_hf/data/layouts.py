@@ -35,10 +35,14 @@ class Layout:
     """An official tree.
 
     Args:
-        places: where its releases have images and masks; the first that is there counts.
-        labels: the key in `PRESETS` of what its masks hold.
-        splits: folder of each split; where splits are no folders, the names of those that `split.mat` has.
-        listed: whether splits stand in `split.mat` and may be left out.
+        places (`tuple[Place, ...]`):
+            Where its releases have images and masks; the first that is there counts.
+        labels (`str`):
+            The key in `PRESETS` of what its masks hold.
+        splits (`Mapping[str, str]`, *optional*, defaults to `lambda: {'train': 'train', 'val': 'val'}()`):
+            Folder of each split; where splits are no folders, the names of those that `split.mat` has.
+        listed (`bool`, *optional*, defaults to `False`):
+            Whether splits stand in `split.mat` and may be left out.
     """
 
     places: tuple[Place, ...]
@@ -83,14 +87,19 @@ def load_layout(
     are left as there. Without a split it is all of GTA5.
 
     Args:
-        layout: one of `LAYOUTS`.
-        root: the folder that the downloads were unpacked in.
-        labels: what the masks hold; `PRESETS[LAYOUTS[layout].labels]` for the nineteen classes.
-        split: `train` or `val`; `test` too of GTA5, whose splits stand in `split.mat` (of `read_mapping.zip`).
-        name: default: the name of `root`.
+        layout (`str`):
+            One of `LAYOUTS`.
+        root (`str` or `os.PathLike`):
+            The folder that the downloads were unpacked in.
+        labels (`LabelSpace`):
+            What the masks hold; `PRESETS[LAYOUTS[layout].labels]` for the nineteen classes.
+        split (`str`, *optional*):
+            `train` or `val`; `test` too of GTA5, whose splits stand in `split.mat` (of `read_mapping.zip`).
+        name (`str`, *optional*):
+            Default: the name of `root`.
 
     Raises:
-        UserError: an unknown split, no such tree, or what `Domain.from_folder` refuses.
+        UserError: An unknown split, no such tree, or what `Domain.from_folder` refuses.
     """
     spec, root = LAYOUTS[layout], Path(root)
     if problem := split_problem(layout, split):

@@ -32,14 +32,20 @@ class Look:
     """A picture's file, beside its pixels.
 
     Args:
-        format (`str` or `None`): Pillow's name of the file format; `None` for a picture that is no file.
-        mode (`str`): Pillow's mode, in which the pixels will be.
-        rawmode (`str`): Pillow's name of how the file holds them, such as `L;4` or `RGB;16B`; the mode once they are
-            decoded.
-        maximum (`int` or `None`): Largest value of a PGM or PPM file.
-        bands (`int`): Values a pixel that the file holds, those that Pillow drops too.
-        frames (`int`): Pages or frames; smaller copies of the first and transparency masks are not counted.
-        lossy (`str` or `None`): The encoder, where it changes values.
+        format (`str` or `None`):
+            Pillow's name of the file format; `None` for a picture that is no file.
+        mode (`str`):
+            Pillow's mode, in which the pixels will be.
+        rawmode (`str`):
+            Pillow's name of how the file holds them, such as `L;4` or `RGB;16B`; the mode once they are decoded.
+        maximum (`int` or `None`, *optional*):
+            Largest value of a PGM or PPM file.
+        bands (`int`, *optional*, defaults to `1`):
+            Values a pixel that the file holds, those that Pillow drops too.
+        frames (`int`, *optional*, defaults to `1`):
+            Pages or frames; smaller copies of the first and transparency masks are not counted.
+        lossy (`str` or `None`, *optional*):
+            The encoder, where it changes values.
     """
 
     format: str | None

@@ -22,8 +22,10 @@ def as_stored(mask: Image.Image, name: str) -> Image.Image:
     """Decodes a mask to the values that its file holds.
 
     Args:
-        mask (`Image`): An opened picture.
-        name (`str`): The file's name, for messages.
+        mask (`Image`):
+            An opened picture.
+        name (`str`):
+            The file's name, for messages.
 
     Raises:
         UserError: The file cannot hold ids or colours as they were drawn, or holds more than can be read.
@@ -67,8 +69,10 @@ def check_alpha(channels: np.ndarray, name: str) -> None:
     """Refuses a coloured mask whose alpha channel says what its colours do not.
 
     Args:
-        channels (`np.ndarray`): uint8 (H, W, 4).
-        name (`str`): The file's name, for messages.
+        channels (`np.ndarray`):
+            uint8 (H, W, 4).
+        name (`str`):
+            The file's name, for messages.
 
     Raises:
         UserError: One colour has several alphas: the class may be in alpha, or edges are smoothed.
@@ -97,8 +101,9 @@ class Palettes:
     """The palettes of the indexed masks of one domain, seen one after another: an index must keep its colour.
 
     Args:
-        ids_declared (`bool`): Whether the label space says what each index is. Then palettes may differ, unless a
-            colour moves from one index to another.
+        ids_declared (`bool`):
+            Whether the label space says what each index is. Then palettes may differ, unless a colour moves from one
+            index to another.
     """
 
     def __init__(self, ids_declared: bool) -> None:

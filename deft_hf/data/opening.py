@@ -21,9 +21,12 @@ def open_picture(stored: Stored, name: str, value_range: ValueRange | None = Non
     """Decodes a cell of an image column to RGB, turned as its EXIF orientation says.
 
     Args:
-        stored (`dict` or `None`): `{"bytes": ..., "path": ...}`, as `datasets.Image(decode=False)` gives it.
-        name (`str`): What messages call the cell where it is no file of its own.
-        value_range (`tuple[float, float]`, *optional*): What is black and what is white in images of more than 8 bits.
+        stored (`dict` or `None`):
+            `{"bytes": ..., "path": ...}`, as `datasets.Image(decode=False)` gives it.
+        name (`str`):
+            What messages call the cell where it is no file of its own.
+        value_range (`tuple[float, float]`, *optional*):
+            What is black and what is white in images of more than 8 bits.
 
     Returns:
         `tuple[Image, str]`: The decoded picture, and the name that messages should use.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -36,10 +37,12 @@ def as_rgb(picture: Image.Image, name: str, value_range: ValueRange | None = Non
     above the middle of that; what stays below, and grey of 32 bits or of fractions, needs a declared range.
 
     Args:
-        picture (`Image`): An opened picture.
-        name (`str`): The file's name, for messages.
-        value_range (`tuple[float, float]`, *optional*): The values that become black and white in images of more than
-            8 bits; what lies outside is cut.
+        picture (`Image`):
+            An opened picture.
+        name (`str`):
+            The file's name, for messages.
+        value_range (`tuple[float, float]`, *optional*):
+            The values that become black and white in images of more than 8 bits; what lies outside is cut.
 
     Raises:
         UserError: Its bands, pages or depth would not be read as they are.
@@ -93,8 +96,8 @@ def _problem(look: Look) -> str | None:
 
 
 def _check_upper_bytes(picture: Image.Image, name: str, value_range: ValueRange | None) -> None:
-    extrema = picture.getextrema()[:3]
-    brightest = max(high for _, high in extrema)
+    bands: Any = picture.getextrema()  # a pair for each band, as there are several
+    brightest = max(high for _, high in bands[:3])
     if value_range in (None, _FULL_RANGE) and brightest * 256 >= _BRIGHT:
         return
     raise UserError(

@@ -33,7 +33,7 @@ _CLASSES = (
     ("motorcycle", (0, 0, 230), 32, (57,), (57,)),
     ("bicycle", (119, 11, 32), 33, (52,), (52,)),
 )
-_TRAIN_IDS = LabelSpace([name for name, *_ in _CLASSES], [color for _, color, *_ in _CLASSES])
+_TRAIN_IDS = LabelSpace(tuple(name for name, *_ in _CLASSES), tuple(color for _, color, *_ in _CLASSES))
 
 
 def _mapped(raw: list[tuple[int, ...]], count: int) -> LabelSpace:

@@ -20,20 +20,34 @@ class DomainReport:
     """What a domain holds, and what is wrong with it.
 
     Attributes:
-        domain: Name of the domain.
-        labels: Its label space.
-        pairs: Number of pairs.
-        images_without_mask: Ids of images that were left out since they have no mask.
-        masks_without_image: Ids of masks that were left out since they have no image.
-        checked: Number of pairs that were decoded; what follows speaks of those.
-        left_out: A line for each pair that the layout of a data set leaves out.
-        unreadable: A message for each file that cannot be decoded.
-        unfit: A message for each file whose values would not be read as they are.
-        dropped_alpha: Number of images with transparent pixels, whose alpha channel is dropped.
-        unequal: A message for each pair of unequal sizes.
-        outside: A message for each mask that holds what the label space does not know.
-        sizes: (height, width) of the masks -> how often.
-        pixels: int64 array (256,): pixels of each train id, the ignored ones at 255.
+        domain (`str`):
+            Name of the domain.
+        labels (`LabelSpace`):
+            Its label space.
+        pairs (`int`):
+            Number of pairs.
+        images_without_mask (`list[str]`, *optional*, defaults to `[]`):
+            Ids of images that were left out since they have no mask.
+        masks_without_image (`list[str]`, *optional*, defaults to `[]`):
+            Ids of masks that were left out since they have no image.
+        checked (`int`, *optional*, defaults to `0`):
+            Number of pairs that were decoded; what follows speaks of those.
+        left_out (`list[str]`, *optional*, defaults to `[]`):
+            A line for each pair that the layout of a data set leaves out.
+        unreadable (`list[str]`, *optional*, defaults to `[]`):
+            A message for each file that cannot be decoded.
+        unfit (`list[str]`, *optional*, defaults to `[]`):
+            A message for each file whose values would not be read as they are.
+        dropped_alpha (`int`, *optional*, defaults to `0`):
+            Number of images with transparent pixels, whose alpha channel is dropped.
+        unequal (`list[str]`, *optional*, defaults to `[]`):
+            A message for each pair of unequal sizes.
+        outside (`list[str]`, *optional*, defaults to `[]`):
+            A message for each mask that holds what the label space does not know.
+        sizes (`Counter[tuple[int, int]]`, *optional*, defaults to `Counter()`):
+            (height, width) of the masks -> how often.
+        pixels (`np.ndarray`, *optional*, defaults to `lambda: np.zeros(IGNORE_INDEX + 1, np.int64)()`):
+            int64 array (256,): pixels of each train id, the ignored ones at 255.
     """
 
     domain: str
@@ -76,7 +90,8 @@ class DomainReport:
         """Raises one UserError that counts what is wrong and names the first few of each kind; orphans are fine.
 
         Args:
-            skip_unreadable: Files that cannot be read are fine too, unless nothing else is left.
+            skip_unreadable (`bool`, *optional*, defaults to `False`):
+                Files that cannot be read are fine too, unless nothing else is left.
         """
         skips = skip_unreadable and len(self.unreadable) < self.pairs
         bad = [(kind, messages) for kind, messages in self._problems() if not (skips and messages is self.unreadable)]

@@ -30,13 +30,19 @@ class TrainingSet(Dataset):
     every domain exactly once.
 
     Args:
-        domains: At least one, all with the same classes.
-        transform: Called with (image, mask, rng) as a `TrainTransform` is.
-        weights: Share of the items of each domain, positive, of any sum. An epoch keeps to them within one item, and
+        domains (`Sequence[Domain]`):
+            At least one, all with the same classes.
+        transform (`Callable[[Image.Image, np.ndarray, np.random.Generator], dict[str, torch.Tensor]]`):
+            Called with (image, mask, rng) as a `TrainTransform` is.
+        weights (`Sequence[float]`, *optional*):
+            Share of the items of each domain, positive, of any sum. An epoch keeps to them within one item, and
             exactly on average over epochs. Default: the domains' sizes.
-        seed: Not negative.
-        length: Items an epoch. Default: the number of images of all domains.
-        unreadable: `stop` or `skip`, see `Reader`.
+        seed (`int`, *optional*, defaults to `0`):
+            Not negative.
+        length (`int`, *optional*):
+            Items an epoch. Default: the number of images of all domains.
+        unreadable (`str`, *optional*, defaults to `"stop"`):
+            `stop` or `skip`, see `Reader`.
 
     Raises:
         UserError: No domain, an empty one, unequal classes, or weights that do not fit.
@@ -101,9 +107,12 @@ class EvaluationSet(Dataset):
     """Every image of a domain once, in its order.
 
     Args:
-        domain: What is evaluated on; kept as `.domain`.
-        transform: From (image, mask) to `pixel_values` and `labels`.
-        unreadable: `stop`, or `skip`: the place of what cannot be read holds another image without a label.
+        domain (`Domain`):
+            What is evaluated on; kept as `.domain`.
+        transform (`EvalTransform`):
+            From (image, mask) to `pixel_values` and `labels`.
+        unreadable (`str`, *optional*, defaults to `"stop"`):
+            `stop`, or `skip`: the place of what cannot be read holds another image without a label.
     """
 
     def __init__(self, domain: Domain, transform: EvalTransform, unreadable: str = "stop") -> None:
@@ -128,8 +137,10 @@ def set_epoch(dataset: Any, epoch: int) -> None:
     the crops of its first epoch for ever. In living workers too, see `TrainingSet.set_epoch`.
 
     Args:
-        dataset (`Any`): What a data loader reads.
-        epoch (`int`): The epoch.
+        dataset (`Any`):
+            What a data loader reads.
+        epoch (`int`):
+            The epoch.
     """
     waiting, seen = [dataset], set()
     while waiting:
@@ -169,7 +180,8 @@ def share(dataset: Dataset, rank: int, ranks: int) -> Dataset:
         return dataset
     if isinstance(dataset, IterableDataset):
         return _StreamShare(dataset, rank, ranks)
-    return Subset(dataset, range(rank, len(dataset), ranks))
+    items = range(rank, len(dataset), ranks)  # type: ignore[arg-type]  # torch declares no length of a data set
+    return Subset(dataset, items)
 
 
 class _StreamShare(IterableDataset):

@@ -34,22 +34,33 @@ class TrainTransform:
     The defaults of `scale`, `jitter` and `blur` are those of the authors' public code, which also recolours.
 
     Args:
-        crop: (height, width) of what comes out, in pixels.
-        scale: Range of the random scale, drawn uniformly.
-        flip: Probability of a horizontal flip.
-        jitter: Strength s of brightness, contrast, saturation and hue; None for none. The first three are changed by a
+        crop (`tuple[int, int]`):
+            (height, width) of what comes out, in pixels.
+        scale (`tuple[float, float]`, *optional*, defaults to `(0.5, 2.0)`):
+            Range of the random scale, drawn uniformly.
+        flip (`float`, *optional*, defaults to `0.5`):
+            Probability of a horizontal flip.
+        jitter (`tuple[float, float, float, float]`, *optional*, defaults to `(0.4, 0.4, 0.4, 0.1)`):
+            Strength s of brightness, contrast, saturation and hue; None for none. The first three are changed by a
             factor from [max(0, 1 - s), 1 + s], the hue by up to s (at most 0.5) of a full turn, drawn uniformly and in
             a random order, as torchvision's ColorJitter defines it.
-        jitter_probability: Probability that a crop is jittered at all.
-        blur: Range of the standard deviation, in pixels of the crop, of a Gaussian blur (Pillow's approximation by
-            three box blurs) that is always applied; None for none.
-        max_class_share: A window is drawn again, up to 10 times in all, while one class fills more than this share of
-            its valid pixels, or while it has none. With 1, only the latter.
-        recolor: Whether to add a copy of the crop recoloured by `lab_recolor`.
-        mean: Per channel, of pixels in 0..1; the image processor's.
-        std: The same.
-        resize: (height, width) that an image counts as being resized to before it is scaled, such as (720, 1280) for
-            GTA5; None: its own size.
+        jitter_probability (`float`, *optional*, defaults to `0.5`):
+            Probability that a crop is jittered at all.
+        blur (`tuple[float, float]`, *optional*, defaults to `(0.15, 1.3)`):
+            Range of the standard deviation, in pixels of the crop, of a Gaussian blur (Pillow's approximation by three
+            box blurs) that is always applied; None for none.
+        max_class_share (`float`, *optional*, defaults to `0.75`):
+            A window is drawn again, up to 10 times in all, while one class fills more than this share of its valid
+            pixels, or while it has none. With 1, only the latter.
+        recolor (`bool`, *optional*, defaults to `False`):
+            Whether to add a copy of the crop recoloured by `lab_recolor`.
+        mean (`Sequence[float]`, *optional*, defaults to `IMAGENET_MEAN`):
+            Per channel, of pixels in 0..1; the image processor's.
+        std (`Sequence[float]`, *optional*, defaults to `IMAGENET_STD`):
+            The same.
+        resize (`tuple[int, int]`, *optional*):
+            (height, width) that an image counts as being resized to before it is scaled, such as (720, 1280) for GTA5;
+            None: its own size.
 
     Raises:
         UserError: A value out of its range.
@@ -91,9 +102,12 @@ class TrainTransform:
         """Augments a pair.
 
         Args:
-            image: RGB, of the mask's size.
-            mask: uint8 (H, W) train ids, 255 where ignored.
-            rng: Source of every random choice.
+            image (`Image.Image`):
+                RGB, of the mask's size.
+            mask (`np.ndarray`):
+                uint8 (H, W) train ids, 255 where ignored.
+            rng (`np.random.Generator`):
+                Source of every random choice.
 
         Returns:
             `pixel_values`: float32 (3, h, w), normalised; `labels`: int64 (h, w); with `recolor` also
@@ -139,9 +153,12 @@ class EvalTransform:
     """Resizes and normalises an image; leaves its labels at their own size.
 
     Args:
-        size: (height, width) that images are resized to (bilinear, antialiased); None: their own.
-        mean: Per channel, of pixels in 0..1; the image processor's.
-        std: The same.
+        size (`tuple[int, int]` or `None`):
+            (height, width) that images are resized to (bilinear, antialiased); None: their own.
+        mean (`Sequence[float]`, *optional*, defaults to `IMAGENET_MEAN`):
+            Per channel, of pixels in 0..1; the image processor's.
+        std (`Sequence[float]`, *optional*, defaults to `IMAGENET_STD`):
+            The same.
     """
 
     size: tuple[int, int] | None
@@ -189,11 +206,13 @@ def lab_recolor(rgb: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     * RGB outside [0, 1] is cut.
 
     Args:
-        rgb: float32 (N, 3, H, W) or (3, H, W) in [0, 1].
-        rng: Source of every random choice.
+        rgb (`torch.Tensor`):
+            float32 (N, 3, H, W) or (3, H, W) in [0, 1].
+        rng (`np.random.Generator`):
+            Source of every random choice.
 
     Returns:
-        float32, of the same shape, in [0, 1].
+        `torch.Tensor`: float32, of the same shape, in [0, 1].
     """
     offset, extent = torch.tensor([[0.0, 128.0, 128.0], [100.0, 255.0, 255.0]], device=rgb.device)[..., None, None]
     lab = (rgb_to_lab(rgb) + offset) / extent
@@ -231,7 +250,8 @@ class _Window:
             ends.append(last * length / resized)
             sizes.append(last - first)
             offsets.append(first - start)
-        return cls((starts[1], starts[0], ends[1], ends[0]), tuple(sizes), tuple(offsets))
+        box = (starts[1], starts[0], ends[1], ends[0])
+        return cls(box, size=(sizes[0], sizes[1]), offset=(offsets[0], offsets[1]))
 
     def cut(self, mask: np.ndarray) -> np.ndarray:
         """The window of a mask (H, W), resized to the window's size by nearest neighbour."""

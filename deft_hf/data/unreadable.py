@@ -20,9 +20,11 @@ class Reader:
     """Reads the pairs of some domains and notes what could not be read.
 
     Args:
-        domains: where the pairs are.
-        policy: `stop`: what cannot be read is an error. `skip`: the next pair of the domain that can be read stands
-            in, the same one in whichever process.
+        domains (`Sequence[Domain]`):
+            Where the pairs are.
+        policy (`str`):
+            `stop`: what cannot be read is an error. `skip`: the next pair of the domain that can be read stands in,
+            the same one in whichever process.
 
     Attributes:
         missing: by domain, a bool tensor (pairs,) in memory that data-loader workers share.
@@ -39,7 +41,7 @@ class Reader:
         """A pair of the domain number `which`, and whether it is the one asked for.
 
         Raises:
-            UserError: the pair cannot be read, and nothing may or can stand in; or it contradicts the label space.
+            UserError: If the pair cannot be read, and nothing may or can stand in; or it contradicts the label space.
         """
         domain = self.domains[which]
         for step in range(len(domain)):

@@ -29,11 +29,16 @@ class CorruptedDomain(Domain):
     Its ids are those of the images with the severity behind: `a/b_3`.
 
     Args:
-        name: What the domain is called in tables and metrics.
-        clean: Where the pairs come from; `.dataset` is its own.
-        kind: One of `CORRUPTIONS`.
-        seed: Any whole number.
-        copies: The position in `clean` and the severity of each image.
+        name (`str`):
+            What the domain is called in tables and metrics.
+        clean (`Domain`):
+            Where the pairs come from; `.dataset` is its own.
+        kind (`str`):
+            One of `CORRUPTIONS`.
+        seed (`int`):
+            Any whole number.
+        copies (`Sequence[tuple[int, int]]`):
+            The position in `clean` and the severity of each image.
     """
 
     def __init__(self, name: str, clean: Domain, kind: str, seed: int, copies: Sequence[tuple[int, int]]) -> None:
@@ -87,14 +92,19 @@ def corrupted(
     """A corrupted copy of a domain, to be scored as an unseen one.
 
     Args:
-        domain: Where the pairs come from: the validation images, for example. Never the images trained on.
-        kind: One of `CORRUPTIONS`.
-        severity: 1 to 5. Default: all five in one domain, each image five times, severity after severity. Its scores
-            are of all pixels of the five together; the mean of five scores, which papers report as Cityscapes-C
-            (Kamann & Rother, CVPR 2020, https://arxiv.org/abs/1908.05005), is near, and `corruption_suite` has the
-            domains for it.
-        seed: Any whole number.
-        name: Default: the domain's name, the kind and the severity, such as `town_fog_3`, or `town_fog` for all five.
+        domain (`Domain`):
+            Where the pairs come from: the validation images, for example. Never the images trained on.
+        kind (`str`):
+            One of `CORRUPTIONS`.
+        severity (`int`, *optional*):
+            1 to 5. Default: all five in one domain, each image five times, severity after severity. Its scores are of
+            all pixels of the five together; the mean of five scores, which papers report as Cityscapes-C (Kamann &
+            Rother, CVPR 2020, https://arxiv.org/abs/1908.05005), is near, and `corruption_suite` has the domains for
+            it.
+        seed (`int`, *optional*, defaults to `0`):
+            Any whole number.
+        name (`str`, *optional*):
+            Default: the domain's name, the kind and the severity, such as `town_fog_3`, or `town_fog` for all five.
 
     Raises:
         UserError: There is no such kind or severity.

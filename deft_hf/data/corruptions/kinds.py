@@ -34,10 +34,14 @@ def corrupt(image: Image.Image, kind: str, severity: int, rng: np.random.Generat
     """Corrupts an RGB image; its size stays.
 
     Args:
-        image: RGB.
-        kind: One of `CORRUPTIONS`.
-        severity: 1 to 5.
-        rng: Source of every random choice.
+        image (`Image.Image`):
+            RGB.
+        kind (`str`):
+            One of `CORRUPTIONS`.
+        severity (`int`):
+            1 to 5.
+        rng (`np.random.Generator`):
+            Source of every random choice.
     """
     change, constants = KINDS[kind]
     pixels = np.asarray(image, np.float32) / 255

@@ -64,7 +64,7 @@ def plasma(size: tuple[int, int], decay: float, rng: np.random.Generator) -> np.
     shrink by `decay`, by its bounds.
 
     Returns:
-        float32 (H, W) that fills the range from 0 to 1.
+        `np.ndarray`: float32 (H, W) that fills the range from 0 to 1.
     """
     heights, reach = np.zeros((1, 1), np.float32), np.float32(1)
 
@@ -91,7 +91,7 @@ def flakes(
     """Spots where Gaussian noise, drawn on a grid of so many pixels a cell, is above a threshold; 0 elsewhere.
 
     Returns:
-        float32 (H, W) in 0..1.
+        `np.ndarray`: float32 (H, W) in 0..1.
     """
     grid = [math.ceil(side / max(cell, 1)) + 1 for side in size]
     noise = Image.fromarray(rng.normal(mean, deviation, grid).astype(np.float32))
@@ -103,7 +103,7 @@ def frost(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     """Ice on a pane: ferns that grow inwards from the borders, milky where they are dense. A drawing of ours.
 
     Returns:
-        float32 (H, W, 3) in 0..1.
+        `np.ndarray`: float32 (H, W, 3) in 0..1.
     """
     height, width = (round(side * _PANE / min(size)) for side in size)
     canvas = Image.new("L", (width, height))

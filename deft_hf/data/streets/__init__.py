@@ -45,15 +45,19 @@ def draw_street(look: str, seed: int, size: tuple[int, int] = (192, 256)) -> tup
     """Draws one street; the same arguments give the same pixels, whatever the global random state.
 
     Args:
-        look: one of [`LOOKS`]. All looks but `other_town` show the same place, so their masks are equal.
-        seed: which street, at least 0.
-        size: height and width in pixels.
+        look (`str`):
+            One of [`LOOKS`]. All looks but `other_town` show the same place, so their masks are equal.
+        seed (`int`):
+            Which street, at least 0.
+        size (`tuple[int, int]`, *optional*, defaults to `(192, 256)`):
+            Height and width in pixels.
 
     Returns:
-        The picture, uint8 (h, w, 3), and its mask of train ids of [`STREETS`], uint8 (h, w), none of them ignored.
+        `tuple[np.ndarray, np.ndarray]`: The picture, uint8 (h, w, 3), and its mask of train ids of [`STREETS`], uint8
+        (h, w), none of them ignored.
 
     Raises:
-        UserError: there is no such look.
+        UserError: If there is no such look.
     """
     if look not in _LOOKS:
         raise UserError(f"There is no street look {look!r}; the looks are {', '.join(LOOKS)}.")
