@@ -14,7 +14,7 @@ import deft_hf
 PACKAGE = Path(deft_hf.__file__).parent
 # Not converted yet.
 LATER = (
-    *("methods/", "trainer/", "data/", "recipe/", "runs/segmenter.py", "export.py"),
+    *("methods/", "trainer/", "recipe/", "runs/segmenter.py", "export.py"),
     *("comparison/experiment.py", "comparison/plan.py", "comparison/tuning.py", "comparison/variants.py"),
     "comparison/worker.py",
 )
@@ -46,15 +46,20 @@ def sections(node: _Documented) -> Iterator[tuple[str, list[list[str]]]]:
 
 
 def names(node: _Documented) -> set[str]:
-    """Parameters of a function; fields and parameters of a class."""
+    """Parameters of a function; parameters and attributes of a class."""
     if isinstance(node, ast.ClassDef):
         fields = {item.target.id for item in node.body if isinstance(item, ast.AnnAssign)}
         methods = [item for item in node.body if isinstance(item, ast.FunctionDef)]
         properties = {item.name for item in methods if item.decorator_list}
-        return fields.union(properties, *(names(item) for item in methods if item.name == "__init__"))
+        stored = {item.attr for item in ast.walk(node) if isinstance(item, ast.Attribute) and _is_stored(item)}
+        return fields.union(properties, stored, *(names(item) for item in methods if item.name == "__init__"))
     arguments = node.args
     every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg]
     return {argument.arg for argument in every if argument is not None}
+
+
+def _is_stored(node: ast.Attribute) -> bool:
+    return isinstance(node.ctx, ast.Store) and isinstance(node.value, ast.Name) and node.value.id == "self"
 
 
 @pytest.mark.parametrize("path", [str(path.relative_to(PACKAGE)) for path in sorted(PACKAGE.rglob("*.py"))])

@@ -56,7 +56,7 @@ class MaskTargets:
         self.collator = collator
 
     def __call__(self, samples: Any) -> dict[str, Any]:
-        """The collator's batch with, for N images of which image i shows n_i classes,
+        """The collator's batch and its targets, for N images of which image i shows n_i classes.
 
         * `class_labels`: list of N int64 (n_i,), the classes in order; n_i is 0 where nothing is labelled;
         * `mask_labels`: list of N bool (n_i, H, W), the pixels of each; none is empty, and 255 is in none.
@@ -67,8 +67,7 @@ class MaskTargets:
 
 
 class CheckedBatches:
-    """Checks what a collator makes, on the CPU, where a batch is made: a wrong label ends in one message there, and
-    not in an index error in the depth of a loss.
+    """Checks a collator's batches on the CPU, so that a wrong label is one message and not an index error in a loss.
 
     Args:
         collator (`Callable`):

@@ -36,21 +36,35 @@ class Domain:
 
     Args:
         name (`str`):
-            What the domain is called in tables and metrics.
+            Name of the domain in tables and metrics.
         labels (`LabelSpace`):
-            The label space its masks are read with.
+            Label space that its masks are read with.
         dataset (`datasets.Dataset`):
-            `datasets.Dataset` with the columns `id` (distinct strings), `image` and `mask` (both
+            Dataset with the columns `id` (distinct strings), `image` and `mask` (both
             `datasets.Image(decode=False)`, so that a row costs nothing until `load` decodes it).
         report (`DomainReport`, *optional*):
-            What was found while pairing files, where that was done.
+            Findings while pairing files.
         value_range (`ValueRange`, *optional*):
             The values that become black and white in images of more than 8 bits, such as (0, 4095); see
             `deft_hf.data.pictures.as_rgb`.
 
     Attributes:
-        report (`DomainReport`, *optional*):
-            `DomainReport` of the pairing (pairs and orphans); `check` returns one that knows the contents too.
+        report (`DomainReport`):
+            Report of the pairing (pairs and orphans); `check` returns one that covers the contents too.
+
+    Example:
+
+    ```python
+    >>> from deft_hf import Domain
+
+    >>> town = Domain.from_streets("clear", count=2, size=(48, 64))
+    >>> len(town)
+    2
+    >>> image, mask = town.load(0)
+    >>> image.size, mask.shape
+    ((64, 48), (48, 64))
+
+    ```
     """
 
     def __init__(

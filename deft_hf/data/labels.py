@@ -38,21 +38,35 @@ class LabelSpace:
 
     Args:
         names (`tuple[str, ...]`):
-            One name a class; its position is the train id. From 2 to 254.
+            One name per class, 2 to 254 of them; a name's position is its train id.
         palette (`tuple[Color, ...]`, *optional*, defaults to `()`):
-            One (red, green, blue) colour in 0..255 a class, for figures and, where `colors` is not given, for reading
-            coloured masks. Default: the colour-blind-safe colours of Okabe and Ito, and darker shades of them.
+            One (red, green, blue) colour in 0..255 per class, for figures and, without `colors`, for reading coloured
+            masks; by default the colour-blind-safe colours of Okabe and Ito, and darker shades of them.
         ids (`Mapping[int, int]`, *optional*):
             Raw id in the mask file (at most 65535, negative ones of 32 bits too) -> train id, or 255 for pixels to
-            ignore. Default: raw ids are train ids. 255 is ignored without being listed; listing it (`{0: 0, 255: 1}`)
+            ignore. By default raw ids are train ids. 255 is ignored without being listed; listing it (`{0: 0, 255: 1}`)
             is for binary masks stored as 0 and 255.
         colors (`Mapping[Color, int]`, *optional*):
             Colour -> train id or 255, for masks stored as RGB or RGBA, and for indexed ones unless `ids` is given too.
-            Default: RGB by `palette`, and black is ignored unless the palette uses it: what `colorize` writes,
+            By default RGB by `palette`, and black is ignored unless the palette uses it: what `colorize` writes,
             `encode` reads; indexed masks by index.
 
     Raises:
-        UserError: The parts contradict each other, or a value is out of its range.
+        UserError: If the parts contradict each other, or a value is out of its range.
+
+    Example:
+
+    ```python
+    >>> import numpy as np
+    >>> from deft_hf import LabelSpace
+    >>> from PIL import Image
+
+    >>> labels = LabelSpace(names=("road", "car"), ids={7: 0, 26: 1, 0: 255})
+    >>> mask = Image.fromarray(np.array([[7, 7], [26, 0]], np.uint8))
+    >>> labels.encode(mask, name="mask.png").tolist()
+    [[0, 0], [1, 255]]
+
+    ```
     """
 
     names: tuple[str, ...]
@@ -298,6 +312,7 @@ class LabelSpace:
 
 
 def default_palette(count: int) -> tuple[Color, ...]:
+    """Colours for `count` classes: those of Okabe and Ito, then darker and darker shades of them."""
     # Every further round of the seven hues is darkened by another step of the golden ratio, which keeps rounds apart.
     rounds = (1 - 0.7 * (index // len(_OKABE_ITO) * 0.618 % 1) for index in range(count))
     hues = ((_OKABE_ITO[index % len(_OKABE_ITO)], shade) for index, shade in enumerate(rounds))

@@ -27,7 +27,8 @@ class Reader:
             the same one in whichever process.
 
     Attributes:
-        missing: by domain, a bool tensor (pairs,) in memory that data-loader workers share.
+        missing (`list[Tensor]`):
+            By domain, which pairs could not be read: bool (pairs,), in memory that data-loader workers share.
     """
 
     def __init__(self, domains: Sequence[Domain], policy: str) -> None:
