@@ -65,7 +65,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
 
 
 def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
-    """Resolve Hugging Face's references in docstrings, [`Name`] or [`~path.Name`], where they name something public."""
+    """Resolve references in docstrings, [`Name`] or [`~path.Name`], that name something public."""
     if page.file.src_uri != API_PAGE:
         return html
     paths = dict(public_names())

@@ -44,8 +44,8 @@ class LabelSpace:
             masks; by default the colour-blind-safe colours of Okabe and Ito, and darker shades of them.
         ids (`Mapping[int, int]`, *optional*):
             Raw id in the mask file (at most 65535, negative ones of 32 bits too) -> train id, or 255 for pixels to
-            ignore. By default raw ids are train ids. 255 is ignored without being listed; listing it (`{0: 0, 255: 1}`)
-            is for binary masks stored as 0 and 255.
+            ignore. By default raw ids are train ids. 255 is ignored without being listed; list it (`{0: 0, 255: 1}`)
+            for binary masks stored as 0 and 255.
         colors (`Mapping[Color, int]`, *optional*):
             Colour -> train id or 255, for masks stored as RGB or RGBA, and for indexed ones unless `ids` is given too.
             By default RGB by `palette`, and black is ignored unless the palette uses it: what `colorize` writes,
