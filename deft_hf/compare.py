@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from transformers.utils import logging
 
 from deft_hf.comparison.experiment import compare
-from deft_hf.comparison.variants import VARIANTS
+from deft_hf.methods import variants
 from deft_hf.utils.errors import UserError, run_command
 
 
@@ -42,7 +42,7 @@ def _rates(text: str) -> list[float]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    known = "\n".join(f"  {name:18} {variant.note}" for name, variant in VARIANTS.items())
+    known = "\n".join(f"  {name:18} {variant.note}" for name, variant in variants().items())
     parser = argparse.ArgumentParser(
         prog="python -m deft_hf.compare",
         description="Train methods x seeds on one recipe and report how they differ on unseen domains.",

@@ -22,9 +22,11 @@ from transformers.utils import logging
 
 from deft_hf.comparison.outcomes import Cost
 from deft_hf.comparison.plan import Plan, Run
-from deft_hf.comparison.variants import VARIANTS, Settings, Variant
 from deft_hf.data.collate import MaskTargets, collate
+from deft_hf.methods import variants as known_variants
 from deft_hf.methods.core.cost import equal_compute_steps, method_flops, step_flops
+from deft_hf.methods.core.stages import Span
+from deft_hf.methods.variant import Settings, Variant
 from deft_hf.models.families import resolve_family
 from deft_hf.recipe import Recipe
 from deft_hf.runs.arguments import method_arguments
@@ -33,7 +35,6 @@ from deft_hf.runs.provenance import hardware
 from deft_hf.runs.start import open_start
 from deft_hf.runs.train import make_trainer
 from deft_hf.scoring.report import save_json
-from deft_hf.trainer.stages import Span
 from deft_hf.trainer.trainer import DeFTTrainer
 from deft_hf.utils.errors import UserError
 from deft_hf.utils.files import RECIPE
@@ -57,7 +58,7 @@ def measure(plan: Plan, settings: Mapping[str, Settings], folder: Path) -> dict[
         folder (`Path`):
             Folder of the results: one JSON file per method and kind of hardware.
     """
-    joint = _measured(plan.run(VARIANTS["joint"].alone, 0), plan, folder)
+    joint = _measured(plan.run(known_variants()["joint"].own, 0), plan, folder)
     if joint is None:
         return {}
     costs = {}
@@ -78,7 +79,7 @@ def _measured(run: Run, plan: Plan, folder: Path) -> dict[str, float] | None:
     path = folder / f"{run.folder.name}-{re.sub(r'[^0-9A-Za-z]+', '-', hardware()).strip('-')}.json"
     if not path.is_file():
         recipes = []
-        for role, each in (("own", run), ("joint", plan.run(VARIANTS["joint"].alone, 0))):
+        for role, each in (("own", run), ("joint", plan.run(known_variants()["joint"].own, 0))):
             place = folder / f".{role}"
             place.mkdir(parents=True, exist_ok=True)
             (place / RECIPE).write_text(each.recipe.to_yaml())
@@ -119,7 +120,7 @@ def with_equal_compute(plan: Plan, variants: Mapping[str, Variant]) -> dict[str,
     for name, variant in variants.items():
         result[name] = variant
         if variant.compute_of is not None:
-            wanted = spans(VARIANTS[variant.compute_of].settings)
+            wanted = spans(known_variants()[variant.compute_of].settings)
             earlier = spans(variant.settings)[:-1]
             left = method_flops(model, family, wanted, batch) - method_flops(model, family, earlier, batch)
             steps, warmup = equal_compute_steps(left, model, family, batch), sum(span.steps for span in earlier)
@@ -129,7 +130,7 @@ def with_equal_compute(plan: Plan, variants: Mapping[str, Variant]) -> dict[str,
                     "shorten it with method.decoder_warmup_steps"
                 )
             own = {"training.max_steps": steps, "method.decoder_warmup_steps": warmup}
-            result[name] = replace(variant, settings={**variant.settings, **own})
+            result[name] = replace(variant, own={**variant.own, **own})
     return result
 
 
@@ -140,8 +141,7 @@ def _prepare(recipe: Recipe) -> tuple[DeFTTrainer, dict[str, Tensor], dict[str, 
     args = method_arguments(recipe, recipe.method.name)
     trainer = make_trainer(args, recipe.model, recipe.data, load_domains(recipe.data))
     trainer.create_optimizer()
-    trainer.spans = trainer.args.spans(100)
-    trainer.enter_stage(sum(span.steps for span in trainer.spans), new=True)
+    trainer.stages.enter(trainer.stages.set_length(100), new=True, optimizer=trainer.optimizer)
     device = trainer.args.device
     collator = MaskTargets() if trainer.family.objective.needs_masks else collate
     trainer.pathways.to(device).train()
@@ -160,9 +160,9 @@ def _step(trainer: DeFTTrainer, batch: Mapping[str, Tensor]) -> float:
     with trainer.accelerator.autocast():
         loss = trainer.pathways(**batch)["loss"]
     loss.backward()
-    trainer.before_step()
+    trainer.stages.before_step()
     trainer.optimizer.step()
-    trainer.after_step()
+    trainer.stages.after_step()
     trainer.optimizer.zero_grad()
     _wait(trainer)
     return time.perf_counter() - start

@@ -42,7 +42,7 @@ def compare(
 
     Args:
         recipe: path of the recipe; OUTPUT is its `training.output_dir`.
-        methods: names of `VARIANTS` with commas between them, each with settings of its own after colons.
+        methods: names of rows with commas between them, each with settings of its own after colons.
         seeds: how many, from 0; or which.
         overrides: `key.sub=value`, as for `deft_hf.train`.
         baselines: the methods that the others are compared with, a report each.
@@ -79,8 +79,7 @@ def compare(
     cost.with_equal_compute(plan, variants)  # refuses before anything is trained
     tuned, trials = tuning.tune(plan, variants, rates, values, source, jobs) if rates else ({}, [])
     variants = {
-        name: replace(variant, settings={**variant.settings, **tuned.get(name, {})})
-        for name, variant in variants.items()
+        name: replace(variant, own={**variant.own, **tuned.get(name, {})}) for name, variant in variants.items()
     }
     variants = cost.with_equal_compute(plan, variants)
     table = {
@@ -90,7 +89,7 @@ def compare(
     # Seed by seed, so that one that is broken off has something of every method.
     reasons = execute([row[seed] for seed in seeds for row in table.values()], jobs)
 
-    alone = {name: variant.alone for name, variant in variants.items()}
+    alone = {name: variant.own for name, variant in variants.items()}
     comparison = Comparison(
         title=Path(recipe).stem,
         command=command,

@@ -12,10 +12,10 @@ from typing import Any
 
 import yaml
 
-from deft_hf.comparison.variants import Settings, Variant
+from deft_hf.methods import DEFAULT, identity_defaults
+from deft_hf.methods.variant import Settings, Variant
 from deft_hf.recipe import Recipe
 from deft_hf.runs.arguments import check_arguments
-from deft_hf.trainer.arguments import own_defaults
 from deft_hf.utils.errors import UserError
 from deft_hf.utils.files import FAILURE, METRICS, RECIPE
 
@@ -126,8 +126,8 @@ class Plan:
 
     def _load(self, changes: Settings) -> Recipe:
         # What the recipe asks of DeFT, a regulariser for one, is none of a rival's business.
-        deft = changes.get("method.name", "deft") == "deft"
-        neutral = {} if deft else {f"method.{name}": value for name, value in own_defaults().items()}
+        deft = changes.get("method.name", DEFAULT) == DEFAULT
+        neutral = {} if deft else {f"method.{name}": value for name, value in identity_defaults().items()}
         alone = {"method.baselines": [], "publish.push_to_hub": False, "publish.every_save": False}
         changes = {**alone, **neutral, **changes}
         texts = [f"{key}={yaml.safe_dump(value, default_flow_style=True)}" for key, value in changes.items()]

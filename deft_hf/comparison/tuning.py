@@ -10,9 +10,10 @@ import numpy as np
 from deft_hf.comparison.jobs import execute
 from deft_hf.comparison.outcomes import Trial
 from deft_hf.comparison.plan import Plan, Run
-from deft_hf.comparison.variants import VARIANTS, Settings, Variant
+from deft_hf.methods import methods
+from deft_hf.methods import variants as known_variants
+from deft_hf.methods.variant import Settings, Variant
 from deft_hf.recipe import Recipe
-from deft_hf.trainer.stages import METHODS
 
 RATE = "training.learning_rate"
 # No reported seed: the choice would fit its noise.
@@ -43,7 +44,7 @@ def tune(
     tuned = {name: variant for name, variant in variants.items() if variant.like is None}
     for variant in variants.values():
         if variant.like is not None:
-            tuned.setdefault(variant.like, VARIANTS[variant.like])
+            tuned.setdefault(variant.like, known_variants()[variant.like])
     fixed = {name: _own_settings(name, variant) for name, variant in tuned.items()}
     by_rate = {
         name: [{RATE: rate} for rate in _rates(plan.run(variant.settings, SEED).recipe, RATE in fixed[name], rates)]
@@ -66,14 +67,14 @@ def tune(
 
 def _rates(recipe: Recipe, is_fixed: bool, rates: Sequence[float]) -> Sequence[float]:
     """The rates to try: one where it is fixed, or where it moves nothing that is trained."""
-    decoder_alone = METHODS[recipe.method.name] == ("warmup",)
+    decoder_alone = not methods()[recipe.method.name].trains_encoder()
     moves_nothing = decoder_alone and recipe.method.decoder_learning_rate is not None
     return [recipe.training.learning_rate] if is_fixed or moves_nothing else rates
 
 
 def _own_settings(name: str, variant: Variant) -> set[str]:
     """Keys that a variant sets otherwise than the one that it is tuned as: by what it is about, or by its name."""
-    common = VARIANTS[variant.like or name.partition(":")[0]].settings
+    common = known_variants()[variant.like or name.partition(":")[0]].settings
     return {key for key, value in variant.settings.items() if common.get(key) != value}
 
 

@@ -4,17 +4,88 @@ from __future__ import annotations
 
 import copy
 import re
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from torch import nn
-
-from deft_hf.models.families import SegmentationFamily
+from deft_hf.methods.base import NEEDS_WHOLE, NOT_NEGATIVE, POSITIVE, Ingredient, Launcher, setting
+from deft_hf.methods.composition import Composition
+from deft_hf.methods.l2_sp import L2SP
+from deft_hf.methods.spd import SPD
+from deft_hf.methods.variant import Variant, values
+from deft_hf.methods.wise_ft import WiSEFT
 from deft_hf.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from deft_hf.models.families import SegmentationFamily
 
 NAME = "default"  # what peft's own functions look for
 MARKS = (f".lora_A.{NAME}.", f".lora_B.{NAME}.")
 # What peft's wrapper of a convolution lacks and other modules read: MobileNetV2's padding needs the stride.
 GEOMETRY = ("stride", "kernel_size", "padding", "dilation", "padding_mode", "groups")
+
+
+@dataclass
+class LoRASettings:
+    """Of the adapters."""
+
+    lora_rank: int = setting(
+        0,
+        "Train low-rank adapters of this rank instead of the encoder's weights (needs peft); they are merged into "
+        "what is saved. 0: the weights themselves.",
+        allowed=NOT_NEGATIVE,
+        identity=True,
+        state=True,
+    )
+    lora_alpha: float | None = setting(
+        None,
+        "Scale of the adapters is lora_alpha / lora_rank. Default: the rank.",
+        allowed=POSITIVE,
+        identity=True,
+        state=True,
+    )
+
+
+class LoRA(Ingredient):
+    """Adapters in the encoder instead of its weights (Hu et al., ICLR 2022), merged into the export."""
+
+    name = "lora"
+    summary = "low-rank adapters in the encoder, merged into the export"
+    paper = "Hu et al. 2022, https://arxiv.org/abs/2106.09685"
+    Settings = LoRASettings
+    settings: LoRASettings
+    adapts = True
+    variants = {
+        "lora": Variant(
+            "lp_ft with low-rank adapters in the encoder (Hu et al. 2022), merged",
+            {"method.name": "lp_ft", "method.lora_rank": 16},
+            tries=values("method.lora_rank", 4, 16, 64),
+        )
+    }
+
+    @property
+    def is_on(self) -> bool:
+        return self.settings.lora_rank > 0
+
+    def problems(self, run: Composition) -> Iterator[str]:
+        if run.method.stages[-1] != "joint" or run.average is not None:
+            yield "lora_rank goes with method joint or lp_ft and average: none (averaged factors are no average)"
+        distance = run.get(L2SP)
+        if (distance and distance.reads_start) or run.get(SPD) or run.get(WiSEFT):
+            yield "lora_rank keeps the encoder's weights: leave distance_weight, projection_weight, interpolation out"
+
+    def refusals(self, launcher: Launcher) -> Iterator[str]:
+        if launcher.shards_parameters:
+            yield f"lora_rank {NEEDS_WHOLE}"
+
+    def adapt(self, model: nn.Module, family: SegmentationFamily) -> SegmentationFamily:
+        rank = self.settings.lora_rank
+        return add_adapters(model, family, rank, self.settings.lora_alpha or rank)
+
+    def plain(self, model: nn.Module, family: SegmentationFamily) -> nn.Module:
+        return merged(model, family)
 
 
 def has_adapters(model: nn.Module) -> bool:
@@ -34,10 +105,14 @@ def add_adapters(model: nn.Module, family: SegmentationFamily, rank: int, alpha:
     derived from them may use its weight in ways that adding B A to the output does not match.
 
     Args:
-        model: a segmentation model. The draws of A depend on its layers and on torch's global seed alone.
-        family: its split, as `resolve_family` gives it.
-        rank: of B A, at least 1.
-        alpha: scale of B A in units of the rank.
+        model (`nn.Module`):
+            A segmentation model. The draws of A depend on its layers and on torch's global seed alone.
+        family (`SegmentationFamily`):
+            Its split, as `resolve_family` gives it.
+        rank (`int`):
+            Of B A, at least 1.
+        alpha (`float`):
+            Scale of B A in units of the rank.
 
     Returns:
         The family of the adapted model: its trained parameters are the adapters' and the decoder's.
@@ -92,9 +167,11 @@ def merged(model: nn.Module, family: SegmentationFamily) -> nn.Module:
     """A copy of `model` without adapters, of the original class and names, that gives the same outputs.
 
     Args:
-        model: a model that `add_adapters` was called on; left alone, so that it may go on training. One without
-            adapters is given back as it is.
-        family: its family, of before or after `add_adapters`.
+        model (`nn.Module`):
+            A model that `add_adapters` was called on; left alone, so that it may go on training. One without
+            adapters is returned as it is.
+        family (`SegmentationFamily`):
+            Its family, of before or after `add_adapters`.
     """
     if not has_adapters(model):
         return model
@@ -116,6 +193,8 @@ def _is_adapter(name: str) -> bool:
 
 
 def _is_adaptable(module: nn.Module) -> bool:
+    from torch import nn
+
     return type(module) is nn.Linear or (type(module) is nn.Conv2d and module.groups == 1)
 
 

@@ -2,11 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-from torch import Tensor
+from deft_hf.methods.base import NEEDS_WHOLE, NOT_NEGATIVE, Ingredient, Launcher, setting
+from deft_hf.methods.variant import Variant, values
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from deft_hf.methods.core.pathways import DualPathway
+
+
+@dataclass
+class SPDSettings:
+    """Of selective projection decay."""
+
+    projection_weight: float = setting(
+        0.0,
+        "Weight λ of selective projection decay on the encoder; set encoder_weight_decay to 0 with it.",
+        allowed=NOT_NEGATIVE,
+        identity=True,
+    )
+
+
+class SPD(Ingredient):
+    """Selective projection decay of the encoder (Tian et al., NeurIPS 2024, algorithm 1)."""
+
+    name = "spd"
+    summary = "a projection toward the initialisation where a step and the drift disagree"
+    paper = "Tian et al. 2024, https://arxiv.org/abs/2411.01713"
+    Settings = SPDSettings
+    settings: SPDSettings
+    variants = {
+        "spd": Variant(
+            "joint with selective projection decay of the encoder (Tian et al. 2024)",
+            {"method.name": "joint", "method.projection_weight": 1.0, "method.encoder_weight_decay": 0.0},
+            tries=values("method.projection_weight", 0.3, 1.0, 3.0),
+        )
+    }
+
+    @property
+    def is_on(self) -> bool:
+        return self.settings.projection_weight > 0
+
+    @property
+    def reads_start(self) -> bool:
+        return self.is_on
+
+    def refusals(self, launcher: Launcher) -> Iterator[str]:
+        if launcher.hides_gradients:
+            yield "projection_weight reads gradients, which DeepSpeed keeps to itself: leave one of them out"
+        if launcher.shards_parameters:
+            yield f"projection_weight {NEEDS_WHOLE}"
+
+    def before_step(self, pathways: DualPathway) -> None:
+        self._drift = drift(pathways.trained("encoder"), pathways.start("encoder"))
+
+    def after_step(self, pathways: DualPathway) -> None:
+        weight = self.settings.projection_weight
+        project(pathways.trained("encoder"), pathways.start("encoder"), self._drift, weight)
 
 
 class Drift(NamedTuple):
@@ -21,23 +77,26 @@ class Drift(NamedTuple):
     alignments: list[Tensor]
 
 
-@torch.no_grad()
 def drift(parameters: Sequence[Tensor], initial: Sequence[Tensor]) -> Drift:
     """The drift of parameters that have their gradients, before the optimizer moves them.
 
     Args:
-        parameters: float tensors with `grad`; without one they count as having gradient 0.
-        initial: tensors of the same shapes on the same device.
+        parameters (`Sequence[Tensor]`):
+            Float tensors with `grad`; without one they count as having gradient 0.
+        initial (`Sequence[Tensor]`):
+            Tensors of the same shapes on the same device.
     """
+    import torch
+
     distances, alignments = [], []
-    for parameter, start in zip(parameters, initial, strict=True):
-        moved = parameter - start
-        distances.append(moved.norm())
-        alignments.append(moved.new_zeros(()) if parameter.grad is None else -(parameter.grad * moved).sum())
+    with torch.no_grad():
+        for parameter, start in zip(parameters, initial, strict=True):
+            moved = parameter - start
+            distances.append(moved.norm())
+            alignments.append(moved.new_zeros(()) if parameter.grad is None else -(parameter.grad * moved).sum())
     return Drift(distances, alignments)
 
 
-@torch.no_grad()
 def project(parameters: Sequence[Tensor], initial: Sequence[Tensor], before: Drift, weight: float) -> None:
     """Selective projection decay after an optimizer step, in place and per tensor:
 
@@ -48,13 +107,20 @@ def project(parameters: Sequence[Tensor], initial: Sequence[Tensor], before: Dri
     models", NeurIPS 2024, arXiv 2411.01713, algorithm 1).
 
     Args:
-        parameters: the tensors that the optimizer has moved.
-        initial: θ_init, of the same shapes on the same device.
-        before: what `drift` found before the step.
-        weight: λ; 1 takes back the whole growth of the distance.
+        parameters (`Sequence[Tensor]`):
+            The tensors that the optimizer has moved.
+        initial (`Sequence[Tensor]`):
+            θ_init, of the same shapes on the same device.
+        before (`Drift`):
+            What `drift` found before the step.
+        weight (`float`):
+            λ; 1 takes back the whole growth of the distance.
     """
-    for parameter, start, distance, alignment in zip(parameters, initial, *before, strict=True):
-        moved = parameter - start
-        now = moved.norm()
-        ratio = ((now - distance) / now.clamp(min=torch.finfo(now.dtype).tiny)).clamp(0, 1)
-        parameter.sub_(moved * torch.where(alignment < 0, weight * ratio, 0.0))
+    import torch
+
+    with torch.no_grad():
+        for parameter, start, distance, alignment in zip(parameters, initial, *before, strict=True):
+            moved = parameter - start
+            now = moved.norm()
+            ratio = ((now - distance) / now.clamp(min=torch.finfo(now.dtype).tiny)).clamp(0, 1)
+            parameter.sub_(moved * torch.where(alignment < 0, weight * ratio, 0.0))

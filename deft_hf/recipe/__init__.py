@@ -26,13 +26,13 @@ import yaml
 from pydantic import AfterValidator, Field, PrivateAttr, StrictBool, StrictStr, ValidationError
 from transformers import TrainingArguments
 
+from deft_hf.methods import METHODS
 from deft_hf.models.embedded import resolved
 from deft_hf.recipe.checks import contradictions
 from deft_hf.recipe.data import DataSection
 from deft_hf.recipe.file import read_recipe
 from deft_hf.recipe.values import Section, section_of
 from deft_hf.trainer.arguments import DeFTTrainingArguments
-from deft_hf.trainer.stages import METHODS
 from deft_hf.utils.errors import UserError
 
 

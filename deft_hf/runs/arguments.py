@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from deft_hf.methods import identity_defaults
 from deft_hf.recipe import PublishSection, Recipe
 from deft_hf.runs.folder import method_folder
-from deft_hf.trainer.arguments import DeFTTrainingArguments, own_defaults
+from deft_hf.trainer.arguments import DeFTTrainingArguments
 from deft_hf.trainer.optimizer import schedule_shape
 
 
@@ -32,7 +33,7 @@ def method_arguments(recipe: Recipe, method: str) -> DeFTTrainingArguments:
         method (`str`):
             Its method, or one of its baselines.
     """
-    changes = {"method": method, **own_defaults()} if method != recipe.method.name else _pushing(recipe.publish)
+    changes = {"method": method, **identity_defaults()} if method != recipe.method.name else _pushing(recipe.publish)
     folder = method_folder(recipe.training.output_dir, method, recipe.method.name)
     return recipe.training_arguments(output_dir=str(folder), **changes)
 

@@ -14,7 +14,7 @@ from deft_hf.models.families import objective_of
 from deft_hf.recipe.data import DataSection
 from deft_hf.runs.data import load_domains, training_set
 from deft_hf.trainer.arguments import DeFTTrainingArguments
-from deft_hf.trainer.evaluation import own_randomness
+from deft_hf.utils.randomness import own_randomness
 
 
 def reestimate_batchnorm(

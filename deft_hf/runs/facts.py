@@ -7,10 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from deft_hf.data.domains import Domains
-from deft_hf.methods.core.pathways import PARTS
 from deft_hf.publish.facts import RunFacts
 from deft_hf.runs.provenance import Origin, data_lists, git_states, hardware, versions
-from deft_hf.trainer.evaluation import best_point
 from deft_hf.trainer.trainer import DeFTTrainer
 from deft_hf.utils.errors import UserError
 from deft_hf.utils.files import EARLIER_RECIPES, METRICS
@@ -23,7 +21,6 @@ def collect_facts(
     origin: Origin,
     seconds: float,
     resumed: bool,
-    alphas: Mapping[float, float] | None = None,
 ) -> RunFacts:
     """The facts of a run that is trained and scored.
 
@@ -38,10 +35,9 @@ def collect_facts(
             Wall-clock time of the training.
         resumed (`bool`):
             Whether it resumed from a checkpoint.
-        alphas (`Mapping[float, float]`, *optional*):
-            What `DeFTTrainer.interpolate` found.
     """
     args, pathways, last = trainer.args, trainer.pathways, trainer.spans[-1]
+    rule, chosen = trainer.composition.rule(last.steps), trainer.composition.facts()
     best = trainer.state.best_model_checkpoint
     names = [domain.name for domain in domains.evaluated]
     scored = {key: scores.to_dict() for key, scores in trainer.scores.items()}
@@ -54,11 +50,11 @@ def collect_facts(
         batch_size=trainer.get_total_train_batch_size(args),
         learning_rates=args.learning_rates(),
         weight_decays=args.weight_decays(),
-        decays=args.run_decays(last.steps) if args.averages not in (None, "swa") else None,
-        initial_share=dict.fromkeys(PARTS, 1 - best_point(alphas)) if alphas else pathways.share_left(),
+        decays=rule and rule.decays,
+        initial_share=chosen.get("initial_share") or pathways.share_left(),
         distance=pathways.distances(pathways.exported),
         batchnorm=args.batchnorm,
-        interpolation={str(alpha): value for alpha, value in alphas.items()} if alphas else None,
+        interpolation=chosen.get("interpolation"),
         best_checkpoint=step_of(best) if args.load_best_model_at_end and best is not None else None,
         train_seconds=round(seconds, 1),
         resumed=resumed,

@@ -166,9 +166,7 @@ def fit(
     trainer.train(resume_from_checkpoint=checkpoint, resume_anyway=resume_anyway)
     seconds = time.perf_counter() - start
     trainer.eval_dataset = evaluation_sets(data, domains.evaluated, trainer.processing_class)
-    alphas = None
-    if trainer.args.component == "interpolated":
-        alphas = trainer.interpolate([domain.name for domain in domains.validation])
+    trainer.choose_weights([domain.name for domain in domains.validation])
     trainer.image_counts = {} if keep_images else None
     trainer.evaluate()
-    return collect_facts(trainer, domains, origin, seconds, resumed=checkpoint is not None, alphas=alphas)
+    return collect_facts(trainer, domains, origin, seconds, resumed=checkpoint is not None)

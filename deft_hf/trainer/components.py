@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 from typing import Literal
 
-import torch
 from transformers import PreTrainedModel
 
+from deft_hf.methods import compose, recorded
+from deft_hf.methods.composition import Composition
 from deft_hf.methods.core.pathways import DualPathway
-from deft_hf.methods.lora import add_adapters, merged
+from deft_hf.methods.wise_ft import interpolate
 from deft_hf.models.families import resolve_family
 from deft_hf.models.opening import open_model
 from deft_hf.trainer.checkpoints import load_pathways
@@ -70,27 +71,23 @@ def load_component(
     plain = open_model(folder)
     if which is None:
         return plain
-    pathways = _pathways(folder, plain, encoder)
+    composition, pathways = _pathways(folder, plain, encoder)
     model = pathways.generalized if which == "generalized" else pathways.usual
     if which == "interpolated":
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if name in pathways.initial:
-                    parameter.copy_(torch.lerp(pathways.initial[name].to(parameter), parameter, alpha))
-    return merged(model, pathways.family).eval().requires_grad_(True)
+        trained = {name: p.detach().clone() for name, p in model.named_parameters() if name in pathways.initial}
+        interpolate(model, pathways.initial, trained, alpha)
+    return composition.plain(model, pathways.family).eval().requires_grad_(True)
 
 
-def _pathways(folder: Path, model: PreTrainedModel, encoder: str | None) -> DualPathway:
+def _pathways(folder: Path, model: PreTrainedModel, encoder: str | None) -> tuple[Composition, DualPathway]:
     if not (folder / STATE).is_file():
         present = ", ".join(path.name for path in checkpoints(folder)) or "none"
         raise UserError(
             f"{folder} holds the exported model alone; the components are in checkpoints. It has: {present}."
         )
     facts = json.loads((folder / STATE).read_text())
-    family = resolve_family(model, encoder)
-    if facts["lora_rank"]:
-        family = add_adapters(model, family, facts["lora_rank"], facts["lora_alpha"] or facts["lora_rank"])
-    exported = "generalized" if facts["component"] == "generalized" else "usual"
-    pathways = DualPathway(model, family, average=facts["average"], exported=exported)
+    composition = compose(recorded(facts))
+    family = composition.adapt(model, resolve_family(model, encoder))
+    pathways = composition.pathways(model, family)
     load_pathways(pathways, folder)
-    return pathways
+    return composition, pathways

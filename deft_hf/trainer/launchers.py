@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from accelerate import Accelerator, DistributedType
 from torch import nn
-from torch.utils.data import DataLoader
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
-from deft_hf.methods.core.shards import fill, is_sharded, whole_state
+from deft_hf.methods.base import NEEDS_WHOLE, Launcher
+from deft_hf.methods.composition import Composition
+from deft_hf.methods.core.pathways import DualPathway
+from deft_hf.methods.core.shards import empty_copy, fill, is_sharded, whole_state
 from deft_hf.trainer.arguments import DeFTTrainingArguments
-from deft_hf.trainer.optimizer import parameter_groups
 from deft_hf.trainer.optimizer_state import load_optimizer_state, whole_optimizer_state
 from deft_hf.utils.errors import UserError
 
@@ -26,7 +27,9 @@ def shards_parameters(accelerator: Accelerator) -> bool:
     return accelerator.is_fsdp2 or (plugin is not None and plugin.zero_stage == 3)
 
 
-def check_launcher(accelerator: Accelerator, args: DeFTTrainingArguments) -> torch.dtype | None:
+def check_launcher(
+    accelerator: Accelerator, args: DeFTTrainingArguments, composition: Composition
+) -> torch.dtype | None:
     """Refuse what cannot be the same method under the launcher's settings, and set the rest so that it is.
 
     Returns:
@@ -34,33 +37,22 @@ def check_launcher(accelerator: Accelerator, args: DeFTTrainingArguments) -> tor
 
     Raises:
         UserError: FSDP1, a DeepSpeed config with an optimizer, a scheduler, fp16 or offloading to NVMe, or a method
-            that needs whole parameters where they are spread.
+            that cannot run there, with its reason.
     """
     if accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2:
         raise UserError("FSDP version 1 flattens parameters: set fsdp_version: 2 (recipes/accelerate/fsdp2.yaml).")
+    deepspeed = accelerator.state.deepspeed_plugin
     autocast = None
-    if accelerator.state.deepspeed_plugin is not None:
+    if deepspeed is not None:
         autocast = torch.bfloat16 if accelerator.mixed_precision == "bf16" else None
-        _settle_deepspeed(accelerator.state.deepspeed_plugin, args)
-    if shards_parameters(accelerator):
-        _refuse_what_needs_whole_parameters(args)
+        _settle_deepspeed(deepspeed, args)
+    launcher = Launcher(shards_parameters(accelerator), hides_gradients=deepspeed is not None)
+    refusals = composition.refusals(launcher)
+    if launcher.shards_parameters and args.torch_compile:
+        refusals.append(f"torch_compile {NEEDS_WHOLE}")
+    if refusals:
+        raise UserError(f"{'; '.join(refusals)}.")
     return autocast
-
-
-def _refuse_what_needs_whole_parameters(args: DeFTTrainingArguments) -> None:
-    whole = {
-        "distance_weight": any(args.distance_weights()),
-        "decoder_norm_weight": args.decoder_norm_weight > 0,
-        "projection_weight": args.projection_weight > 0,
-        "lora_rank": args.lora_rank > 0,
-        "component: interpolated": args.component == "interpolated",
-        "torch_compile": args.torch_compile,
-    }
-    if asked := [name for name, wanted in whole.items() if wanted]:
-        raise UserError(
-            f"{', '.join(asked)} needs whole parameters on every rank, which ZeRO-3 and FSDP2 do not leave there: "
-            "leave it out, or use recipes/accelerate/ddp.yaml or zero2.yaml."
-        )
 
 
 def _settle_deepspeed(plugin: Any, args: DeFTTrainingArguments) -> None:
@@ -77,10 +69,6 @@ def _settle_deepspeed(plugin: Any, args: DeFTTrainingArguments) -> None:
     for section in ("offload_param", "offload_optimizer"):
         if zero.get(section, {}).get("device") == "nvme":
             raise UserError(f"DeepSpeed's {section} to nvme is not supported: offload to cpu.")
-    if args.projection_weight > 0:
-        raise UserError(
-            "projection_weight looks at gradients, which DeepSpeed keeps to itself: leave one of them out."
-        )
     # Parameters stay float32 and autocast computes in bf16, as under DDP: the generalized component would not move in
     # bf16, and BatchNorm's statistics need the dtype of its weights.
     config["bf16"] = {"enabled": False}
@@ -91,69 +79,80 @@ def _settle_deepspeed(plugin: Any, args: DeFTTrainingArguments) -> None:
     config["gradient_clipping"] = args.max_grad_norm
 
 
-class ShardingMixin:
-    """The methods of `transformers.Trainer` that DeepSpeed and FSDP2 change, and models made whole.
+class Shards:
+    """Components and optimizer state made whole, where a launcher spreads them over ranks.
 
-    Their own checkpoints are pickles that only as many ranks can read; here they are like everyone's.
+    DeepSpeed's and FSDP's own checkpoints are pickles that only as many ranks can read; here they are like everyone's.
 
-    Attributes:
-        empty: a component on the meta device, where parameters will be spread over ranks.
-        gathered: whole copies of components, by name, until the next step.
+    Args:
+        pathways (`DualPathway`):
+            The components, whole still.
+        accelerator (`Accelerator`):
+            Whose launcher will spread them.
+
+    Raises:
+        UserError: They are spread already.
     """
 
-    empty: nn.Module | None = None
-    gathered: dict[str, nn.Module]
+    def __init__(self, pathways: DualPathway, accelerator: Accelerator) -> None:
+        if is_sharded(pathways):
+            raise UserError(
+                "The model came in spread over ranks by DeepSpeed's zero.Init: load it before the arguments are made."
+            )
+        self.pathways = pathways
+        self.device = accelerator.device
+        plugins = accelerator.state.deepspeed_plugin, getattr(accelerator.state, "fsdp_plugin", None)
+        self.saves = any(plugin is not None for plugin in plugins)
+        self._empty = empty_copy(pathways.usual) if shards_parameters(accelerator) else None
+        self._gathered: dict[str, nn.Module] = {}
+        self._groups: list[list[str]] | None = None
 
     def whole(self, component: nn.Module) -> nn.Module:
-        """A component of `pathways` with whole parameters on this device: itself, or where they are spread over ranks
-        a copy that lasts until the next step. Collective."""
+        """A component with whole parameters on this device: itself, or where they are spread over ranks a copy that
+        lasts until the next step. Collective."""
         if not is_sharded(component):
             return component
         name = "usual" if component is self.pathways.usual else "generalized"
-        if name not in self.gathered:
-            model = copy.deepcopy(self.empty).to_empty(device=self.args.device)
+        if name not in self._gathered:
+            model = copy.deepcopy(self._empty).to_empty(device=self.device)
             fill(model, whole_state(component))
-            self.gathered[name] = model
-        return self.gathered[name]
+            self._gathered[name] = model
+        return self._gathered[name]
 
     def release(self) -> None:
         """Let go of copies that evaluation and checkpoints were made from: the components move on."""
-        self.gathered.clear()
+        self._gathered.clear()
 
-    @property
-    def _launcher_saves(self) -> bool:
-        """Whether Trainer would leave saving to DeepSpeed or FSDP."""
-        return self.is_deepspeed_enabled or self.is_fsdp_enabled
+    def note_groups(self, optimizer: torch.optim.Optimizer) -> None:
+        """Keep which parameters are in which group of the optimizer in use, before Accelerate prepares it.
 
-    def _prepare_for_training(
-        self, max_steps: int, train_dataloader: DataLoader, resume_from_checkpoint: str | None
-    ) -> tuple[nn.Module, DataLoader]:
-        if resume_from_checkpoint is None or not self._launcher_saves:
-            return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
-        # Before parameters are spread and DeepSpeed copies them.
-        self._load_from_checkpoint(resume_from_checkpoint)
-        prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
-        self.pathways.set_initial(self.pathways.initial)
-        self._load_optimizer_and_scheduler(resume_from_checkpoint)
-        self._load_scaler(resume_from_checkpoint)
-        return prepared
-
-    def _groups(self) -> list[list[nn.Parameter]]:
-        return [group["params"] for group in parameter_groups(self.pathways, self.args)]
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if not self._launcher_saves:
-            super()._save_optimizer_and_scheduler(output_dir)
+        Raises:
+            UserError: It has parameters that the model has not.
+        """
+        if self._groups is not None:
             return
-        state = whole_optimizer_state(self.optimizer, self._groups(), keep=self.args.should_save)
-        if self.args.should_save:
-            torch.save(state, Path(output_dir, OPTIMIZER_NAME))
-            torch.save(self.lr_scheduler.state_dict(), Path(output_dir, SCHEDULER_NAME))
+        names = {id(parameter): name for name, parameter in self.pathways.named_parameters()}
+        groups = [[names.get(id(p), "") for p in group["params"]] for group in optimizer.param_groups]
+        if not all(name for group in groups for name in group):
+            raise UserError(
+                "optimizers: found an optimizer of parameters that the model does not have: make it of "
+                "`model.parameters()` of the model that is passed to DeFTTrainer."
+            )
+        self._groups = groups
 
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if not self._launcher_saves or checkpoint is None:
-            super()._load_optimizer_and_scheduler(checkpoint)
-            return
-        state = torch.load(Path(checkpoint, OPTIMIZER_NAME), map_location="cpu", weights_only=True)
-        load_optimizer_state(self.optimizer, self._groups(), state)
-        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint, SCHEDULER_NAME), weights_only=True))
+    def _parameters(self) -> list[list[nn.Parameter]]:
+        current = dict(self.pathways.named_parameters())
+        return [[current[name] for name in group] for group in self._groups or []]
+
+    def save_optimizer(self, optimizer: Any, scheduler: Any, folder: str, write: bool) -> None:
+        """Write the optimizer's state whole, in torch's own form, and the scheduler's. Collective."""
+        state = whole_optimizer_state(optimizer, self._parameters(), keep=write)
+        if write:
+            torch.save(state, Path(folder, OPTIMIZER_NAME))
+            torch.save(scheduler.state_dict(), Path(folder, SCHEDULER_NAME))
+
+    def load_optimizer(self, optimizer: Any, scheduler: Any, folder: str) -> None:
+        """Read what `save_optimizer` or a plain optimizer wrote; this rank takes its pieces."""
+        state = torch.load(Path(folder, OPTIMIZER_NAME), map_location="cpu", weights_only=True)
+        load_optimizer_state(optimizer, self._parameters(), state)
+        scheduler.load_state_dict(torch.load(Path(folder, SCHEDULER_NAME), weights_only=True))

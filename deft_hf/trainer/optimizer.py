@@ -10,9 +10,10 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import SchedulerType, get_scheduler
 
-from deft_hf.methods.core.pathways import PARTS, DualPathway, takes_decay
+from deft_hf.methods.composition import Composition
+from deft_hf.methods.core.pathways import DualPathway, takes_decay
+from deft_hf.methods.core.stages import PARTS, Span, stage_at
 from deft_hf.trainer.arguments import DeFTTrainingArguments
-from deft_hf.trainer.stages import METHODS, Span, stage_at
 from deft_hf.utils.errors import UserError
 
 
@@ -22,7 +23,7 @@ def parameter_groups(pathways: DualPathway, args: DeFTTrainingArguments) -> list
     Norms, biases and layer scales get no decay unless `decay_norm_and_bias`.
     """
     rates, decays = args.learning_rates(), args.weight_decays()
-    parts = [part for part in PARTS if part == "decoder" or METHODS[args.method] != ("warmup",)]
+    parts = PARTS if args.trains_encoder() else ("decoder",)
     groups = []
     for part in parts:
         decayed, rest = [], []
@@ -36,8 +37,29 @@ def parameter_groups(pathways: DualPathway, args: DeFTTrainingArguments) -> list
     return groups
 
 
+def build_optimizer(
+    cls: type[torch.optim.Optimizer], options: dict[str, Any], pathways: DualPathway, args: DeFTTrainingArguments
+) -> torch.optim.Optimizer:
+    """An optimizer over the groups of `parameter_groups`.
+
+    Args:
+        cls (`type`), options (`dict`):
+            As `Trainer.get_optimizer_cls_and_kwargs` returns them.
+        pathways (`DualPathway`):
+            What is trained.
+        args (`DeFTTrainingArguments`):
+            Rates and decays.
+
+    Raises:
+        UserError: The optimizer forms parameter groups of its own.
+    """
+    if options.keys() & {"params", "model", "optimizer_dict"}:
+        raise UserError(f"optim {args.optim} forms its own parameter groups: choose another, such as adamw_torch.")
+    return cls(parameter_groups(pathways, args), **options)
+
+
 def stage_schedule(
-    optimizer: torch.optim.Optimizer, spans: Sequence[Span], args: DeFTTrainingArguments
+    optimizer: torch.optim.Optimizer, spans: Sequence[Span], args: DeFTTrainingArguments, composition: Composition
 ) -> LambdaLR | None:
     """`args.lr_scheduler_type`, started anew at each stage. In the warm-up the encoder's rate is 0.
 
@@ -53,11 +75,11 @@ def stage_schedule(
             do.
 
     Raises:
-        UserError: such a type with more than one stage, or with `average: swa`.
+        UserError: such a type with more than one stage, or with a method that shifts the schedule.
     """
     shapes = [schedule_shape(args, max(span.steps, spans[-1].steps)) for span in spans]
     if any(type(shape) is not LambdaLR for shape in shapes):
-        if len(spans) == 1 and args.averages != "swa":
+        if len(spans) == 1 and not composition.shifts_schedule:
             return None
         raise UserError(
             f"lr_scheduler_type {SchedulerType(args.lr_scheduler_type).value} can neither restart at the second stage "
@@ -69,9 +91,8 @@ def stage_schedule(
         index, span = stage_at(spans, step)
         (shape_at,) = shapes[index].lr_lambdas
         step -= sum(earlier.steps for earlier in spans[:index])
-        if args.averages == "swa" and index == len(spans) - 1:
-            # SWA averages at a constant rate; there is nothing to average where the rate falls to 0.
-            step = min(step, max(args.swa_first_step(span.steps), args.get_warmup_steps(span.steps)))
+        if index == len(spans) - 1:
+            step = composition.step_of_schedule(step, span.steps, args.get_warmup_steps(span.steps))
         value = shape_at(step)
         if span.stage != "warmup":
             return value

@@ -1,88 +1,91 @@
-"""The stages that a method is made of, and the hooks that lead `Trainer`'s loop through them."""
+"""Leads a run through the stages of its method."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
-from torch.optim.lr_scheduler import LambdaLR
-from transformers import TrainerCallback
+from transformers.utils import logging
 
-from deft_hf.methods.core.pathways import Stage
+from deft_hf.methods.composition import Composition
+from deft_hf.methods.core.pathways import DualPathway
+from deft_hf.methods.core.stages import PARTS, Span, stage_at
+from deft_hf.trainer.optimizer_state import reset_optimizer_state
 
-if TYPE_CHECKING:
-    from deft_hf.trainer.trainer import DeFTTrainer
-
-METHODS: dict[str, tuple[Stage, ...]] = {
-    "deft": ("warmup", "decoupled"),
-    "joint": ("joint",),
-    "frozen": ("warmup",),
-    "lp_ft": ("warmup", "joint"),
-}
+logger = logging.get_logger(__name__)
 
 
-class Span(NamedTuple):
-    """A stage and the optimizer steps that it lasts."""
+class StageRunner:
+    """Which stage a step belongs to, and what entering one and stepping in it does.
 
-    stage: Stage
-    steps: int
+    Args:
+        pathways (`DualPathway`):
+            What is trained.
+        composition (`Composition`):
+            The method and its ingredients.
 
+    Attributes:
+        spans (`list[Span]`):
+            The stages with their lengths, once they are known.
+    """
 
-def stage_at(spans: Sequence[Span], step: int) -> tuple[int, Span]:
-    """Index and span of the stage that the optimizer step after `step` belongs to; the last one after its end."""
-    end = 0
-    for index, span in enumerate(spans):
-        end += span.steps
-        if step < end:
-            return index, span
-    return len(spans) - 1, spans[-1]
+    def __init__(self, pathways: DualPathway, composition: Composition) -> None:
+        self.pathways = pathways
+        self.composition = composition
+        self.spans: list[Span] = []
 
+    def set_length(self, last_steps: int) -> int:
+        """Lay out the stages, the last one lasting `last_steps`; returns the optimizer steps of all."""
+        self.spans = self.composition.spans(last_steps)
+        return sum(span.steps for span in self.spans)
 
-def _pass_over(scheduler: Any) -> None:
-    """Let a schedule move on over a skipped step, at which Trainer holds it: stages count those too."""
-    if isinstance(scheduler, LambdaLR):
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")  # the first may be skipped
-            scheduler.step()
+    def begin(self, step: int, optimizer: Any) -> None:
+        """Start, or resume after, optimizer step `step`."""
+        if step == 0:
+            self._warn_of_a_model_that_hardly_moves()
+        self.enter(max(step - 1, 0), new=step == 0, optimizer=optimizer)
 
+    def move_on(self, step: int, optimizer: Any) -> None:
+        """Enter the next stage, where the optimizer step after `step` is its first."""
+        if step and stage_at(self.spans, step)[0] != stage_at(self.spans, step - 1)[0]:
+            self.enter(step, new=True, optimizer=optimizer)
 
-class StageCallback(TrainerCallback):
-    """Hooks of the loop that `Trainer` offers to callbacks only."""
+    def enter(self, step: int, new: bool, optimizer: Any = None) -> None:
+        """Switch to the stage that the optimizer step after `step` belongs to.
 
-    def __init__(self, trainer: DeFTTrainer) -> None:
-        self.trainer = trainer
+        Args:
+            step (`int`):
+                From 0.
+            new (`bool`):
+                Whether the stage starts here, from a snapshot, or is resumed.
+            optimizer (`torch.optim.Optimizer`, *optional*):
+                As Accelerate prepared it; needed where a later stage starts.
+        """
+        index, span = stage_at(self.spans, step)
+        self.pathways.enter(span.stage, self.composition.rule(span.steps))
+        if not new:
+            return
+        self.pathways.snapshot()
+        if index:
+            # A stage is an optimisation of its own: no momentum is carried over.
+            reset_optimizer_state(optimizer)
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.begin(state.global_step)
+    def before_step(self) -> None:
+        """Look at the gradients before the optimizer uses them."""
+        self.composition.before_step(self.pathways)
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.release()
-        # Not at the end of the step before, which is still to be logged, evaluated and saved as what it was.
-        if state.global_step and self._index(state.global_step) != self._index(state.global_step - 1):
-            self.trainer.enter_stage(state.global_step, new=True)
+    def after_step(self) -> None:
+        """What follows an optimizer step that was not skipped."""
+        self.composition.after_step(self.pathways)
 
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.before_step()
-
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.count_step()
-        if not self.trainer.accelerator.optimizer_step_was_skipped:
-            self.trainer.after_step()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.trainer.accelerator.optimizer_step_was_skipped:
-            _pass_over(kwargs["lr_scheduler"])
-        keeps = control.should_save or control.should_evaluate or control.should_training_stop
-        if keeps or control.should_log:
-            self.trainer.check_finite(parameters=keeps)
-
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if control.should_save or control.should_evaluate:
-            self.trainer.check_finite(parameters=True)
-
-    def _index(self, step: int) -> int:
-        return stage_at(self.trainer.spans, step)[0]
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.refresh_batchnorm()
+    def _warn_of_a_model_that_hardly_moves(self) -> None:
+        steps = self.spans[-1].steps
+        rule = self.composition.rule(steps)
+        if rule is None or self.composition.exports_usual:
+            return
+        left = {part: rule.share_left(part, steps) for part in PARTS}
+        shares = {part: f"{share:.0%}" for part, share in left.items() if share > 0.5}
+        if shares:
+            logger.warning(
+                f"The exported model will hardly have moved: of the initialisation {shares} will be left after "
+                f"{steps} steps. Lower ema_decay, or leave ema_decay_steps at the length that it is quoted at."
+            )

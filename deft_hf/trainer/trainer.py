@@ -1,67 +1,99 @@
-"""`DeFTTrainer`: a `transformers.Trainer` that runs the stages of a method on one loop."""
+"""`DeFTTrainer`: a `transformers.Trainer` that runs the stages of a method on one loop.
+
+The class has the overrides of `Trainer`; what they do is in the parts that `__init__` makes.
+"""
 
 from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
+from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from huggingface_hub import CommitInfo
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import Trainer
+from transformers.trainer_utils import EvalLoopOutput, PredictionOutput, TrainOutput
 from transformers.utils import logging
 
-from deft_hf.data.collate import collate
-from deft_hf.data.constants import IGNORE_INDEX
-from deft_hf.data.sampling import EvaluationSet, TrainingSet
-from deft_hf.methods.core.batchnorm import batchnorm_modules, mend_momentum
-from deft_hf.methods.core.pathways import DualPathway
-from deft_hf.methods.core.shards import empty_copy, is_sharded
-from deft_hf.methods.lora import add_adapters, merged
-from deft_hf.methods.spd import Drift, drift, project
+from deft_hf.data.collate import MaskTargets, collate
+from deft_hf.data.unreadable import Reader
+from deft_hf.methods import WiSEFT, compose
+from deft_hf.methods.core.shards import whole_state
+from deft_hf.methods.core.stages import Span
 from deft_hf.models.families import resolve_family
-from deft_hf.models.plain import class_names, is_plain
+from deft_hf.models.plain import class_names, is_plain, save_plain
+from deft_hf.publish.push import PushFailed
 from deft_hf.scoring.confusion import Scores
+from deft_hf.trainer import checks
 from deft_hf.trainer.arguments import DeFTTrainingArguments
-from deft_hf.trainer.checkpoints import CheckpointMixin
-from deft_hf.trainer.evaluation import METRICS, EvaluationMixin, own_randomness
-from deft_hf.trainer.hub import HubMixin
-from deft_hf.trainer.launchers import ShardingMixin, check_launcher, shards_parameters
-from deft_hf.trainer.log import MonitoringMixin
-from deft_hf.trainer.optimizer import parameter_groups, stage_schedule
-from deft_hf.trainer.optimizer_state import reset_optimizer_state
-from deft_hf.trainer.stages import Span, StageCallback, stage_at
+from deft_hf.trainer.batchnorm import BatchNormRefresher
+from deft_hf.trainer.callbacks import LoopCallback
+from deft_hf.trainer.checkpoints import Checkpoints, export_callback_states
+from deft_hf.trainer.evaluation import Evaluator
+from deft_hf.trainer.hub import Pusher
+from deft_hf.trainer.launchers import Shards, check_launcher
+from deft_hf.trainer.loaders import Loaders
+from deft_hf.trainer.log import RunLog
+from deft_hf.trainer.optimizer import build_optimizer, stage_schedule
+from deft_hf.trainer.stages import StageRunner
 from deft_hf.trainer.termination import StopOnSigterm
-from deft_hf.utils.errors import UserError
+from deft_hf.utils.errors import UserError, single_images_explained, workers_explained
+from deft_hf.utils.files import TRAINER_STATE
+from deft_hf.utils.integrity import check_writable, rotate, step_of
+from deft_hf.utils.randomness import own_randomness
 
 __all__ = ["DeFTTrainer", "DeFTTrainingArguments"]
 
 logger = logging.get_logger(__name__)
 
 
-class DeFTTrainer(EvaluationMixin, MonitoringMixin, HubMixin, CheckpointMixin, ShardingMixin, Trainer):
+class DeFTTrainer(Trainer):
     """Fine-tunes a Hub segmentation model by DeFT, or by a baseline on the same loop; in every other way a `Trainer`.
 
     One `train()` runs all stages of `args.method`. Evaluation, checkpoints and `save_model` are of the generalized
     model; `generalized_model` is it, a plain model of the class that came in.
 
     Args:
-        model: a semantic segmentation model; it becomes the usual component, in float32. Any `nn.Module` whose
-            forward takes images and returns logits (N, C, h, w) will do, with `encoder`; what is saved of one is its
-            state dict.
-        args: see `DeFTTrainingArguments`.
-        train_dataset: yields `pixel_values` (3, H, W) float and `labels` (H, W) integer, 255 = ignored.
-        eval_dataset: the same, or a dict of them by domain. Labels may be of any size: predictions are resized to it.
-            Metrics are `eval_<domain>_mean_iou`, `_mean_accuracy` and `_pixel_accuracy` of the generalized model; with
-            `args.evaluate_usual` also `eval_<domain>_usual_mean_iou` and so on.
-        encoder: dotted path of the encoder, for a model that deft_hf does not know.
-        window, stride: (height, width) in pixels for sliding-window evaluation; default: the whole image.
-        kwargs: what else `Trainer` takes.
+        model (`nn.Module`):
+            A semantic segmentation model; it becomes the usual component, in float32. Any `nn.Module` whose forward
+            takes images and returns logits (N, C, h, w) will do, with `encoder`; what is saved of one is its state
+            dict.
+        args (`DeFTTrainingArguments`, *optional*):
+            See there.
+        encoder (`str`, *optional*):
+            Dotted path of the encoder, for a model that deft_hf does not know.
+        window, stride (`tuple[int, int]`, *optional*):
+            (height, width) in pixels for sliding-window evaluation; default: the whole image.
+        kwargs:
+            What else `Trainer` takes. `train_dataset` yields `pixel_values` (3, H, W) float and `labels` (H, W)
+            integer, 255 = ignored; `eval_dataset` the same, or a dict of such data sets by domain, whose labels may be
+            of any size: predictions are resized to it. Metrics are `eval_<domain>_mean_iou`, `_mean_accuracy` and
+            `_pixel_accuracy` of the generalized model; with `args.evaluate_usual` also
+            `eval_<domain>_usual_mean_iou` and so on.
 
     Raises:
-        UserError: the model cannot be split, or an argument of `Trainer` has no meaning here.
+        UserError: The model cannot be split, or an argument of `Trainer` has no meaning here.
+
+    Example:
+
+    ```python
+    from deft_hf import DeFTTrainer, DeFTTrainingArguments
+    from transformers import AutoModelForSemanticSegmentation
+
+    model = AutoModelForSemanticSegmentation.from_pretrained("nvidia/mit-b0", num_labels=19)
+    args = DeFTTrainingArguments("out", method="deft", max_steps=20_000, learning_rate=6e-5)
+    trainer = DeFTTrainer(model, args, train_dataset=city, eval_dataset={"city": val, "night": night})
+    trainer.train()
+    ```
     """
+
+    args: DeFTTrainingArguments
 
     # The loss is normalised over the whole optimizer step in `compute_loss`.
     loss_is_scaled_for_ga = True
@@ -76,113 +108,54 @@ class DeFTTrainer(EvaluationMixin, MonitoringMixin, HubMixin, CheckpointMixin, S
         stride: tuple[int, int] | None = None,
         **kwargs: Any,
     ) -> None:
-        args = DeFTTrainingArguments() if args is None else args
-        if not isinstance(args, DeFTTrainingArguments):
-            raise UserError(
-                f"args are {type(args).__name__}: build them as DeFTTrainingArguments, with the same fields."
-            )
-        for name in ("compute_metrics", "compute_loss_func", "preprocess_logits_for_metrics", "model_init"):
-            if kwargs.get(name) is not None:
-                raise UserError(f"DeFTTrainer computes loss and scores by itself: leave `{name}` out.")
-        if model is None:
-            raise UserError(
-                "DeFTTrainer needs a model: pass `model=AutoModelForSemanticSegmentation.from_pretrained(...)`."
-            )
-        # One process drives one device: DataParallel would split a batch's loss.
-        args._n_gpu = min(args.n_gpu, 1)
-        self.family = resolve_family(model, encoder)
-        if is_plain(model) and args.gradient_checkpointing:
-            raise UserError("gradient_checkpointing is a feature of transformers models: leave it out.")
-        mended = mend_momentum(model)
-        if mended:
-            logger.warning(f"BatchNorm momentum of {len(mended)} modules was TensorFlow's; turned into PyTorch's.")
-        if args.world_size > 1 and args.device.type == "cuda":
-            # As one process with the whole batch would. On a CPU torch has no such module.
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        self.window, self.stride = window, stride
-        self.scores: dict[str, Scores] = {}
-        self.confusions: dict[str, Tensor] = {}
-        self.gathered: dict[str, nn.Module] = {}
-        self.spans: list[Span] = []
-        self.batchnorm_step = 0
-        kwargs.setdefault("data_collator", collate)
-        if args.lora_rank:
-            with own_randomness(args.seed, args.device):
-                self.family = add_adapters(model, self.family, args.lora_rank, args.lora_alpha or args.lora_rank)
-        pathways = DualPathway(
-            model,
-            self.family,
-            average=args.averages,
-            distance_weights=args.distance_weights(),
-            decoder_norm_weight=args.decoder_norm_weight,
-            exported="generalized" if args.component == "generalized" else "usual",
-            initial_at_hand=not args.snapshot_on_cpu and args.reads_initial_at_each_step,
-        )
-        super().__init__(model=pathways, args=args, **kwargs)
-        pathways.autocast = check_launcher(self.accelerator, args)
-        if is_sharded(pathways):
-            raise UserError(
-                "The model came in spread over ranks by DeepSpeed's zero.Init: load it before the arguments are made."
-            )
-        self.empty = empty_copy(pathways.usual) if shards_parameters(self.accelerator) else None
+        args = checks.check_arguments(args, model, kwargs)
+        family = resolve_family(model, encoder)
+        model = checks.prepare_batchnorm(model, args)
+        self.composition = compose(args)
+        with own_randomness(args.seed, args.device):
+            self.family = self.composition.adapt(model, family)
+        at_hand = self.composition.reads_start and not args.snapshot_on_cpu
+        self.pathways = self.composition.pathways(model, self.family, initial_at_hand=at_hand)
+
         self.sigterm = StopOnSigterm()
+        self.loaders = Loaders(args, lambda: self.data_collator, self.sigterm.heard)
+        self.pusher = Pusher(args)
+        kwargs.setdefault("data_collator", collate)
+        super().__init__(model=self.pathways, args=args, **kwargs)
+        masks = self.family.objective.needs_masks
+        if masks and isinstance(self.train_dataset, IterableDataset) and self.accelerator.num_processes > 1:
+            # One process would make the batches, and cut the lists of masks as if they were images.
+            self.accelerator.dataloader_config.dispatch_batches = False
+
+        self.pathways.autocast = check_launcher(self.accelerator, args, self.composition)
+        self.shards = Shards(self.pathways, self.accelerator)
+        self.stages = StageRunner(self.pathways, self.composition)
+        self.batchnorm = BatchNormRefresher(self.pathways, args, self.shards, self.loaders, self.train_dataset)
+        self.checkpoints = Checkpoints(self.pathways, self.composition, self.stages, self.accelerator, args.output_dir)
+        self.run_log = RunLog(self.pathways, self.stages, self.accelerator, args.output_dir, self._readers)
+        with own_randomness(args.seed, args.device):
+            names = class_names(self.pathways.usual, self.family, self.train_dataset, *self._evaluated.values())
+        self.evaluator = Evaluator(self.family, names, self.accelerator, args.seed, window, stride)
         self.add_callback(self.sigterm)
-        self.add_callback(StageCallback(self))
+        self.add_callback(
+            LoopCallback(
+                self.accelerator,
+                self.stages,
+                self.run_log,
+                self.checkpoints,
+                self.batchnorm,
+                self.shards,
+                lambda: self.get_total_train_batch_size(args),
+            )
+        )
         if self.processing_class is None:
             logger.warning("Without a `processing_class` the saved folder has no preprocessor_config.json.")
-        named = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"eval_dataset": self.eval_dataset}
-        with own_randomness(args.seed, args.device):
-            self.class_names = class_names(pathways.usual, self.family, self.train_dataset, *named.values())
-        for name, dataset in {"train_dataset": self.train_dataset, **named}.items():
-            self._check_classes(name, dataset)
-        self._check_selection()
-        self._leave_no_single_image()
+        for name, dataset in {"train_dataset": self.train_dataset, **self._evaluated}.items():
+            checks.check_classes(name, dataset, len(names), args)
+        checks.check_selection(args, self.eval_dataset)
+        checks.leave_no_single_image(args, self.train_dataset, self.pathways.usual)
 
-    def _check_classes(self, name: str, dataset: Any) -> None:
-        """Labels that the model has no class for would end in an index error within the loss."""
-        known = len(self.class_names)
-        way_out = "Load the model with `num_labels` of the data's label space."
-        if isinstance(dataset, (TrainingSet, EvaluationSet)):
-            domain = dataset.domains[0] if isinstance(dataset, TrainingSet) else dataset.domain
-            if domain.labels.num_labels != known:
-                found = f"{name}: domain {domain.name} has {domain.labels.num_labels} classes"
-                raise UserError(f"{found}, but the model has {known}. {way_out}")
-        elif dataset is not None and not isinstance(dataset, IterableDataset) and len(dataset):
-            with own_randomness(self.args.seed, self.args.device):
-                ids = torch.as_tensor(dataset[0]["labels"]).unique().tolist()
-            unknown = [index for index in ids if index != IGNORE_INDEX and not 0 <= index < known]
-            if unknown:
-                raise UserError(
-                    f"{name}: its first item has the class {unknown[0]}, but the model has {known}. {way_out}"
-                )
-
-    def _check_selection(self) -> None:
-        # transformers fills in `loss` where it needs a metric, and evaluation here has none.
-        if self.args.metric_for_best_model is None and self.args.save_strategy != "best":
-            return
-        domains = [f"{name}_" for name in self.eval_dataset] if isinstance(self.eval_dataset, dict) else [""]
-        known = [f"{domain}{metric}" for domain in domains for metric in METRICS]
-        chosen = (self.args.metric_for_best_model or "").removeprefix("eval_")
-        if chosen not in known:
-            raise UserError(
-                f"metric_for_best_model is {self.args.metric_for_best_model!r}: expected one of {', '.join(known)}; "
-                "choose it on source data."
-            )
-
-    def _leave_no_single_image(self) -> None:
-        """BatchNorm behind a pooling to one pixel cannot be trained on a batch of one image."""
-        args, data = self.args, self.train_dataset
-        if data is None or isinstance(data, IterableDataset) or not batchnorm_modules(self.pathways.usual):
-            return
-        alone = args.world_size == 1 and args.train_batch_size > 1 and len(data) % args.train_batch_size == 1
-        if alone and len(data) > 1 and not args.dataloader_drop_last:
-            logger.warning("An epoch's last batch would be a single image, too few for BatchNorm; it is left out.")
-            args.dataloader_drop_last = True
-
-    @property
-    def pathways(self) -> DualPathway:
-        """The two components, without what Accelerate wrapped around them."""
-        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+    # ---- what callers look at
 
     @property
     def generalized_model(self) -> nn.Module:
@@ -191,66 +164,99 @@ class DeFTTrainer(EvaluationMixin, MonitoringMixin, HubMixin, CheckpointMixin, S
         Adapters are merged into it, for which it is a copy. Where parameters are spread over ranks it is a copy too,
         and every rank has to ask for it.
         """
-        return merged(self.whole(self.pathways.exported), self.family)
+        return self.composition.plain(self.shards.whole(self.pathways.exported), self.family)
 
-    # ---- stages
+    @property
+    def class_names(self) -> list[str]:
+        """The classes in the order of the logits."""
+        return self.evaluator.class_names
+
+    @property
+    def spans(self) -> list[Span]:
+        """The stages of the run with their lengths, once `train` has started."""
+        return self.stages.spans
+
+    @property
+    def scores(self) -> dict[str, Scores]:
+        """The last scores by metric prefix; see [`Evaluator`]."""
+        return self.evaluator.scores
+
+    @property
+    def confusions(self) -> dict[str, Tensor]:
+        """The confusion matrices behind `scores`; see [`Evaluator`]."""
+        return self.evaluator.confusions
+
+    @property
+    def image_counts(self) -> dict[str, Tensor] | None:
+        """Confusion matrices by image; set it to `{}` to have them kept. See [`Evaluator`]."""
+        return self.evaluator.image_counts
+
+    @image_counts.setter
+    def image_counts(self, counts: dict[str, Tensor] | None) -> None:
+        self.evaluator.image_counts = counts
+
+    @property
+    def _evaluated(self) -> dict[str, Any]:
+        return self.eval_dataset if isinstance(self.eval_dataset, dict) else {"eval_dataset": self.eval_dataset}
+
+    def _readers(self) -> list[Reader]:
+        return [data.reader for data in (self.train_dataset, *self._evaluated.values()) if hasattr(data, "reader")]
+
+    def unreadable_images(self) -> dict[str, list[str]]:
+        """By domain, the ids of the images that no rank could read so far; to be called on every rank."""
+        return self.run_log.unreadable_images()
+
+    # ---- training
+
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+        *,
+        resume_anyway: bool = False,
+    ) -> TrainOutput:
+        """Run all stages of the method. SIGTERM ends it after the next step, see `deft_hf.trainer.termination`.
+
+        Args:
+            resume_from_checkpoint (`str` or `bool`, *optional*):
+                A checkpoint, or `True` for the last good one in `args.output_dir`.
+            trial, ignore_keys_for_eval (*optional*):
+                As `Trainer` has them.
+            resume_anyway (`bool`, *optional*, defaults to `False`):
+                Resume from a checkpoint of a run with other settings, with a warning for each, as long as it holds
+                what this method needs; see [`Checkpoints.check_resumed`].
+
+        Raises:
+            UserError: The folder cannot be written to or its disk is full, there is no good checkpoint, it is of
+                another method or of a model alone, an image cannot be read, or a process that loads images died.
+            SystemExit: With status 143, after SIGTERM.
+        """
+        check_writable(self.args.output_dir)
+        self.checkpoints.resume_anyway = resume_anyway
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = self.last_good_checkpoint()
+            if resume_from_checkpoint is None:
+                raise UserError(f"{self.args.output_dir} holds no checkpoint to resume from: leave it out.")
+        with workers_explained(), single_images_explained(), self.sigterm.listening():
+            return super().train(resume_from_checkpoint or None, trial, ignore_keys_for_eval)
 
     def set_initial_training_values(self, args: DeFTTrainingArguments, dataloader: DataLoader) -> tuple:
         epochs, per_epoch, examples, samples, batch, batches_per_epoch, last = super().set_initial_training_values(
             args, dataloader
         )
-        self.spans = args.spans(last)
-        total = sum(span.steps for span in self.spans)
+        total = self.stages.set_length(last)
         if epochs == sys.maxsize:  # data without a length: one epoch that has all steps
             per_epoch, batches_per_epoch = total, total * args.gradient_accumulation_steps
         else:
             epochs = math.ceil(total / per_epoch)
         return epochs, per_epoch, examples, samples + (total - last) * batch, batch, batches_per_epoch, total
 
-    def begin(self, step: int) -> None:
-        """Start, or go on after, optimizer step `step`."""
-        self.start_log(step)
-        self.batchnorm_step = step
-        if step == 0:
-            self._warn_of_a_model_that_hardly_moves()
-        else:
-            self.check_resumed()
-        self.enter_stage(max(step - 1, 0), new=step == 0)
-
-    def enter_stage(self, step: int, new: bool) -> None:
-        """Turn to the stage that the optimizer step after `step` belongs to; a new one starts from a snapshot."""
-        index, span = stage_at(self.spans, step)
-        decays = self.args.run_decays(span.steps)
-        swa_start = self.args.swa_first_step(span.steps)
-        self.pathways.enter(span.stage, decays["encoder"], decays["decoder"], swa_start)
-        if not new:
-            return
-        self.pathways.snapshot()
-        if index:
-            # A stage is an optimisation of its own: no momentum is carried over.
-            reset_optimizer_state(self.optimizer)
-
-    def _warn_of_a_model_that_hardly_moves(self) -> None:
-        steps = self.spans[-1].steps
-        shares = {part: f"{share:.0%}" for part, share in self.args.final_shares(steps).items() if share > 0.5}
-        if self.args.averages == "ema" and self.args.component == "generalized" and shares:
-            logger.warning(
-                f"The exported model will hardly have moved: of the initialisation {shares} will be left after "
-                f"{steps} steps. Lower ema_decay, or leave ema_decay_steps at the length that it is quoted at."
-            )
-
-    # ---- optimisation
-
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
-            cls, kwargs = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(
-                self.args, model or self.model
-            )
-            if kwargs.keys() & {"params", "model", "optimizer_dict"}:
-                raise UserError(
-                    f"optim {self.args.optim} forms its own parameter groups: choose another, such as adamw_torch."
-                )
-            self.optimizer = cls(parameter_groups(self.pathways, self.args), **kwargs)
+            chosen = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, model or self.model)
+            self.optimizer = build_optimizer(*chosen, self.pathways, self.args)
+        self.shards.note_groups(self.optimizer)
         if self.accelerator.scaler is not None:
             # A fused optimizer skips an overflown step within its kernel, where nobody sees that it did, and the
             # average would move.
@@ -260,7 +266,7 @@ class DeFTTrainer(EvaluationMixin, MonitoringMixin, HubMixin, CheckpointMixin, S
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         if self.lr_scheduler is None:
             optimizer = self.optimizer if optimizer is None else optimizer
-            self.lr_scheduler = stage_schedule(optimizer, self.spans, self.args)
+            self.lr_scheduler = stage_schedule(optimizer, self.spans, self.args, self.composition)
             if self.lr_scheduler is None:
                 return super().create_scheduler(num_training_steps, optimizer)
             self._created_lr_scheduler = True
@@ -269,9 +275,7 @@ class DeFTTrainer(EvaluationMixin, MonitoringMixin, HubMixin, CheckpointMixin, S
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor | None:
         if not batch_samples:
             return None
-        if isinstance(batch_samples[0]["labels"], list):
-            sizes = sorted({tuple(labels.shape) for labels in batch_samples[0]["labels"]})
-            raise UserError(f"train_dataset: items of one batch differ in size, {sizes}: crop or resize them to one.")
+        checks.check_sizes(batch_samples[0]["labels"])
         objective, model = self.family.objective, self.pathways.usual
         items = sum(objective.count(model, batch) for batch in batch_samples).to(device)
         return self.accelerator.reduce(items, reduction="sum")
@@ -285,7 +289,7 @@ class DeFTTrainer(EvaluationMixin, MonitoringMixin, HubMixin, CheckpointMixin, S
     ) -> Any:
         ranks = self.accelerator.num_processes
         losses = model(**inputs, items=num_items_in_batch, passes=self.current_gradient_accumulation_steps * ranks)
-        self.add_losses(losses)
+        self.run_log.add_losses(losses)
         # Every rank's loss is its share of the sum over ranks, of which the gradients are averaged.
         loss = losses["loss"] * ranks
         return (loss, losses) if return_outputs else loss
@@ -300,13 +304,248 @@ class DeFTTrainer(EvaluationMixin, MonitoringMixin, HubMixin, CheckpointMixin, S
             self.train_dataset.set_epoch(epoch)
         super()._run_epoch(epoch=epoch, **kwargs)
 
-    def before_step(self) -> None:
-        """Look at the gradients before the optimizer uses them."""
-        if self.args.projection_weight and self.pathways.stage != "warmup":
-            self._drift: Drift = drift(*self.pathways.encoder_and_initial())
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        self.run_log.complete(logs, self.state.global_step)
+        super().log(logs, start_time)
 
-    def after_step(self) -> None:
-        """What follows an optimizer step that was not skipped: projection, then the average."""
-        if self.args.projection_weight and self.pathways.stage != "warmup":
-            project(*self.pathways.encoder_and_initial(), self._drift, self.args.projection_weight)
-        self.pathways.update_generalized()
+    # ---- evaluation
+
+    def _get_dataloader(
+        self, dataset: Any, description: str, batch_size: int, *args: Any, is_training: bool = False, **kwargs: Any
+    ) -> DataLoader:
+        if not is_training:
+            ranks = self.accelerator.process_index, self.accelerator.num_processes
+            return self.loaders.evaluation(dataset, batch_size, *ranks)
+        collator = self.data_collator
+        if self.family.objective.needs_masks:  # for training alone: evaluation has no use for them
+            self.data_collator = MaskTargets(collator)
+        try:
+            loader = super()._get_dataloader(dataset, description, batch_size, *args, is_training=True, **kwargs)
+        finally:
+            self.data_collator = collator
+        return self.loaders.out_of_reach(loader)
+
+    def evaluation_loop(
+        self, dataloader: DataLoader, description: str, metric_key_prefix: str = "eval", **_: Any
+    ) -> EvalLoopOutput:
+        """Scores the exported model, and the usual one on request, keeping a confusion matrix and no logits."""
+        self.batchnorm.refresh(self.state.global_step)
+        models = {label: self.shards.whole(model) for label, model in self.batchnorm.models().items()}
+        return self.evaluator.evaluate(models, dataloader, metric_key_prefix, self._on_prediction_step)
+
+    def _on_prediction_step(self) -> None:
+        self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+
+    def predict(self, test_dataset: Any, ignore_keys: Any = None, metric_key_prefix: str = "test") -> PredictionOutput:
+        """Class ids of every image, a list of (H, W) int64 arrays at the labels' size, with the metrics.
+
+        Raises:
+            UserError: With more than one process, whose predictions would have to be gathered and sorted.
+        """
+        if self.accelerator.num_processes > 1:
+            raise UserError("predict runs in one process: start it without a launcher.")
+        dataloader = self.get_test_dataloader(test_dataset)
+        if "labels" not in test_dataset[0]:
+            raise UserError("predict scores what it predicts and needs `labels`; without them call generalized_model.")
+        output = self.evaluation_loop(dataloader, "Prediction", metric_key_prefix)
+        predictions = self.evaluator.predict(self.generalized_model, dataloader)
+        return PredictionOutput(predictions=predictions, label_ids=None, metrics=output.metrics)
+
+    def choose_weights(self, domains: Sequence[str]) -> None:
+        """Let the method put the trained weights where source validation likes them best, where it has such a step.
+
+        Args:
+            domains (`Sequence[str]`):
+                Names in `eval_dataset`, of source validation.
+        """
+        if not self.composition.chooses_weights:
+            return
+        self.composition.choose(self.pathways, lambda: self._source_score(domains))
+        self.batchnorm.refresh(self.state.global_step, changed=True)
+
+    def _source_score(self, domains: Sequence[str]) -> float:
+        self.batchnorm.refresh(self.state.global_step, changed=True)
+        loaders = [self.get_eval_dataloader(self.eval_dataset[name]) for name in domains]
+        found = [
+            self.evaluator.score(self.pathways.exported, loader, self._on_prediction_step)[0] for loader in loaders
+        ]
+        return float(np.mean([matrix.compute().mean_iou for matrix in found]))
+
+    def interpolate(self, domains: Sequence[str]) -> dict[float, float]:
+        """[`choose_weights`] for `component: interpolated`; returns mean IoU on `domains` by α.
+
+        Raises:
+            UserError: The arguments ask for another component.
+        """
+        wise_ft = self.composition.get(WiSEFT)
+        if wise_ft is None:
+            raise UserError("interpolate goes with component: interpolated; set that in the arguments.")
+        self.choose_weights(domains)
+        return wise_ft.found
+
+    # ---- checkpoints
+
+    def last_good_checkpoint(self) -> str | None:
+        """The checkpoint in `args.output_dir` to resume from, on every rank; clears what was left half done."""
+        return self.checkpoints.last_good()
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """The exported model as a plain Hub folder, or a plain model's state dict, without pickles."""
+        if not self.args.should_save:
+            return
+        folder = self.args.output_dir if output_dir is None else output_dir
+        model = self.generalized_model
+        if is_plain(model):
+            save_plain(model, whole_state(model), self.class_names, self.family.encoder, folder)
+        else:
+            model.save_pretrained(folder)
+        if self.processing_class is not None:
+            self.processing_class.save_pretrained(folder)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """The exported model as a plain Hub folder, whatever it was trained under; every rank calls it."""
+        self.batchnorm.refresh(self.state.global_step)
+        self.shards.whole(self.pathways.exported)  # with every rank: `_save` runs on one
+        self._save(output_dir)
+        if self.args.push_to_hub and not _internal_call:
+            try:
+                self.push_to_hub("Model save", revision=self.args.hub_revision)
+            except PushFailed as error:
+                logger.error(str(error))
+
+    def _maybe_log_save_evaluate(
+        self, tr_loss: Any, grad_norm: Any, model: nn.Module, trial: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, *args, **kwargs)
+        if self.sigterm.leaving:  # still here: save_strategy best let go of the checkpoint that was asked for
+            self._save_checkpoint(model, trial)
+            self.callback_handler.on_save(self.args, self.state, self.control)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        if self.hp_search_backend is None and trial is None:
+            self.store_flos()
+        folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
+        if self.state.best_global_step == self.state.global_step:
+            self.state.best_model_checkpoint = str(folder)
+        self.batchnorm.refresh(self.state.global_step)
+        batch, facts = self.get_total_train_batch_size(self.args), {"unreadable": self.unreadable_images()}
+        self.checkpoints.save(folder, self.args.should_save, self._write_state, batch, facts)
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(folder))
+        if self.args.should_save:
+            rotate(folder, self.args.save_total_limit, self.state.best_model_checkpoint)
+
+    def _write_state(self, folder: str) -> None:
+        """The exported model and Trainer's own state."""
+        self.save_model(folder, _internal_call=True)
+        if not self.args.save_only_model:
+            self._save_optimizer_and_scheduler(folder)
+            self._save_scaler(folder)
+            self._save_rng_state(folder)
+        if self.args.should_save:
+            export_callback_states(self.state, self.callback_handler.callbacks + [self.control])
+            self.state.save_to_json(str(Path(folder, TRAINER_STATE)))
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.shards.saves:
+            super()._save_optimizer_and_scheduler(output_dir)
+        else:
+            self.shards.save_optimizer(self.optimizer, self.lr_scheduler, output_dir, self.args.should_save)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if not self.shards.saves or checkpoint is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        else:
+            self.shards.load_optimizer(self.optimizer, self.lr_scheduler, checkpoint)
+
+    def _prepare_for_training(
+        self, max_steps: int, train_dataloader: DataLoader, resume_from_checkpoint: str | None
+    ) -> tuple[nn.Module, DataLoader]:
+        if resume_from_checkpoint is None or not self.shards.saves:
+            return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        # Before parameters are spread and DeepSpeed copies them.
+        self._load_from_checkpoint(resume_from_checkpoint)
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
+        self.pathways.set_initial(self.pathways.initial)
+        self._load_optimizer_and_scheduler(resume_from_checkpoint)
+        self._load_scaler(resume_from_checkpoint)
+        return prepared
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        unreadable = self.checkpoints.load(resume_from_checkpoint)
+        for reader in self._readers():
+            reader.note(unreadable)
+
+    def _init_training_state(
+        self, max_steps: int, per_epoch: int, epochs: int, resume_from_checkpoint: str | None, trial: Any
+    ) -> tuple[int, int]:
+        trained = super()._init_training_state(max_steps, per_epoch, epochs, resume_from_checkpoint, trial)
+        if resume_from_checkpoint is not None:
+            self.checkpoints.find_best(self.state, Path(resume_from_checkpoint))
+        return trained
+
+    def _load_best_model(self) -> None:
+        best = self.state.best_model_checkpoint
+        logger.info(f"Loading the best model, {best} ({self.state.best_metric}).")
+        self.checkpoints.load_best(best)
+        self.shards.release()
+        self.stages.enter(step_of(best) - 1, new=False)
+        self.batchnorm.step = self.state.global_step
+
+    # ---- the Hub
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Make the repository, before any training.
+
+        Raises:
+            PushFailed: The Hub refused, so that no push will succeed. A Hub that cannot be reached is a warning.
+        """
+        if self.is_world_process_zero():
+            self.hub_model_id = self.pusher.prepare(token, private)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if self.is_world_process_zero():
+            self.pusher.push_checkpoint(Path(checkpoint_folder), self.state.global_step, self._on_push_begin)
+
+    def _on_push_begin(self) -> None:
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+
+    def _finish_current_push(self) -> None:
+        if self.is_world_process_zero():
+            self.pusher.finish()
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs: Any,
+    ) -> CommitInfo | Future[CommitInfo] | None:
+        """Save the model into `args.output_dir` and push that folder, without checkpoints.
+
+        Args:
+            commit_message, blocking, token, revision, private (*optional*):
+                As `Trainer` has them.
+            kwargs:
+                For `create_model_card`, which is called where the folder has no card yet, or one by `Trainer`.
+
+        Returns:
+            The commit, or a Future of it without `blocking`; `None` on other processes than the first.
+
+        Raises:
+            PushFailed: With the command that pushes again; everything is saved.
+        """
+        if self.hub_model_id is None:
+            self.init_hf_repo(token, private)
+        self._on_push_begin()
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        card = Path(self.args.output_dir, "README.md")
+        if not card.exists() or "generated_from_trainer" in card.read_text("utf-8"):
+            kwargs.setdefault("model_name", self.hub_model_id.split("/")[-1])
+            self.create_model_card(**kwargs)
+        self._finish_current_push()
+        return self.pusher.push_folder(commit_message or "Upload model", blocking, token, private, revision)

@@ -26,7 +26,8 @@ from deft_hf.comparison.checks import check_request
 from deft_hf.comparison.jobs import execute
 from deft_hf.comparison.outcomes import Comparison, Trial
 from deft_hf.comparison.plan import Plan
-from deft_hf.comparison.variants import VARIANTS, parse_variants
+from deft_hf.comparison.variants import parse_variants
+from deft_hf.methods import variants as known_variants
 from deft_hf.recipe import Recipe
 from deft_hf.runs.arguments import method_arguments
 from deft_hf.runs.data import load_domains
@@ -163,7 +164,7 @@ def test_only_the_first_seed_has_a_curve(finished):
 
 def test_a_curve_is_of_thinned_domains_and_the_scores_are_not(finished, tmp_path):
     plan = Plan(str(finished.place / "recipe.yaml"), (), tmp_path / "runs", curve_points=2, curve_images=2)
-    run = plan.run(VARIANTS["joint"].settings, 1, curve=True)
+    run = plan.run(known_variants()["joint"].settings, 1, curve=True)
     assert execute([run], jobs=1) == {}
     for reading in ("exported", "usual"):
         found = collect.outcome(run, reading)
@@ -193,7 +194,7 @@ def test_a_run_that_diverges_is_reported_and_the_others_come_through(finished):
 
 def test_the_page_tells_each_method_by_what_it_differs_in(finished):
     lines = finished.first["README.md"].decode().splitlines()
-    assert f'* `joint`: {VARIANTS["joint"].note}. `method.name="joint"`' in lines
+    assert f'* `joint`: {known_variants()["joint"].note}. `method.name="joint"`' in lines
     (averaged,) = [line for line in lines if line.startswith("* `joint_ema`: ")]
     assert averaged.endswith('`method.name="joint"`, `method.average="ema"`, `method.evaluate_usual=true`')
 
@@ -399,7 +400,7 @@ def test_the_help_names_every_method(capsys):
         module.main(["--help"])
     assert exit.value.code == 0
     lines = capsys.readouterr().out.splitlines()
-    assert all(f"  {name:18} {variant.note}" in lines for name, variant in VARIANTS.items())
+    assert all(f"  {name:18} {variant.note}" in lines for name, variant in known_variants().items())
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from torch import nn
 
 from deft_hf.comparison import cost
 from deft_hf.comparison.plan import Plan
-from deft_hf.comparison.variants import VARIANTS, parse_variants
+from deft_hf.comparison.variants import parse_variants
+from deft_hf.methods import variants as known_variants
 from deft_hf.methods.core.cost import step_flops
 from deft_hf.methods.core.pathways import DualPathway
 from deft_hf.models.families import resolve_family
@@ -25,7 +26,7 @@ ROOT = Path(cost.__file__).parents[2]
 
 
 def settings(*names):
-    return {name: VARIANTS[name].alone for name in names}
+    return {name: known_variants()[name].own for name in names}
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def measured(tmp_path_factory):
 
 def flops(plan, name):
     """Operations of a step of the last stage on two images."""
-    trainer, _, two = cost._prepare(plan.run(VARIANTS[name].alone, 0).recipe)
+    trainer, _, two = cost._prepare(plan.run(known_variants()[name].own, 0).recipe)
     return step_flops(trainer.pathways, two)
 
 
@@ -88,7 +89,7 @@ def test_other_settings_and_other_hardware_are_measured_anew(measured, monkeypat
         return SimpleNamespace(returncode=0, stdout=f"a line of the log\n{json.dumps(figures)}\n", stderr="")
 
     monkeypatch.setattr(subprocess, "run", run)
-    tuned = {"deft": {**VARIANTS["deft"].alone, "training.learning_rate": 3e-3}}
+    tuned = {"deft": {**known_variants()["deft"].own, "training.learning_rate": 3e-3}}
     found = cost.measure(plan, tuned, folder)
     assert found["deft"].time == 1.5 and len(asked) == 1
     assert cost.Recipe.load(asked[0][0]).training.learning_rate == 3e-3
@@ -133,7 +134,7 @@ def test_memory_that_no_step_added_to_is_unknown(measured, monkeypatch):
 
 
 def test_time_is_that_of_a_training_batch_and_operations_are_those_of_two_images(plan):
-    own = {**VARIANTS["joint"].alone, "training.per_device_train_batch_size": 3}
+    own = {**known_variants()["joint"].own, "training.per_device_train_batch_size": 3}
     _, batch, two = cost._prepare(plan.run(own, 0).recipe)
     for values, size in ((batch, 3), (two, 2)):
         assert values["pixel_values"].shape == (size, 3, 64, 64) and values["labels"].shape == (size, 64, 64)
@@ -141,7 +142,7 @@ def test_time_is_that_of_a_training_batch_and_operations_are_those_of_two_images
 
 @pytest.mark.parametrize("name", ["wise_ft", "l2_sp", "spd", "swa"])
 def test_a_step_is_a_whole_one_whatever_the_method(plan, name):
-    own = {**VARIANTS[name].alone, "training.lr_scheduler_type": "constant"}
+    own = {**known_variants()[name].own, "training.lr_scheduler_type": "constant"}
     trainer, batch, _ = cost._prepare(plan.run(own, 0).recipe)
     before = {key: value.clone() for key, value in trainer.pathways.usual.named_parameters()}
     for _ in range(2):  # the first one starts from where the regularisers pull to
@@ -154,7 +155,7 @@ def test_a_step_is_a_whole_one_whatever_the_method(plan, name):
 
 @pytest.mark.parametrize("bf16, expected", [(False, torch.float32), (True, torch.bfloat16)])
 def test_a_step_computes_in_the_precision_of_the_training(plan, bf16, expected):
-    own = {**VARIANTS["deft"].alone, "training.bf16": bf16}
+    own = {**known_variants()["deft"].own, "training.bf16": bf16}
     trainer, batch, _ = cost._prepare(plan.run(own, 0).recipe)
     found = []
     for component in (trainer.pathways.usual, trainer.pathways.generalized):
@@ -193,7 +194,7 @@ def test_equal_compute_is_as_many_steps_as_the_operations_of_deft_buy(plan, run_
     plan = replace(plan, overrides=overrides)
     asked = parse_variants("joint,joint_equal,lp_ft_equal,deft")
     found = cost.with_equal_compute(plan, asked)
-    wanted = run_flops.count(plan, VARIANTS["deft"].settings)
+    wanted = run_flops.count(plan, known_variants()["deft"].settings)
     for name in ("joint_equal", "lp_ft_equal"):
         spent = run_flops.count(plan, found[name].settings)
         assert wanted - run_flops.joint_step < spent <= wanted
@@ -203,14 +204,14 @@ def test_equal_compute_is_as_many_steps_as_the_operations_of_deft_buy(plan, run_
     # The default warm-up, a tenth, does not grow with what it precedes.
     joint, lp_ft = (found[name].settings for name in ("joint_equal", "lp_ft_equal"))
     assert (joint["method.decoder_warmup_steps"], lp_ft["method.decoder_warmup_steps"]) == (0, 4 if overrides else 1)
-    assert plan.steps(VARIANTS["deft"].settings) < lp_ft["training.max_steps"] < joint["training.max_steps"]
+    assert plan.steps(known_variants()["deft"].settings) < lp_ft["training.max_steps"] < joint["training.max_steps"]
 
 
 def test_equal_compute_keeps_what_a_name_sets(plan, run_flops):
     spec = "lp_ft_equal:method.decoder_warmup_steps=3:training.learning_rate=0.002"
     found = cost.with_equal_compute(plan, parse_variants(spec))[spec].settings
     assert (found["method.decoder_warmup_steps"], found["training.learning_rate"]) == (3, 2e-3)
-    left = run_flops.count(plan, VARIANTS["deft"].settings) - 3 * run_flops.warmup_step
+    left = run_flops.count(plan, known_variants()["deft"].settings) - 3 * run_flops.warmup_step
     assert found["training.max_steps"] == left // run_flops.joint_step
 
 

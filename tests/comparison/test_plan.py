@@ -6,9 +6,10 @@ import yaml
 
 from deft_hf.comparison import plan as module
 from deft_hf.comparison.plan import Plan, Run
-from deft_hf.comparison.variants import VARIANTS
+from deft_hf.methods import compose, identity_defaults
+from deft_hf.methods import variants as known_variants
+from deft_hf.methods.l2_sp import L2SP
 from deft_hf.runs.arguments import method_arguments
-from deft_hf.trainer.arguments import OF_THE_METHOD
 from deft_hf.utils.errors import UserError
 
 RECIPE = """\
@@ -31,7 +32,7 @@ training:
   save_steps: 2
   use_cpu: true
 """
-JOINT = VARIANTS["joint"].settings
+JOINT = known_variants()["joint"].settings
 
 
 def write_recipe(folder, **changes):
@@ -58,8 +59,8 @@ def placed(plan, *overrides, settings=JOINT, seed=0, **kwargs):
 
 
 def test_every_variant_is_a_run_whose_arguments_say_what_it_sets(plan):
-    plan.check(VARIANTS)
-    for name, variant in VARIANTS.items():
+    plan.check(known_variants())
+    for name, variant in known_variants().items():
         recipe = plan.run(variant.settings, 7).recipe
         arguments = method_arguments(recipe, recipe.method.name)
         assert arguments.seed == 7 and arguments.output_dir == str(plan.run(variant.settings, 7).folder)
@@ -71,18 +72,18 @@ def test_every_variant_is_a_run_whose_arguments_say_what_it_sets(plan):
 
 
 def test_every_value_that_tuning_tries_is_a_run(plan):
-    for name, variant in VARIANTS.items():
+    for name, variant in known_variants().items():
         if variant.tries is not None:
             key, values = variant.tries(1e-3, plan.steps(variant.settings))
             tried = {f"{name} {value}": variant.settings | {key: value} for value in values}
-            plan.check({spec: replace(variant, settings=settings) for spec, settings in tried.items()})
+            plan.check({spec: replace(variant, own=settings) for spec, settings in tried.items()})
 
 
 @pytest.mark.parametrize("recolor, shared", [(False, "deft_no_recolor"), (True, "deft_recolor")])
 def test_variants_share_a_run_where_one_is_read_from_the_other_and_nowhere_else(plan, recolor, shared):
     plan = replace(plan, overrides=(f"data.recolor={recolor}",))
     by_folder = {}
-    for name, variant in VARIANTS.items():
+    for name, variant in known_variants().items():
         longer = {"training.max_steps": 6} if variant.compute_of else {}
         by_folder.setdefault(plan.run({**variant.settings, **longer}, 0).folder, []).append(name)
     # What the recipe does anyway makes no row of its own.
@@ -92,8 +93,13 @@ def test_variants_share_a_run_where_one_is_read_from_the_other_and_nowhere_else(
         frozenset({*same["lp_ft"], "lp_ft_ema"}),
         frozenset({"deft", "deft_usual", shared}),
     }
-    assert VARIANTS["joint"].reading == VARIANTS["lp_ft"].reading == VARIANTS["deft_usual"].reading == "usual"
-    assert {VARIANTS[name].reading for name in ("joint_ema", "lp_ft_ema", "deft", shared)} == {"exported"}
+    assert (
+        known_variants()["joint"].reading
+        == known_variants()["lp_ft"].reading
+        == known_variants()["deft_usual"].reading
+        == "usual"
+    )
+    assert {known_variants()[name].reading for name in ("joint_ema", "lp_ft_ema", "deft", shared)} == {"exported"}
 
 
 LEAKS = (
@@ -108,40 +114,41 @@ LEAKS = (
 
 
 def test_what_the_recipe_asks_of_deft_reaches_no_rival(plan):
-    rivals = {name: variant for name, variant in VARIANTS.items() if variant.settings["method.name"] != "deft"}
+    rivals = {name: variant for name, variant in known_variants().items() if variant.settings["method.name"] != "deft"}
     assert len(rivals) > 10
-    assert {*OF_THE_METHOD} == {leak.partition("=")[0].removeprefix("method.") for leak in LEAKS} | {"lora_rank"}
+    assert {*identity_defaults()} == {leak.partition("=")[0].removeprefix("method.") for leak in LEAKS} | {"lora_rank"}
     for name, rival in rivals.items():
-        for settings in (rival.settings, rival.alone):
+        for settings in (rival.settings, rival.own):
             found = placed(plan, *LEAKS, "method.lora_rank=4", settings=settings)
             assert found == placed(plan, settings=settings), name
     asking = replace(plan, overrides=LEAKS)
-    joint = method_arguments(asking.run(VARIANTS["joint"].alone, 0).recipe, "joint")
-    assert (joint.averages, joint.component, joint.distance_weights()) == (None, "generalized", (0.0, 0.0))
+    joint = method_arguments(asking.run(known_variants()["joint"].own, 0).recipe, "joint")
+    assert (joint.averages, joint.component, compose(joint).get(L2SP)) == (None, "generalized", None)
     assert (joint.decoder_norm_weight, joint.projection_weight) == (0.0, 0.0)
-    deft = method_arguments(asking.run(VARIANTS["deft"].settings, 0).recipe, "deft")
-    assert (deft.averages, deft.component, deft.distance_weights()) == ("debiased_ema", "usual", (0.5, 0.25))
-    assert len({placed(plan, leak, settings=VARIANTS["deft"].settings) for leak in LEAKS}) == len(LEAKS)
+    deft = method_arguments(asking.run(known_variants()["deft"].settings, 0).recipe, "deft")
+    assert (deft.averages, deft.component) == ("debiased_ema", "usual")
+    assert compose(deft).get(L2SP).weights == {"encoder": 0.5, "decoder": 0.25}
+    assert len({placed(plan, leak, settings=known_variants()["deft"].settings) for leak in LEAKS}) == len(LEAKS)
 
 
 def test_a_rival_has_the_regulariser_that_is_asked_of_itself(plan):
     asked = JOINT | {"method.distance_weight": 0.3}
     run = replace(plan, overrides=("method.distance_weight=0.5",)).run(asked, 0)
-    assert method_arguments(run.recipe, "joint").distance_weights() == (0.3, 0.3)
+    assert compose(method_arguments(run.recipe, "joint")).get(L2SP).weights == {"encoder": 0.3, "decoder": 0.3}
 
 
 def test_a_recipe_with_baselines_has_runs_of_one_method_each(plan):
     several = replace(plan, overrides=("method.baselines=[joint, frozen, lp_ft]",), curve_points=2)
-    several.check(VARIANTS, values=True)
+    several.check(known_variants(), values=True)
     assert several.steps(JOINT) == 4 and several.run({}, 0).recipe.method.baselines == []
-    for name, variant in VARIANTS.items():
+    for name, variant in known_variants().items():
         run = several.run(variant.settings, 0, curve=True)
         assert run.recipe.method.baselines == [] and run.folder == plan.run(variant.settings, 0).folder, name
 
 
 def test_the_runs_of_a_comparison_are_not_pushed(plan):
     pushed = ("publish.push_to_hub=true", "publish.every_save=true", "publish.repo_id=ana/town")
-    run = replace(plan, overrides=pushed).run(VARIANTS["deft"].settings, 0)
+    run = replace(plan, overrides=pushed).run(known_variants()["deft"].settings, 0)
     assert not method_arguments(run.recipe, "deft").push_to_hub and not run.recipe.publish.push_to_hub
 
 
@@ -196,7 +203,7 @@ def test_whatever_else_differs_makes_another_run(plan, monkeypatch):
     runs = [
         placed(plan),
         placed(plan, seed=1),
-        placed(plan, settings=VARIANTS["deft"].settings),
+        placed(plan, settings=known_variants()["deft"].settings),
         placed(plan, settings=JOINT | {"training.max_steps": 5}),
         placed(plan, settings=JOINT | {"method.ema_decay_steps": 40_000}),
         placed(plan, settings={"method.name": "joint"}),
@@ -217,10 +224,10 @@ def test_whatever_else_differs_makes_another_run(plan, monkeypatch):
 
 
 def test_what_a_variant_makes_wrong_is_said_with_its_name(plan):
-    wrong = replace(VARIANTS["frozen"], settings={"method.name": "frozen", "method.average": "ema"})
+    wrong = replace(known_variants()["frozen"], own={"method.name": "frozen", "method.average": "ema"})
     with pytest.raises(UserError, match="(?s)^frozen: .*has no average"):
-        plan.check({"joint": VARIANTS["joint"], "frozen": wrong})
-    misspelt = replace(VARIANTS["deft"], settings={"method.name": "deft", "method.ema_decai": 1.0})
+        plan.check({"joint": known_variants()["joint"], "frozen": wrong})
+    misspelt = replace(known_variants()["deft"], own={"method.name": "deft", "method.ema_decai": 1.0})
     with pytest.raises(UserError, match="^deft: .*ema_decai.*ema_decay"):
         plan.check({"deft": misspelt})
 
@@ -233,18 +240,18 @@ def test_a_checkpoint_chosen_by_one_component_is_refused(plan):
         "training.eval_steps=2",
     )
     with pytest.raises(UserError, match="^joint: training.load_best_model_at_end: found true.*last step"):
-        replace(plan, overrides=chosen).check({"joint": VARIANTS["joint"]})
+        replace(plan, overrides=chosen).check({"joint": known_variants()["joint"]})
 
 
 def test_epochs_do_where_nothing_goes_by_steps(plan):
     epochs = replace(plan, overrides=("training.max_steps=-1", "training.num_train_epochs=2"))
-    epochs.check({"joint": VARIANTS["joint"]})
+    epochs.check({"joint": known_variants()["joint"]})
     with pytest.raises(UserError, match="training.max_steps: found -1, expected the length in optimizer steps"):
-        replace(epochs, curve_points=2).check({"joint": VARIANTS["joint"]})
+        replace(epochs, curve_points=2).check({"joint": known_variants()["joint"]})
     with pytest.raises(UserError, match="^deft: training.max_steps: found -1.*tuned values go"):
-        epochs.check({"deft": VARIANTS["deft"]}, values=True)
+        epochs.check({"deft": known_variants()["deft"]}, values=True)
     with pytest.raises(UserError, match="^joint_equal: training.max_steps: found -1.*equal compute"):
-        epochs.check({"joint_equal": VARIANTS["joint_equal"]})
+        epochs.check({"joint_equal": known_variants()["joint_equal"]})
     assert plan.steps(JOINT | {"training.max_steps": 9}) == 9
 
 
@@ -272,7 +279,7 @@ def test_the_usual_component_is_the_exported_one_where_nothing_is_averaged(tmp_p
 
 
 def test_the_recipe_in_the_folder_is_the_runs_own(plan):
-    run = plan.run(VARIANTS["joint_recolor"].settings, 5)
+    run = plan.run(known_variants()["joint_recolor"].settings, 5)
     run.prepare()
     again = Plan(str(run.folder / "recipe.yaml"), (), plan.folder).run({}, 5)
     assert again.folder == run.folder and again.recipe.data.recolor

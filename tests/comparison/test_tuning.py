@@ -7,7 +7,8 @@ import pytest
 from deft_hf.comparison import tuning
 from deft_hf.comparison.outcomes import Trial
 from deft_hf.comparison.plan import Plan
-from deft_hf.comparison.variants import VARIANTS, parse_variants
+from deft_hf.comparison.variants import parse_variants
+from deft_hf.methods import variants as known_variants
 from deft_hf.utils.files import METRICS
 from tests.comparison.test_plan import write_recipe
 
@@ -44,7 +45,7 @@ def trained(monkeypatch):
 
 
 def variants(*names):
-    return {name: VARIANTS[name] for name in names}
+    return {name: known_variants()[name] for name in names}
 
 
 def by_rate(source, unseen=None):
@@ -82,7 +83,7 @@ def test_each_row_is_chosen_by_the_component_that_it_reports(plan, trained):
 
 def test_every_method_has_the_same_number_of_trials_at_a_seed_that_is_not_reported(plan, trained):
     trained(by_rate(dict(zip(RATES, (0.4, 0.6, 0.5), strict=True))))
-    methods = variants(*[name for name, variant in VARIANTS.items() if variant.tries])
+    methods = variants(*[name for name, variant in known_variants().items() if variant.tries])
     chosen, trials = tuning.tune(plan, methods, RATES, True, ["clear"], 1)
     tried = {name: [trial for trial in trials if trial.method == name] for name in methods}
     assert {len(found) for found in tried.values()} == {6}
@@ -168,7 +169,7 @@ def test_a_trial_is_scored_on_source_data_alone_and_is_the_run_that_it_was_befor
     tuning.tune(plan, variants("deft"), RATES, True, ["clear"], 1)
     assert len(trained.runs) == 6
     assert not [run for run in trained.runs if run.recipe.data.unseen]
-    whole = plan.run({**VARIANTS["deft"].settings, RATE: 1e-3}, tuning.SEED)
+    whole = plan.run({**known_variants()["deft"].settings, RATE: 1e-3}, tuning.SEED)
     assert whole.recipe.data.unseen and whole.folder in {run.folder for run in trained.runs}
 
 

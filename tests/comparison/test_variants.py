@@ -3,15 +3,16 @@ from difflib import get_close_matches
 
 import pytest
 
-from deft_hf.comparison.variants import VARIANTS, parse_variants
+from deft_hf.comparison.variants import parse_variants
+from deft_hf.methods import variants as known_variants
 from deft_hf.utils.errors import UserError
 
 
 def test_names_come_in_the_order_asked_for():
     found = parse_variants("deft, joint,lp_ft,")
     assert list(found) == ["deft", "joint", "lp_ft"]
-    assert all(found[name].settings == VARIANTS[name].settings for name in found)
-    assert all(found[name].note == VARIANTS[name].note for name in found)
+    assert all(found[name].settings == known_variants()[name].settings for name in found)
+    assert all(found[name].note == known_variants()[name].note for name in found)
 
 
 def test_settings_of_ones_own_lie_over_those_of_the_variant():
@@ -19,10 +20,10 @@ def test_settings_of_ones_own_lie_over_those_of_the_variant():
     found = parse_variants(f"deft_slow,{spec}")
     assert list(found) == ["deft_slow", spec]
     own = {"method.ema_decay_steps": 40_000, "data.recolor": True, "training.optim": "sgd"}
-    assert found[spec].settings == {**VARIANTS["deft_slow"].settings, **own}
+    assert found[spec].settings == {**known_variants()["deft_slow"].settings, **own}
     assert found["deft_slow"].settings["method.ema_decay_steps"] == 20_000
     assert found[spec].note.endswith("method.ema_decay_steps=40000, data.recolor=True, training.optim=sgd")
-    assert found[spec].reading == VARIANTS["deft_slow"].reading
+    assert found[spec].reading == known_variants()["deft_slow"].reading
 
 
 @pytest.mark.parametrize(
@@ -46,37 +47,39 @@ def test_what_cannot_be_read_is_one_line(text, message):
 
 
 def test_a_row_that_another_is_read_from_is_alone_without_the_average():
-    assert VARIANTS["joint"].alone == {"method.name": "joint"}
-    assert VARIANTS["joint_recolor"].alone == {"method.name": "joint", "data.recolor": True}
-    longer = replace(VARIANTS["lp_ft_equal"], settings={**VARIANTS["lp_ft"].settings, "training.max_steps": 7})
-    assert longer.alone == {"method.name": "lp_ft", "training.max_steps": 7}
+    assert known_variants()["joint"].own == {"method.name": "joint"}
+    assert known_variants()["joint_recolor"].own == {"method.name": "joint", "data.recolor": True}
+    longer = replace(
+        known_variants()["lp_ft_equal"], own={**known_variants()["lp_ft"].settings, "training.max_steps": 7}
+    )
+    assert longer.own == {"method.name": "lp_ft", "training.max_steps": 7}
     # The average of these two is part of what they are.
-    assert VARIANTS["joint_ema"].alone == VARIANTS["joint_ema"].settings
-    assert VARIANTS["deft_usual"].alone == VARIANTS["deft"].settings
+    assert known_variants()["joint_ema"].own == known_variants()["joint_ema"].settings
+    assert known_variants()["deft_usual"].own == known_variants()["deft"].settings
 
 
 def test_every_method_is_tried_at_three_values_and_one_of_them_is_its_default_or_the_middle():
-    methods = {name for name, variant in VARIANTS.items() if variant.tries}
+    methods = {name for name, variant in known_variants().items() if variant.tries}
     # All but the ablations, which are another with one thing changed, and the controls of equal compute.
-    assert methods == {name for name in VARIANTS if not name.startswith("deft_")} - {
+    assert methods == {name for name in known_variants() if not name.startswith("deft_")} - {
         "joint_recolor", "lp_ft_recolor", "joint_equal", "lp_ft_equal",
     }  # fmt: skip
     for name in methods:
-        key, values = VARIANTS[name].tries(1e-3, 400)
+        key, values = known_variants()[name].tries(1e-3, 400)
         assert len(set(values)) == 3 and values == sorted(values), name
-        default = VARIANTS[name].settings.get(key)
+        default = known_variants()[name].settings.get(key)
         assert default is None or default in values, name
-    assert VARIANTS["joint"].tries(1e-3, 400) == ("method.encoder_learning_rate", [1e-4, 3e-4, 1e-3])
-    assert VARIANTS["lp_ft"].tries(1e-3, 400) == ("method.decoder_warmup_steps", [20, 40, 80])
+    assert known_variants()["joint"].tries(1e-3, 400) == ("method.encoder_learning_rate", [1e-4, 3e-4, 1e-3])
+    assert known_variants()["lp_ft"].tries(1e-3, 400) == ("method.decoder_warmup_steps", [20, 40, 80])
 
 
 def test_whatever_is_no_method_of_its_own_is_like_one_and_changes_something():
-    assert {name for name, variant in VARIANTS.items() if variant.like} == {
-        name for name, variant in VARIANTS.items() if not variant.tries
+    assert {name for name, variant in known_variants().items() if variant.like} == {
+        name for name, variant in known_variants().items() if not variant.tries
     }
-    for name, variant in VARIANTS.items():
+    for name, variant in known_variants().items():
         if variant.like is not None:
-            model = VARIANTS[variant.like]
+            model = known_variants()[variant.like]
             assert name.startswith(f"{variant.like}_") and model.tries and model.like is None
             assert model.settings.items() <= variant.settings.items(), name
             other = (variant.settings, variant.reading, variant.compute_of)
@@ -84,6 +87,6 @@ def test_whatever_is_no_method_of_its_own_is_like_one_and_changes_something():
 
 
 def test_names_can_be_told_apart():
-    assert all(get_close_matches(name, VARIANTS, n=1) == [name] for name in VARIANTS)
-    assert not [name for name in VARIANTS if set(name) & set(",:= ")]
-    assert len({variant.note for variant in VARIANTS.values()}) == len(VARIANTS)
+    assert all(get_close_matches(name, known_variants(), n=1) == [name] for name in known_variants())
+    assert not [name for name in known_variants() if set(name) & set(",:= ")]
+    assert len({variant.note for variant in known_variants().values()}) == len(known_variants())

@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
+from deft_hf.methods.core.ema import EMA
 from deft_hf.methods.core.pathways import DualPathway
 from deft_hf.methods.lora import add_adapters, has_adapters, merged
 from deft_hf.models.families import SegmentationFamily, resolve_family, untouched_parameters
@@ -199,7 +200,7 @@ def test_deep_copies_are_equal_and_apart():
 def test_pathways_train_adapters_and_average_them():
     model, _, family = adapted("mobilenet_v2")
     pathways = DualPathway(model, family).train()
-    pathways.enter("decoupled", 0.5, 0.5)
+    pathways.enter("decoupled", EMA(0.5, 0.5))
     pathways.snapshot()
     optimizer = torch.optim.SGD([p for p in pathways.usual.parameters() if p.requires_grad], lr=0.1)
     pathways(**tiny.batch())["loss"].backward()

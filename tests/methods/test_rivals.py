@@ -11,9 +11,11 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import AutoModelForSemanticSegmentation, TrainerCallback
 
-import deft_hf.trainer.trainer
 from deft_hf.data.streets import STREETS
+from deft_hf.methods import spd
 from deft_hf.methods.core.batchnorm import batchnorm_modules
+from deft_hf.methods.l2_sp import L2SP
+from deft_hf.methods.wise_ft import best_point
 from deft_hf.models.pretrained import open_pretrained
 from deft_hf.publish.export import export_generalized
 from deft_hf.recipe import Recipe
@@ -23,8 +25,7 @@ from deft_hf.runs.finish import layer_distances, starting_weights
 from deft_hf.runs.provenance import Origin
 from deft_hf.runs.train import fit, make_trainer
 from deft_hf.scoring.inference import predict
-from deft_hf.trainer.evaluation import best_point
-from deft_hf.trainer.trainer import DeFTTrainer
+from deft_hf.trainer.evaluation import Evaluator
 from deft_hf.utils.errors import UserError
 from tests import tiny
 from tests.comparison.test_plan import write_recipe
@@ -138,7 +139,7 @@ def test_the_decoder_is_pulled_to_the_warmed_up_one_unless_it_has_a_weight_of_it
     assert differing(run.pathways.initial, warmed_up) == []
     moved = {name for name in start if not torch.equal(warmed_up[name], start[name])}
     assert moved and {run.family.part_of(name) for name in moved} == {"decoder"}
-    assert run.pathways.distance_weights == {"encoder": 0.7, "decoder": 0.7}
+    assert run.composition.get(L2SP).weights == {"encoder": 0.7, "decoder": 0.7}
 
 
 # ---- selective projection decay
@@ -189,10 +190,8 @@ def test_projection_equals_its_formula_and_touches_the_encoder_alone(tmp_path, o
 
 def test_projection_counts_from_the_last_stage_on(tmp_path, monkeypatch):
     calls = []
-    project = deft_hf.trainer.trainer.project
-    monkeypatch.setattr(
-        deft_hf.trainer.trainer, "project", lambda *args: calls.append(run.pathways.stage) or project(*args)
-    )
+    project = spd.project
+    monkeypatch.setattr(spd, "project", lambda *args: calls.append(run.pathways.stage) or project(*args))
     run = trainer(tmp_path, method="lp_ft", max_steps=3, decoder_warmup_steps=2, projection_weight=1.0)
     run.train()
     assert calls == ["joint"] * 3
@@ -398,7 +397,7 @@ def test_the_ends_of_the_line_are_the_weights_themselves(tmp_path, monkeypatch, 
     run.train()
     end, tenths = parameters(run.pathways.usual), iter(range(11))
     scores = (SimpleNamespace(mean_iou=-abs(tenth - best)) for tenth in tenths)
-    monkeypatch.setattr(run, "_score", lambda *args: (SimpleNamespace(compute=lambda: next(scores)), 3))
+    monkeypatch.setattr(run.evaluator, "score", lambda *args: (SimpleNamespace(compute=lambda: next(scores)), 3))
     assert list(run.interpolate(["near"]).values()) == [-abs(tenth - best) for tenth in range(11)]
     found = parameters(run.generalized_model)
     assert (differing(found, start) == []) == (best == 0)
@@ -645,13 +644,13 @@ def test_a_checkpoint_of_an_average_that_started_elsewhere_is_refused(tmp_path):
         ),
         ({"lora_rank": 4, "method": "joint", "projection_weight": 0.1}, "projection_weight.* out"),
         ({"lora_rank": 4, "method": "joint", "component": "interpolated"}, "interpolation out"),
-        ({"lora_rank": -1}, "lora_rank is below 0"),
+        ({"lora_rank": -1}, "lora_rank is -1: expected 0 or more"),
         ({"lora_rank": 4, "method": "joint", "lora_alpha": 0.0}, "lora_alpha is 0.0: expected a positive number"),
         ({"swa_start": 1.0}, "swa_start is 1.0: expected a share from 0, below 1"),
         ({"swa_start": -0.1}, "swa_start is -0.1: expected a share from 0"),
-        ({"decoder_distance_weight": -1.0}, "decoder_distance_weight is below 0"),
-        ({"decoder_norm_weight": -1.0}, "decoder_norm_weight is below 0"),
-        ({"projection_weight": -1.0}, "projection_weight is below 0"),
+        ({"decoder_distance_weight": -1.0}, "decoder_distance_weight is -1.0: expected 0 or more"),
+        ({"decoder_norm_weight": -1.0}, "decoder_norm_weight is -1.0: expected 0 or more"),
+        ({"projection_weight": -1.0}, "projection_weight is -1.0: expected 0 or more"),
     ],
 )
 def test_settings_that_exclude_each_other(tmp_path, overrides, message):
@@ -821,7 +820,7 @@ def test_counts_of_the_images_sum_to_the_domain(recipe):
 
 
 def test_the_facts_of_an_interpolated_run_tell_its_point(recipe, monkeypatch):
-    score, found = DeFTTrainer._score, iter([0.1, 0.2, 0.3, 0.9, *[0.5] * 7])
+    score, found = Evaluator.score, iter([0.1, 0.2, 0.3, 0.9, *[0.5] * 7])
 
     def liked(*args):
         matrix, images = score(*args)
@@ -829,7 +828,7 @@ def test_the_facts_of_an_interpolated_run_tell_its_point(recipe, monkeypatch):
         chosen = replace(scores, mean_iou=next(found, scores.mean_iou))
         return SimpleNamespace(counts=matrix.counts, compute=lambda *names: chosen), images
 
-    monkeypatch.setattr(DeFTTrainer, "_score", liked)
+    monkeypatch.setattr(Evaluator, "score", liked)
     run, _, facts = fitted(recipe("method.name=lp_ft", "method.component=interpolated"))
     points = {float(alpha): value for alpha, value in facts.interpolation.items()}
     assert sorted(points) == pytest.approx([tenth / 10 for tenth in range(11)])

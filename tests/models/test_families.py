@@ -8,6 +8,7 @@ from torch import nn
 from transformers import CLIPSegConfig, VideomtConfig
 
 from deft_hf.methods.core.batchnorm import mend_momentum
+from deft_hf.methods.core.ema import EMA
 from deft_hf.methods.core.pathways import DualPathway
 from deft_hf.models.families import (
     FAMILIES,
@@ -38,7 +39,7 @@ class TestFamily:
         model = self.model(model_type)
         mend_momentum(model)
         pathways = DualPathway(model, resolve_family(model)).train()
-        pathways.enter("decoupled", DECAY, DECAY)
+        pathways.enter("decoupled", EMA(DECAY, DECAY))
         pathways.snapshot()
         return pathways
 

@@ -433,6 +433,6 @@ def test_a_signal_to_the_group_does_not_reach_the_workers(tmp_path):
     run = trainer(tmp_path, dataloader_num_workers=1)
     run.train_dataset, run.data_collator = Looks(4), collator
     loaders = [run.get_train_dataloader(), run.get_eval_dataloader(run.train_dataset)]
-    for batches in (*([batch["pixel_values"] for batch in loader] for loader in loaders), run._source_batches()):
-        groups = torch.cat(list(batches)).tolist()
+    for loader in (*loaders, run.loaders.source_batches(run.train_dataset)):
+        groups = torch.cat([batch["pixel_values"] for batch in loader]).tolist()
         assert len(groups) == 4 and os.getpgrp() not in groups

@@ -483,7 +483,7 @@ def test_best_model_early_stopping_and_rotation(tmp_path):
     best = max(scores, key=scores.get)
     assert Path(run.state.best_model_checkpoint).name == f"checkpoint-{best}"
     assert run.evaluate()["eval_near_mean_iou"] == scores[best]
-    decay = run.args.run_decays(6)["encoder"]
+    decay = run.composition.rule(6).encoder
     assert run.pathways.share_left()["encoder"] == pytest.approx(decay ** max(best - 4, 0))
 
 
@@ -542,8 +542,7 @@ def test_batchnorm_statistics_follow_the_policy(tmp_path):
         statistics[policy] = [m.running_mean.clone() for m in batchnorm_modules(run.generalized_model).values()]
         if policy == "reestimate":
             before = torch.random.get_rng_state()
-            run.batchnorm_step = -1
-            run.refresh_batchnorm()
+            run.batchnorm.refresh(run.state.global_step, changed=True)
             again = [m.running_mean for m in batchnorm_modules(run.generalized_model).values()]
             assert all(torch.equal(a, b) for a, b in zip(again, statistics[policy], strict=True))
             assert torch.equal(before, torch.random.get_rng_state())

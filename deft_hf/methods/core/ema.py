@@ -1,14 +1,15 @@
-"""The average behind the generalized component: DeFT's plain one from the initial snapshot, and its rivals."""
+"""The plain moving average behind the generalized component, and what every average is."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
-from torch import Tensor
+from deft_hf.methods.core.stages import PARTS, Part
 
-Average = Literal["ema", "debiased_ema", "swa"]
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def run_decay(decay: float, steps: int, quoted_steps: int | None) -> float:
@@ -19,10 +20,12 @@ def run_decay(decay: float, steps: int, quoted_steps: int | None) -> float:
     the length of the run: m_run = m^(quoted_steps / steps), which gives m_run^steps = m^quoted_steps.
 
     Args:
-        decay: decay as quoted, in [0, 1].
-        steps: optimizer steps of the run's averaged stage, at least 1.
-        quoted_steps: the steps that `decay` is quoted at (the authors: 0.9999 at 80,000); `None` takes `decay` as it
-            is.
+        decay (`float`):
+            Decay as quoted, in [0, 1].
+        steps (`int`):
+            Optimizer steps of the run's averaged stage, at least 1.
+        quoted_steps (`int`, *optional*):
+            The steps that `decay` is quoted at (the authors: 0.9999 at 80,000); `None` takes `decay` as it is.
     """
     return decay if quoted_steps is None else decay ** (quoted_steps / steps)
 
@@ -32,29 +35,47 @@ def share_left(decay: float, updates: int) -> float:
     return decay**updates
 
 
-def weight_of_newest(average: Average, decay: float, updates: int, start: int = 0) -> float:
-    """Weight w of the current parameters in the update number `updates`: average <- average + w (current - average).
+@dataclass(frozen=True)
+class EMA:
+    """The plain exponential moving average that DeFT's generalized component follows, and the base of the others.
 
-    | average | w at update t | the average of t updates |
-    |---|---|---|
-    | `ema` | 1 - m | m^t θ_0 + (1 - m) Σ m^(t-i) θ_i: biased toward the initialisation, DeFT's |
-    | `debiased_ema` | (1 - m) / (1 - m^t) | (1 - m) Σ m^(t-i) θ_i / (1 - m^t): nothing of the initialisation (the bias correction of Adam, Kingma and Ba 2015, section 3) |
-    | `swa` | 1 / (t - start), 1 up to the start | the mean of θ_(start+1) ... θ_t (Izmailov et al., UAI 2018, arXiv 1803.05407, algorithm 1, an average at each step) |
+    After t updates from θ_0 it is m^t θ_0 + (1 - m) Σ m^(t-i) θ_i: not bias-corrected, which is what the paper means
+    by "biased toward the initialisation" (Pahk et al., ICLR 2025).
 
     Args:
-        average: the kind.
-        decay: m in [0, 1]; `swa` has none.
-        updates: t, from 1.
-        start: updates of `swa` in which the average is the current parameters.
-    """  # noqa: E501 (a table cannot be wrapped)
-    if average == "swa":
-        return 1.0 / max(updates - start, 1)
-    if average == "debiased_ema":
-        return (1.0 - decay) / (1.0 - decay**updates) if decay < 1 else 1.0 / updates
-    return 1.0 - decay
+        encoder (`float`, *optional*, defaults to `0.0`):
+            Decay m of the encoder, in [0, 1]; 0 follows at once.
+        decoder (`float`, *optional*, defaults to `0.0`):
+            Decay of the decoder.
+    """
+
+    encoder: float = 0.0
+    decoder: float = 0.0
+
+    needs_count: ClassVar[bool] = False
+    """Whether `weight` depends on the number of updates, which the host has to read from the device."""
+
+    @property
+    def decays(self) -> dict[str, float] | None:
+        """Decay per part; `None` for an average that has none."""
+        return {part: getattr(self, part) for part in PARTS}
+
+    def weight(self, part: Part, updates: int) -> float:
+        """Weight w of the current parameters in update number `updates`: average <- average + w (current - average).
+
+        Args:
+            part (`str`):
+                `encoder` or `decoder`.
+            updates (`int`):
+                Number of this update, from 1.
+        """
+        return 1.0 - getattr(self, part)
+
+    def share_left(self, part: Part, updates: int) -> float:
+        """Weight of the initialisation in the average after `updates` updates."""
+        return share_left(getattr(self, part), updates)
 
 
-@torch.no_grad()
 def update_average(average: Sequence[Tensor], current: Sequence[Tensor], weight: float) -> None:
     """In place: average <- (1 - weight) * average + weight * current, in one fused call.
 
@@ -62,9 +83,15 @@ def update_average(average: Sequence[Tensor], current: Sequence[Tensor], weight:
     EMA biased toward the initialisation).
 
     Args:
-        average: float32 tensors (or float64). In bf16 a step of 1e-4 vanishes.
-        current: tensors of the same shapes, any float dtype.
-        weight: weight of `current`, in [0, 1]; see `weight_of_newest`.
+        average (`Sequence[Tensor]`):
+            float32 tensors (or float64). In bf16 a step of 1e-4 vanishes.
+        current (`Sequence[Tensor]`):
+            Tensors of the same shapes, any float dtype.
+        weight (`float`):
+            Weight of `current`, in [0, 1]; see [`EMA.weight`].
     """
+    import torch
+
     if average:
-        torch._foreach_lerp_(list(average), [tensor.to(average[0].dtype) for tensor in current], weight)
+        with torch.no_grad():
+            torch._foreach_lerp_(list(average), [tensor.to(average[0].dtype) for tensor in current], weight)

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig
 
 from deft_hf.methods.core.distance import squared_distance
-from deft_hf.methods.core.ema import Average, share_left, update_average, weight_of_newest
+from deft_hf.methods.core.ema import EMA, share_left, update_average
 from deft_hf.methods.core.shards import cut, join, piece, sum_over_pieces, whole_shape
+from deft_hf.methods.core.stages import PARTS, Part, Stage
 from deft_hf.models.families import SegmentationFamily
 from deft_hf.models.views import with_module
 
-Stage = Literal["warmup", "decoupled", "joint"]
-Part = Literal["encoder", "decoder"]
-PARTS: tuple[Part, Part] = ("encoder", "decoder")
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+Penalties = Callable[["DualPathway"], Iterable[Tensor]]
 
 
 def takes_decay(name: str, parameter: Tensor) -> bool:
@@ -44,16 +45,15 @@ class DualPathway(nn.Module):
     | `joint` | loss(D_uc(E_uc(x)), y) | E_uc, D_uc | gc <- m gc + (1 - m) uc |
 
     With `average=None` the two components are one and the same model: ordinary fine-tuning on the same loop. The last
-    column is that of `average="ema"`; for the others see `weight_of_newest`.
+    column is that of [`~deft_hf.methods.core.ema.EMA`]; for others see `deft_hf.methods.averages`.
 
     Args:
         model: a segmentation model; becomes `usual`, in float32 (or float64 where it comes so).
         family: its encoder/decoder split and objective.
-        average: how the generalized copy follows; `None` keeps no copy.
-        distance_weights: weights λ of the regulariser λ/2 ||θ - θ_init||² on the usual encoder and decoder.
-        decoder_norm_weight: weight β of β/2 ||θ||² on the usual decoder, the second half of L2-SP's penalty (Li et
-            al., ICML 2018, arXiv 1802.01483, eq. 3), on the parameters for which `takes_decay` holds.
+        average: how the generalized copy follows, until `enter` says otherwise; `None` keeps no copy.
+        penalties: terms to add to the loss of an optimizer step after the warm-up, float32 scalars, from this object.
         exported: the component that evaluation, checkpoints and the export are of.
+        exports_copy: the export is a changed copy of it: adapters, for one, are merged there.
         initial_at_hand: keep the initialisation on the device of the parameters, not on the CPU, which spares a
             transfer at each step where a regulariser reads it.
         share_untrained: the components have one and the same tensor where no gradient ever reaches it.
@@ -66,18 +66,17 @@ class DualPathway(nn.Module):
         self,
         model: nn.Module,
         family: SegmentationFamily,
-        average: Average | None = "ema",
-        distance_weights: tuple[float, float] = (0.0, 0.0),
-        decoder_norm_weight: float = 0.0,
+        average: EMA | None = EMA(),  # noqa: B008 (frozen)
+        penalties: Penalties | None = None,
         exported: Literal["generalized", "usual"] = "generalized",
+        exports_copy: bool = False,
         initial_at_hand: bool = False,
         share_untrained: bool = True,
     ) -> None:
         super().__init__()
         self.family = family
         self.average = average
-        self.distance_weights = dict(zip(PARTS, distance_weights, strict=True))
-        self.decoder_norm_weight = decoder_norm_weight
+        self.penalties = penalties
         self.usual = model if next(model.parameters()).dtype == torch.float64 else model.float()
         for tensor in [*self.usual.parameters(), *self.usual.buffers()]:
             # Weights read from a file lie wherever the file has them, and the CPU's kernels round differently at other
@@ -88,23 +87,26 @@ class DualPathway(nn.Module):
         untrained = {
             id(p): p for n, p in self.usual.named_parameters() if share_untrained and not family.is_trained(n)
         }
-        self.generalized = copy.deepcopy(self.usual, untrained).requires_grad_(False) if average else self.usual
+        self.generalized = self.usual
+        if average is not None:
+            self.generalized = copy.deepcopy(self.usual, untrained).requires_grad_(False)
         self.exports_usual = exported == "usual" or average is None
+        self.exports_copy = exports_copy
         self.initial_at_hand = initial_at_hand
         # Where a launcher has no autocast of its own; the parameters stay float32.
         self.autocast: torch.dtype | None = None
         self.stage: Stage = "joint"
-        self.decays: dict[Part, float] = {"encoder": 0.0, "decoder": 0.0}
-        self.swa_start = 0
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         self.initial: dict[str, Tensor] = {}
         self._averaged: dict[Part, tuple[list[nn.Parameter], list[nn.Parameter]]] = {}
-        self._decoder_weights: list[nn.Parameter] = []
+        self._decayed: dict[Part, list[nn.Parameter]] = {}
         self._followed: list[tuple[Tensor, Tensor]] = []
 
     @property
     def config(self) -> PreTrainedConfig:
         """That of a `transformers` model; what other models call so is their own."""
+        from transformers import PreTrainedConfig
+
         config = self.usual.config
         if not isinstance(config, PreTrainedConfig):
             raise AttributeError("config")
@@ -139,8 +141,8 @@ class DualPathway(nn.Module):
             pixel_values: (N, 3, H, W) float.
             labels: (N, H, W) int64, 255 = ignored; needed in training, if only to make other targets of.
             items: the objective's items (valid pixels, say) of the whole optimizer step; default: those of this batch.
-            passes: how many forward passes, over accumulation and ranks, the optimizer step has. The distance
-                regulariser is shared out among them.
+            passes: how many forward passes, over accumulation and ranks, the optimizer step has. Penalties are
+                shared out among them.
             targets: what else the objective makes its loss of.
 
         Returns:
@@ -155,8 +157,8 @@ class DualPathway(nn.Module):
         with torch.autocast(device, self.autocast) if self.autocast else nullcontext():
             losses = {f"{name}_loss": loss for name, loss in self._losses(batch, items).items()}
         total = torch.stack(list(losses.values())).sum()
-        if self.stage != "warmup" and (any(self.distance_weights.values()) or self.decoder_norm_weight):
-            total = total + self._penalty() / passes
+        if self.penalties is not None and self.stage != "warmup" and (terms := list(self.penalties(self))):
+            total = total + torch.stack(terms).sum() / passes
         return {"loss": total, **{name: loss.detach() for name, loss in losses.items()}}
 
     def _losses(self, batch: dict[str, Any], items: Tensor) -> dict[str, Tensor]:
@@ -183,14 +185,14 @@ class DualPathway(nn.Module):
         for model in {self.usual, self.generalized}:
             model.activation_checkpointing_enable(**kwargs)
 
-    def enter(self, stage: Stage, encoder_decay: float = 0.0, decoder_decay: float = 0.0, swa_start: int = 0) -> None:
-        """Switch to `stage`, with the decays of its average, or the updates after which `swa` starts to average.
+    def enter(self, stage: Stage, average: EMA | None = None) -> None:
+        """Switch to `stage`, and, where the generalized component is a model of its own, to its average there.
 
         The encoder takes no gradient in the warm-up.
         """
         self.stage = stage
-        self.swa_start = swa_start
-        self.decays = {"encoder": encoder_decay, "decoder": decoder_decay}
+        if average is not None and self.averages:
+            self.average = average
         usual, generalized = self._trained(self.usual), self._trained(self.generalized)
         for name, parameter in usual.items():
             parameter.requires_grad_(stage != "warmup" or self.family.part_of(name) == "decoder")
@@ -198,9 +200,7 @@ class DualPathway(nn.Module):
         for part in PARTS:
             names = [name for name in usual if self.family.part_of(name) == part]
             self._averaged[part] = [generalized[name] for name in names], [usual[name] for name in names]
-        self._decoder_weights = [
-            p for n, p in usual.items() if self.family.part_of(n) == "decoder" and takes_decay(n, p)
-        ]
+            self._decayed[part] = [usual[name] for name in names if takes_decay(name, usual[name])]
         # In the warm-up D_gc is to be D_uc. In the joint stage no batch passes through the generalized model, so that
         # its own BatchNorm statistics would stay at the start.
         parts = {"warmup": ("decoder",), "decoupled": (), "joint": PARTS}[stage]
@@ -234,26 +234,27 @@ class DualPathway(nn.Module):
         self.updates += 1
         if not self.averages:
             return
-        for part, weight in self._weights().items():
+        # The plain average does not ask how many updates there were, which would make the host wait for the device.
+        updates = int(self.updates) if self.average.needs_count else 0
+        for part in PARTS if self.stage != "warmup" else ("decoder",):
             average, current = self._averaged[part]
+            weight = self.average.weight(part, updates) if self.stage != "warmup" else 1.0
             update_average([piece(p) for p in average], [piece(p) for p in current], weight)
         for target, source in self._followed:
             target.copy_(source)
 
-    def _weights(self) -> dict[Part, float]:
-        if self.stage == "warmup":
-            return {"decoder": 1.0}
-        # The plain average does not ask how many updates there were, which would make the host wait for the device.
-        updates = 0 if self.average == "ema" else int(self.updates)
-        return {
-            part: weight_of_newest(self.average, decay, updates, self.swa_start) for part, decay in self.decays.items()
-        }
+    def trained(self, part: Part) -> list[nn.Parameter]:
+        """The usual component's trained parameters of a part."""
+        return self._averaged[part][1]
 
-    def encoder_and_initial(self) -> tuple[list[nn.Parameter], list[Tensor]]:
-        """The usual encoder's trained parameters and their initialisation, tensor by tensor."""
-        parameters, device = self._averaged["encoder"][1], self.updates.device
-        names = [name for name in self.initial if self.family.part_of(name) == "encoder"]
-        return parameters, [self.initial[name].to(device) for name in names]
+    def decayed(self, part: Part) -> list[nn.Parameter]:
+        """Those of `trained` for which `takes_decay` holds."""
+        return self._decayed[part]
+
+    def start(self, part: Part) -> list[Tensor]:
+        """The initialisation of `trained`, tensor by tensor, on its device."""
+        device = self.updates.device
+        return [value.to(device) for name, value in self.initial.items() if self.family.part_of(name) == part]
 
     def whole_initial(self, keep: bool = True) -> dict[str, Tensor]:
         """The initialisation with whole tensors; collective, as `deft_hf.methods.core.shards.whole_state` is."""
@@ -274,11 +275,11 @@ class DualPathway(nn.Module):
     def share_left(self) -> dict[Part, float]:
         """Weight of the initialisation in the exported component per part; 1 while it is the initialisation."""
         updates = int(self.updates)
-        plain = self.average == "ema" and not self.exports_usual
-        decays = self.decays if plain else {"encoder": 0.0, "decoder": 0.0}
         if self.stage == "warmup":
-            decays = {"encoder": 1.0, "decoder": 0.0}
-        return {part: share_left(decay, updates) for part, decay in decays.items()}
+            return {"encoder": 1.0, "decoder": share_left(0.0, updates)}
+        if self.average is None or self.exports_usual:
+            return dict.fromkeys(PARTS, share_left(0.0, updates))
+        return {part: self.average.share_left(part, updates) for part in PARTS}
 
     def distances(self, model: nn.Module) -> dict[Part, float]:
         """Per part, the L2 distance of `model` (`usual` or `generalized`) to the initialisation; collective where
@@ -290,17 +291,6 @@ class DualPathway(nn.Module):
             held = squared_distance([piece(parameters[n]) for n in names], [self.initial[n] for n in names])
             result[part] = float(sum_over_pieces(held, next(iter(parameters.values()))).sqrt())
         return result
-
-    def _penalty(self) -> Tensor:
-        terms = []
-        for part, weight in self.distance_weights.items():
-            names = [name for name in self.initial if self.family.part_of(name) == part]
-            if weight:
-                terms.append(weight / 2 * squared_distance(self._averaged[part][1], [self.initial[n] for n in names]))
-        if self.decoder_norm_weight:
-            norms = [parameter.float().pow(2).sum() for parameter in self._decoder_weights]
-            terms.append(self.decoder_norm_weight / 2 * torch.stack(norms).sum())
-        return torch.stack(terms).sum()
 
     def _trained(self, model: nn.Module) -> dict[str, nn.Parameter]:
         return {name: parameter for name, parameter in model.named_parameters() if self.family.is_trained(name)}

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from deft_hf.methods.core.ema import run_decay, share_left, update_average, weight_of_newest
+from deft_hf.methods.averages import SWA, DebiasedEMA
+from deft_hf.methods.core.ema import EMA, run_decay, share_left, update_average
 
 
 def test_the_run_keeps_the_share_that_was_quoted():
@@ -41,7 +42,7 @@ def test_the_ends_are_exact(weight):
 def test_plain_average_equals_the_closed_form():
     start, *values = drawn(6)
     decay = 0.9
-    weights = [weight_of_newest("ema", decay, t) for t in range(1, 6)]
+    weights = [EMA(decay).weight("encoder", t) for t in range(1, 6)]
     closed = decay**5 * start + sum((1 - decay) * decay ** (4 - i) * value for i, value in enumerate(values))
     torch.testing.assert_close(averaged(start, values, weights), closed.float())
 
@@ -49,7 +50,7 @@ def test_plain_average_equals_the_closed_form():
 @pytest.mark.parametrize("decay", [0.0, 0.9, 1.0])
 def test_debiased_average_is_normalised_and_holds_nothing_of_the_start(decay):
     start, *values = drawn(6)
-    weights = [weight_of_newest("debiased_ema", decay, t) for t in range(1, 6)]
+    weights = [DebiasedEMA(decay).weight("encoder", t) for t in range(1, 6)]
     shares = torch.tensor([decay ** (4 - i) for i in range(5)], dtype=torch.float64)
     closed = (shares[:, None] * torch.stack(values)).sum(0) / shares.sum()
     torch.testing.assert_close(averaged(1e6 * start, values, weights), closed.float())
@@ -58,7 +59,7 @@ def test_debiased_average_is_normalised_and_holds_nothing_of_the_start(decay):
 @pytest.mark.parametrize("first", [0, 1, 3])
 def test_swa_follows_up_to_its_start_and_is_the_mean_from_there(first):
     start, *values = drawn(6)
-    weights = [weight_of_newest("swa", 0.9, t, first) for t in range(1, 6)]
+    weights = [SWA(start=first).weight("encoder", t) for t in range(1, 6)]
     assert torch.equal(averaged(start, values[:first], weights[:first]), ([start, *values][first]).float())
     torch.testing.assert_close(averaged(start, values, weights), torch.stack(values[first:]).mean(0).float())
 

@@ -3,18 +3,25 @@ import copy
 import pytest
 import torch
 
+from deft_hf.methods.averages import SWA, DebiasedEMA
 from deft_hf.methods.core.batchnorm import mend_momentum
+from deft_hf.methods.core.ema import EMA
 from deft_hf.methods.core.pathways import DualPathway
+from deft_hf.methods.l2_sp import L2SP, DistanceSettings
 from deft_hf.models.families import resolve_family
 from tests import tiny
 from tests.models.test_families import DECAY, assert_equal_to, reference_steps
 
 
-def dual(model_type="segformer", overrides=(), dtype=torch.float32, **kwargs):
+def penalties(distance=0.0, decoder_distance=None, decoder_norm=0.0):
+    return L2SP(DistanceSettings(distance, decoder_distance, decoder_norm)).penalties
+
+
+def dual(model_type="segformer", overrides=(), dtype=torch.float32, average=EMA(DECAY, DECAY), **kwargs):  # noqa: B008
     model = tiny.build(model_type, **dict(overrides)).to(dtype)
     mend_momentum(model)
-    pathways = DualPathway(model, resolve_family(model), **kwargs).train()
-    pathways.enter("decoupled", DECAY, DECAY)
+    pathways = DualPathway(model, resolve_family(model), average, **kwargs).train()
+    pathways.enter("decoupled")
     pathways.snapshot()
     return pathways
 
@@ -67,7 +74,7 @@ def test_share_and_distances():
 
 
 def test_distance_regulariser_pulls_the_usual_component_back():
-    plain, pulled, batch = dual(), dual(distance_weights=(0.3, 0.3)), tiny.batch()
+    plain, pulled, batch = dual(), dual(penalties=penalties(0.3)), tiny.batch()
     for pathways in (plain, pulled):
         with torch.no_grad():
             for parameter in pathways.usual.parameters():
@@ -91,7 +98,7 @@ def gradients(pathways, batch, **kwargs):
 
 @pytest.mark.parametrize("passes", [1, 4])
 def test_l2_sp_pulls_the_encoder_to_its_start_and_the_decoders_weights_to_zero(passes):
-    batch, penalised = tiny.batch(), dual(distance_weights=(0.3, 0.0), decoder_norm_weight=0.2)
+    batch, penalised = tiny.batch(), dual(penalties=penalties(0.3, 0.0, 0.2))
     plain, pulled = gradients(dual(), batch), gradients(penalised, batch, passes=passes)
     assert {penalised.family.part_of(name) for name in pulled} == {"encoder", "decoder"}
     for name, parameter in penalised.usual.named_parameters():
@@ -104,7 +111,7 @@ def test_l2_sp_pulls_the_encoder_to_its_start_and_the_decoders_weights_to_zero(p
 
 def test_the_warmup_knows_no_penalty():
     batch, plain = tiny.batch(), dual()
-    penalised = dual(distance_weights=(0.3, 0.3), decoder_norm_weight=0.2)
+    penalised = dual(penalties=penalties(0.3, 0.3, 0.2))
     for pathways in (plain, penalised):
         pathways.enter("warmup")
     pulled = gradients(penalised, batch)
@@ -112,7 +119,7 @@ def test_the_warmup_knows_no_penalty():
         assert (gradient is None and pulled[name] is None) or torch.equal(gradient, pulled[name]), name
 
 
-@pytest.mark.parametrize("average", [None, "ema"])
+@pytest.mark.parametrize("average", [None, EMA()])
 def test_the_usual_component_can_be_the_exported_one(average):
     pathways, images = dual(average=average, exported="usual").eval(), tiny.batch()["pixel_values"]
     with torch.no_grad():
@@ -126,7 +133,7 @@ def test_the_usual_component_can_be_the_exported_one(average):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"average": "debiased_ema"}, {"average": "swa"}, {"average": None}, {"exported": "usual"}],
+    [{"average": DebiasedEMA(DECAY, DECAY)}, {"average": SWA()}, {"average": None}, {"exported": "usual"}],
     ids=["debiased_ema", "swa", "none", "usual"],
 )
 def test_only_the_plain_average_keeps_a_share_of_the_initialisation(settings):
@@ -140,7 +147,7 @@ def test_the_encoder_is_handed_out_beside_its_own_initialisation():
     pathways = dual("mobilenet_v2")
     names = [name for name in pathways.initial if pathways.family.part_of(name) == "encoder"]
     assert len(names) > 50
-    found, initial = pathways.encoder_and_initial()
+    found, initial = pathways.trained("encoder"), pathways.start("encoder")
     assert [id(parameter) for parameter in found] == [id(pathways.usual.get_parameter(name)) for name in names]
     assert all(torch.equal(start, pathways.initial[name]) for start, name in zip(initial, names, strict=True))
 
@@ -159,7 +166,7 @@ def test_eval_mode_is_the_generalized_model_and_no_average_means_one_model():
 
 def test_joint_with_average_keeps_usable_batchnorm_statistics():
     pathways = dual("mobilenet_v2")
-    pathways.enter("joint", DECAY, DECAY)
+    pathways.enter("joint", EMA(DECAY, DECAY))
     pathways(**tiny.batch())["loss"].backward()
     pathways.update_generalized()
     usual = dict(pathways.usual.named_buffers())

@@ -1,0 +1,125 @@
+"""What can be wrong with a model, its data and its arguments before `DeFTTrainer` trains, in one message each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import IterableDataset
+from transformers.utils import logging
+
+from deft_hf.data.constants import IGNORE_INDEX
+from deft_hf.data.sampling import EvaluationSet, TrainingSet
+from deft_hf.methods.core.batchnorm import batchnorm_modules, mend_momentum
+from deft_hf.models.plain import is_plain
+from deft_hf.trainer.arguments import DeFTTrainingArguments
+from deft_hf.trainer.evaluation import METRICS
+from deft_hf.utils.errors import UserError
+from deft_hf.utils.randomness import own_randomness
+
+logger = logging.get_logger(__name__)
+
+_OWN = ("compute_metrics", "compute_loss_func", "preprocess_logits_for_metrics", "model_init")
+
+
+def check_arguments(args: Any, model: nn.Module | None, kwargs: Mapping[str, Any]) -> DeFTTrainingArguments:
+    """The arguments of a trainer, the defaults where there are none.
+
+    Raises:
+        UserError: They are of another class, or an argument of `Trainer` has no meaning here, or there is no model.
+    """
+    args = DeFTTrainingArguments() if args is None else args
+    if not isinstance(args, DeFTTrainingArguments):
+        raise UserError(f"args are {type(args).__name__}: build them as DeFTTrainingArguments, with the same fields.")
+    for name in _OWN:
+        if kwargs.get(name) is not None:
+            raise UserError(f"DeFTTrainer computes loss and scores by itself: leave `{name}` out.")
+    if model is None:
+        raise UserError(
+            "DeFTTrainer needs a model: pass `model=AutoModelForSemanticSegmentation.from_pretrained(...)`."
+        )
+    if is_plain(model) and args.gradient_checkpointing:
+        raise UserError("gradient_checkpointing is a feature of transformers models: leave it out.")
+    # One process drives one device: DataParallel would split a batch's loss.
+    args._n_gpu = min(args.n_gpu, 1)
+    return args
+
+
+def prepare_batchnorm(model: nn.Module, args: DeFTTrainingArguments) -> nn.Module:
+    """A model whose BatchNorm keeps usable statistics, the same on all GPUs as one process with the whole batch."""
+    if mended := mend_momentum(model):
+        logger.warning(f"BatchNorm momentum of {len(mended)} modules was TensorFlow's; turned into PyTorch's.")
+    if args.world_size > 1 and args.device.type == "cuda":  # on a CPU torch has no such module
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return model
+
+
+def check_classes(name: str, dataset: Any, known: int, args: DeFTTrainingArguments) -> None:
+    """Labels that the model has no class for would end in an index error within the loss.
+
+    Args:
+        name (`str`):
+            Of the data set, for the message.
+        dataset (`Dataset`):
+            Training or evaluation data.
+        known (`int`):
+            Classes of the model.
+        args (`DeFTTrainingArguments`):
+            Its seed is that of what the data draw.
+
+    Raises:
+        UserError: The data have other classes.
+    """
+    way_out = "Load the model with `num_labels` of the data's label space."
+    if isinstance(dataset, TrainingSet | EvaluationSet):
+        domain = dataset.domains[0] if isinstance(dataset, TrainingSet) else dataset.domain
+        if domain.labels.num_labels != known:
+            found = f"{name}: domain {domain.name} has {domain.labels.num_labels} classes"
+            raise UserError(f"{found}, but the model has {known}. {way_out}")
+    elif dataset is not None and not isinstance(dataset, IterableDataset) and len(dataset):
+        with own_randomness(args.seed, args.device):
+            ids = torch.as_tensor(dataset[0]["labels"]).unique().tolist()
+        unknown = [index for index in ids if index != IGNORE_INDEX and not 0 <= index < known]
+        if unknown:
+            raise UserError(f"{name}: its first item has the class {unknown[0]}, but the model has {known}. {way_out}")
+
+
+def check_selection(args: DeFTTrainingArguments, eval_dataset: Any) -> None:
+    """transformers fills in `loss` where it needs a metric, and evaluation here has none.
+
+    Raises:
+        UserError: `metric_for_best_model` is no metric of this run.
+    """
+    if args.metric_for_best_model is None and args.save_strategy != "best":
+        return
+    domains = [f"{name}_" for name in eval_dataset] if isinstance(eval_dataset, dict) else [""]
+    known = [f"{domain}{metric}" for domain in domains for metric in METRICS]
+    chosen = (args.metric_for_best_model or "").removeprefix("eval_")
+    if chosen not in known:
+        raise UserError(
+            f"metric_for_best_model is {args.metric_for_best_model!r}: expected one of {', '.join(known)}; "
+            "choose it on source data."
+        )
+
+
+def leave_no_single_image(args: DeFTTrainingArguments, data: Any, model: nn.Module) -> None:
+    """BatchNorm behind a pooling to one pixel cannot be trained on a batch of one image: drop such a last batch."""
+    if data is None or isinstance(data, IterableDataset) or not batchnorm_modules(model):
+        return
+    alone = args.world_size == 1 and args.train_batch_size > 1 and len(data) % args.train_batch_size == 1
+    if alone and len(data) > 1 and not args.dataloader_drop_last:
+        logger.warning("An epoch's last batch would be a single image, too few for BatchNorm; it is left out.")
+        args.dataloader_drop_last = True
+
+
+def check_sizes(labels: Tensor | list[Tensor]) -> None:
+    """Items of a training batch are of one size.
+
+    Raises:
+        UserError: They are not, and which sizes they have.
+    """
+    if isinstance(labels, list):
+        sizes = sorted({tuple(label.shape) for label in labels})
+        raise UserError(f"train_dataset: items of one batch differ in size, {sizes}: crop or resize them to one.")

@@ -1,0 +1,74 @@
+"""Data loaders that Trainer's own do not replace: for one rank alone, and with workers that leave SIGTERM to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from deft_hf.data.sampling import share
+from deft_hf.trainer.arguments import DeFTTrainingArguments
+from deft_hf.trainer.termination import out_of_reach
+
+
+class Loaders:
+    """Makes the loaders of evaluation and of source batches.
+
+    Args:
+        args (`DeFTTrainingArguments`):
+            Batch sizes, workers and seed.
+        collator (`Callable`):
+            Returns the collator in use, without the masks that some objectives are trained on.
+        heard (`Tensor`):
+            See [`~deft_hf.trainer.termination.StopOnSigterm`].
+    """
+
+    def __init__(
+        self, args: DeFTTrainingArguments, collator: Callable[[], Callable[[list], Any]], heard: Tensor
+    ) -> None:
+        self.args = args
+        self.collator = collator
+        self.heard = heard
+
+    def evaluation(self, dataset: Any, batch_size: int, rank: int, ranks: int) -> DataLoader:
+        """This rank's share of a data set, each item on exactly one rank.
+
+        Accelerate's loader repeats images by its settings, so that the ranks have equally many, or cuts lists.
+        """
+        own = share(dataset, rank, ranks)
+        return self._loader(own, batch_size, prefetch_factor=self.args.dataloader_prefetch_factor)
+
+    def source_batches(self, dataset: Any) -> Iterator[dict[str, Any]]:
+        """Training batches, the same on every rank, without touching the run's own loader.
+
+        The choice of images is fixed; their augmentation is that of the present epoch.
+        """
+        yield from self._loader(
+            dataset,
+            self.args.train_batch_size,
+            shuffle=not isinstance(dataset, IterableDataset),
+            generator=torch.Generator().manual_seed(self.args.seed),
+            drop_last=self.args.dataloader_drop_last,
+        )
+
+    def out_of_reach(self, loader: DataLoader) -> DataLoader:
+        """A loader of Trainer's, whose workers leave SIGTERM to this process."""
+        inner = getattr(loader, "base_dataloader", loader)
+        inner.worker_init_fn = partial(out_of_reach, inner.worker_init_fn, self.heard)
+        return loader
+
+    def _loader(self, dataset: Any, batch_size: int, **options: Any) -> DataLoader:
+        return DataLoader(
+            dataset,
+            batch_size,
+            collate_fn=self.collator(),
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            multiprocessing_context=self.args.dataloader_multiprocessing_context,
+            worker_init_fn=partial(out_of_reach, None, self.heard),
+            **options,
+        )
