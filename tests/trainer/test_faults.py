@@ -172,7 +172,7 @@ def test_other_settings_are_gone_on_from_when_told_and_another_method_is_not(tmp
     for key in ("stages", "decays", "distance_weight"):
         assert f"Resumed all the same: the checkpoint was made with {key}" in caplog.text
     for other in ({"method": "lp_ft"}, {"decoder_warmup_steps": 7}):
-        with pytest.raises(UserError, match="cannot be gone on from"):
+        with pytest.raises(UserError, match="cannot be resumed"):
             trainer(tmp_path, **other).train(checkpoint, resume_anyway=True)
 
 

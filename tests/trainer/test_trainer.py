@@ -316,7 +316,7 @@ def test_resumed_equals_unbroken_bit_for_bit(tmp_path, model_type, method, avera
 def test_resume_true_takes_the_last_checkpoint(tmp_path):
     trainer(tmp_path, save_strategy="steps", save_steps=4).train()
     assert trainer(tmp_path).train(resume_from_checkpoint=True).global_step == 10
-    with pytest.raises(UserError, match="holds no checkpoint to go on from"):
+    with pytest.raises(UserError, match="holds no checkpoint to resume from"):
         trainer(tmp_path / "empty").train(resume_from_checkpoint=True)
 
 
