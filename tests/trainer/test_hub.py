@@ -132,7 +132,7 @@ def test_a_slow_hub_holds_up_neither_steps_nor_rotation(tmp_path, hub, warnings)
     run._finish_current_push = lambda: (over.set(), wait())
     run.train()
     assert run.state.global_step == 10
-    assert sum("is not pushed: the push before it still goes on" in text for text in warnings) == 4
+    assert sum("is not pushed: the push before it is still in progress" in text for text in warnings) == 4
     assert hub.repositories["ana/town"].commits == ["Training in progress, step 2"]
     assert set(hub.files("ana/town")) == MODEL  # of a checkpoint that made room long ago
 
