@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,12 @@ def open_processor(name: str, revision: str | None = None) -> BaseImageProcessor
         ) from error
 
 
+def normalization(processor: BaseImageProcessor) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and standard deviation, per channel, by which a processor normalizes pixels in 0..1; 0 and 1 if it does not."""
+    given: Any = processor  # the base class does not declare what every image processor has
+    return (given.image_mean, given.image_std) if given.do_normalize else ((0.0,) * 3, (1.0,) * 3)
+
+
 def segmentation_processor(base: BaseImageProcessor | None, size: tuple[int, int] | None) -> BaseImageProcessor:
     """The image processor that does to an image what `EvalTransform(size, mean, std)` does, for every architecture.
 
@@ -45,10 +52,7 @@ def segmentation_processor(base: BaseImageProcessor | None, size: tuple[int, int
         size (`tuple[int, int]`, *optional*):
             Height and width that images are resized to, bilinear and antialiased; `None` keeps their size.
     """
-    mean, std = IMAGENET_MEAN, IMAGENET_STD
-    given: Any = base  # the base class does not declare what every image processor has
-    if given is not None:
-        mean, std = (given.image_mean, given.image_std) if given.do_normalize else ((0.0,) * 3, (1.0,) * 3)
+    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if base is None else normalization(base)
     resizing = {"do_resize": False} if size is None else {"size": {"height": size[0], "width": size[1]}}
     # Pillow resizes here as in `EvalTransform`, with or without torchvision; saved, it is a SegformerImageProcessor.
     return SegformerImageProcessorPil(

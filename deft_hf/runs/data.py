@@ -11,6 +11,7 @@ from deft_hf.data.labels import LabelSpace
 from deft_hf.data.layouts import load_layout
 from deft_hf.data.sampling import EvaluationSet, TrainingSet
 from deft_hf.data.transforms import EvalTransform, TrainTransform
+from deft_hf.models.processor import normalization
 from deft_hf.recipe.data import DataSection, Entry, FolderEntry, HubEntry
 from deft_hf.utils.errors import UserError
 
@@ -76,7 +77,7 @@ def training_set(
         seed (`int`, *optional*):
             Of the choice of images; see `TrainingSet`.
     """
-    look = {"mean": processor.image_mean, "std": processor.image_std}
+    mean, std = normalization(processor)
     transform = TrainTransform(
         crop=data.crop_size,
         scale=data.scale,
@@ -86,7 +87,8 @@ def training_set(
         max_class_share=data.max_class_share,
         recolor=data.recolor,
         resize=data.image_size,
-        **look,
+        mean=mean,
+        std=std,
     )
     weights = None if data.source[0].weight is None else [entry.weight for entry in data.source]
     return TrainingSet(source, transform, weights=weights, seed=seed, unreadable=data.unreadable)
@@ -107,7 +109,8 @@ def evaluation_sets(
         images (`int`, *optional*):
             How many of each at most; `None`: all.
     """
-    prepared = EvalTransform(size=data.image_size, mean=processor.image_mean, std=processor.image_std)
+    mean, std = normalization(processor)
+    prepared = EvalTransform(size=data.image_size, mean=mean, std=std)
     return {domain.name: EvaluationSet(_thinned(domain, images), prepared, data.unreadable) for domain in evaluated}
 
 

@@ -11,7 +11,7 @@ from deft_hf.data.transforms import EvalTransform
 from deft_hf.data.unreadable import Reader
 from deft_hf.models.families import resolve_family
 from deft_hf.models.opening import open_model
-from deft_hf.models.processor import open_processor
+from deft_hf.models.processor import normalization, open_processor
 from deft_hf.publish.facts import RunFacts
 from deft_hf.recipe.data import DataSection
 from deft_hf.scoring.inference import predict
@@ -66,7 +66,7 @@ def _panel_rows(
         image, truth, _ = reader.load(index, len(domain) // 2)
         predictions = {}
         for method, (model, processor) in models.items():
-            prepared = EvalTransform(data.image_size, processor.image_mean, processor.image_std)(image, truth)
+            prepared = EvalTransform(data.image_size, *normalization(processor))(image, truth)
             family = resolve_family(model, encoder)
             pixels = prepared["pixel_values"][None]
             predictions[method] = predict(model, family, pixels, truth.shape, data.window, data.stride)[0].numpy()
