@@ -35,7 +35,7 @@ def open_processor(name: str, revision: str | None = None) -> BaseImageProcessor
 
 
 def normalization(processor: BaseImageProcessor) -> tuple[Sequence[float], Sequence[float]]:
-    """Mean and standard deviation, per channel, by which a processor normalizes pixels in 0..1; 0 and 1 if it does not."""
+    """Mean and standard deviation, per channel, to normalize pixels in 0..1 with; 0 and 1 without normalization."""
     given: Any = processor  # the base class does not declare what every image processor has
     return (given.image_mean, given.image_std) if given.do_normalize else ((0.0,) * 3, (1.0,) * 3)
 
