@@ -17,114 +17,23 @@ error at once, one line for each mistake.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from pydantic import AfterValidator, Field, PrivateAttr, StrictBool, StrictStr, ValidationError
-from transformers import TrainingArguments
+from pydantic import Field, PrivateAttr, ValidationError
 
-from deft_hf.methods import METHODS
-from deft_hf.models.embedded import resolved
 from deft_hf.recipe.checks import contradictions
 from deft_hf.recipe.data import DataSection
 from deft_hf.recipe.file import read_recipe
-from deft_hf.recipe.values import Section, section_of
-from deft_hf.trainer.arguments import DeFTTrainingArguments
+from deft_hf.recipe.section import Section
+from deft_hf.recipe.sections import MethodSection, ModelSection, PublishSection
+from deft_hf.recipe.training import TrainingSection
 from deft_hf.utils.errors import UserError
 
-
-class ModelSection(Section):
-    """The pretrained model: a `checkpoint`, or a `backbone` under a `head` that is still to be trained."""
-
-    checkpoint: str | None = Field(
-        None, description="text: a Hub name, a folder, or embedded (the tiny SegFormer of this package)"
-    )
-    backbone: str | None = Field(None, description="text: a Hub name or a folder")
-    head: Literal["upernet", "dpt", "mask2former"] | None = None
-    head_config: dict[str, Any] = Field({}, description="a mapping of fields of the head's config to other values")
-    encoder: str | None = None
-    revision: str | None = None
-    config: dict[str, Any] = Field({}, description="a mapping of fields of the model's config to other values")
-    channels_last: StrictBool = False
-
-    @property
-    def key(self) -> Literal["checkpoint", "backbone"]:
-        """The one of the two keys that says where the weights come from."""
-        return "checkpoint" if self.backbone is None else "backbone"
-
-    @property
-    def pretrained(self) -> str:
-        """Where the weights come from, as the recipe has it."""
-        return getattr(self, self.key)
-
-    def resolved_checkpoint(self) -> str:
-        """What `from_pretrained` takes: a Hub name or a folder."""
-        return resolved(self.pretrained)
-
-
-class PublishSection(Section):
-    """What happens to the exported model."""
-
-    push_to_hub: StrictBool = False
-    repo_id: str | None = None
-    private: StrictBool = True
-    revision: str | None = None
-    every_save: StrictBool = False
-    license: str | None = None
-    base_license: str | None = None
-    data_licenses: dict[str, StrictStr] = Field(
-        {}, description="a mapping of names of domains to the terms of their images"
-    )
-
-
-_TRAINING_FIELDS = {field.name for field in dataclasses.fields(TrainingArguments)}
-_METHOD_FIELDS = {field.name for field in dataclasses.fields(DeFTTrainingArguments)} - _TRAINING_FIELDS
-# What the entry does by itself: it goes on from the last checkpoint, and publishes the finished run.
-_TAKEN_OVER = {"resume_from_checkpoint", "push_to_hub"} | {
-    name for name in _TRAINING_FIELDS if name.startswith("hub_")
-}
-_Method = Literal[tuple(METHODS)]
-
-MethodSection = section_of(
-    "MethodSection",
-    DeFTTrainingArguments,
-    leave_out=_TRAINING_FIELDS | {"method"},
-    name=(_Method, DeFTTrainingArguments.method),
-    baselines=(list[_Method], []),
-)
-MethodSection.advice = {key: f"it belongs to training: training.{key}" for key in _TRAINING_FIELDS} | {
-    "method": "did you mean name?"
-}
-TrainingSection = section_of(
-    "TrainingSection",
-    DeFTTrainingArguments,
-    leave_out=_METHOD_FIELDS | _TAKEN_OVER,
-    output_dir=(
-        Annotated[str, AfterValidator(os.path.expanduser)],
-        Field(description="text: the folder that the run writes to"),
-    ),
-)
-TrainingSection.advice = {
-    **{key: f"it belongs to method: method.{key}" for key in _METHOD_FIELDS},
-    "method": "it belongs to method: method.name",
-    **{key: "the Hub stands under publish: publish.push_to_hub, publish.repo_id" for key in _TAKEN_OVER},
-    "resume_from_checkpoint": "the same command goes on from the last checkpoint by itself",
-    # Gone from transformers 5, but still in many a recipe.
-    "adafactor": "transformers 5 writes optim: adafactor",
-    "evaluation_strategy": "transformers 5 calls it eval_strategy",
-    "group_by_length": "transformers 5 writes train_sampling_strategy: group_by_length",
-    "logging_dir": "transformers 5 took it away; set the environment variable TENSORBOARD_LOGGING_DIR",
-    "no_cuda": "transformers 5 calls it use_cpu",
-    "overwrite_output_dir": "transformers 5 took it away; choose another output_dir",
-    "per_gpu_eval_batch_size": "transformers 5 calls it per_device_eval_batch_size",
-    "per_gpu_train_batch_size": "transformers 5 calls it per_device_train_batch_size",
-    "save_safetensors": "transformers 5 took it away; weights are always saved as safetensors",
-    "use_mps_device": "transformers 5 took it away; the device is found by itself",
-    "warmup_ratio": "transformers 5 took it away; a warmup_steps below 1 is a share of all steps",
-}
+if TYPE_CHECKING:
+    from deft_hf.trainer.arguments import DeFTTrainingArguments
 
 
 class Recipe(Section):
@@ -139,13 +48,21 @@ class Recipe(Section):
         publish (`PublishSection`): Where the exported model goes.
     """
 
-    model: ModelSection
-    method: MethodSection = MethodSection()
-    data: DataSection
-    training: TrainingSection
-    publish: PublishSection = PublishSection()
+    model: ModelSection = Field(description="The pretrained model.")
+    method: MethodSection = Field(default=MethodSection(), description="The method and its settings.")
+    data: DataSection = Field(description="Domains, labels, sizes and augmentation.")
+    training: TrainingSection = Field(description="Length, optimizer, precision, logging and saving.")
+    publish: PublishSection = Field(default=PublishSection(), description="Where the exported model goes.")
 
     _path: str = PrivateAttr("recipe")
+
+    @classmethod
+    def advice_on(cls, key: str) -> str | None:
+        for section in (ModelSection, MethodSection, DataSection, TrainingSection, PublishSection):
+            if key in section.keys():
+                name = section.__name__.removesuffix("Section").lower()
+                return f"it belongs to {name}: {name}.{key}"
+        return None
 
     @classmethod
     def load(cls, path: str | os.PathLike, overrides: Iterable[str] = ()) -> Recipe:
@@ -179,6 +96,7 @@ class Recipe(Section):
         """The recipe with overrides and defaults filled in, to be loaded again; of `training` only what was set."""
         sections = self.model_dump(exclude={"training"})
         sections["training"] = self.training.model_dump(exclude_unset=True)
+        sections["method"] = {"name": self.method.name, "baselines": self.method.baselines} | sections["method"]
         in_order = {name: sections[name] for name in type(self).model_fields}
         return yaml.safe_dump(in_order, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
 
@@ -191,16 +109,14 @@ class Recipe(Section):
         Raises:
             UserError: Values that `DeFTTrainingArguments` refuses.
         """
-        method = self.method.model_dump(exclude={"name", "baselines"})
-        values = self.training.model_dump(exclude_unset=True) | method | {"method": self.method.name} | changes
+        from deft_hf.trainer.arguments import DeFTTrainingArguments
+
+        registered = self.method.method_settings
+        method = self.method.model_dump(exclude={"name", "baselines", *registered}) | {"method": self.method.name}
+        values = self.training.model_dump(exclude_unset=True) | method
+        if registered:
+            values["method_settings"] = registered
         try:
-            return DeFTTrainingArguments(**values)
+            return DeFTTrainingArguments(**values | changes)
         except ValueError as error:
             raise UserError(f"{self._path}: method and training: {error}") from error
-
-
-Recipe.advice = {
-    key: f"it belongs to {section}: {section}.{key}"
-    for section, field in reversed(Recipe.model_fields.items())
-    for key in field.annotation.model_fields
-}

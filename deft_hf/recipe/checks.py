@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from deft_hf.data.presets import PRESETS
 from deft_hf.recipe.data import DataSection, Entry, is_hub_name
-from deft_hf.trainer.evaluation import METRICS
 from deft_hf.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -180,6 +179,8 @@ def _training(recipe: Recipe) -> Iterator[str]:
     if not data.validation:
         yield "data.validation: missing, expected source data, the only data that training may choose a checkpoint on"
         return
+    from deft_hf.trainer.evaluation import METRICS  # loads torch
+
     known = [f"{entry.name}_{metric}" for entry in data.validation for metric in METRICS]
     chosen = (training.metric_for_best_model or "").removeprefix("eval_")
     if chosen not in known:

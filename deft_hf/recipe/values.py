@@ -1,37 +1,27 @@
-"""Strict values and sections for recipes: types that coerce what YAML leaves text, and one line for every mistake."""
+"""Values of recipes: what YAML leaves text becomes what a type asks for, and what a type allows is said in words."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import Enum
 from types import NoneType, UnionType
-from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    StrictBool,
-    ValidationError,
-    create_model,
-    model_validator,
-)
-from pydantic.fields import FieldInfo
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic import Field, GetCoreSchemaHandler
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-_MISTAKE = "mistake"
-_SHOWN_AT_MOST = 12
-_WORDS = {
+MISTAKE = "mistake"
+SHOWN_AT_MOST = 12
+TEXT = "text"
+_WORDS: dict[Any, str] = {
     int: "a whole number",
     float: "a number",
     bool: "true or false",
-    str: "text",
+    str: TEXT,
     NoneType: "null",
     dict: "a mapping",
 }
@@ -39,7 +29,7 @@ _WORDS = {
 
 def mistake(text: str) -> PydanticCustomError:
     """The error for a validator to raise, with the text that follows `FILE: KEY: ` in the user's line."""
-    return PydanticCustomError(_MISTAKE, "{text}", {"text": text})
+    return PydanticCustomError(MISTAKE, "{text}", {"text": text})
 
 
 def found(value: object) -> str:
@@ -55,158 +45,161 @@ def nearest(word: object, names: Iterable[str]) -> str:
     return f"; did you mean {close[0]}?" if close and word != "" else ""
 
 
-# ---- values: a `description` says what is expected, where the bare type does not say it well
+# ---- what stands beside a type in `Annotated`
 
 
-def _number(value: object) -> object:
-    # YAML 1.1 reads 6e-5 as a string, and Python counts true and false among the integers.
-    if isinstance(value, bool):
-        raise ValueError("a boolean is no number")
-    return float(value) if isinstance(value, str) else value
+@dataclass(frozen=True)
+class Expected:
+    """What a value must be, in words for error messages, where the type alone does not say it well."""
+
+    text: str
 
 
-def rising(pair: tuple[float, float]) -> tuple[float, float]:
+@dataclass(frozen=True, eq=False)
+class OneOf:
+    """The text must be one of the names when it is validated: a registry may grow until then.
+
+    Args:
+        names (`Collection[str]`): The names, or a registry with these keys.
+    """
+
+    names: Collection[str]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def _check(self, word: str) -> str:
+        if word not in self.names:
+            raise ValueError(f"{word} is none of the names")
+        return word
+
+
+_Pair = TypeVar("_Pair", bound=tuple[float, float])
+
+
+def rising(pair: _Pair) -> _Pair:
+    """Refuses a pair whose first number is the larger one."""
     if pair[0] > pair[1]:
         raise ValueError("the first is the larger one")
     return pair
 
 
-def _numbers_inside(value: Any) -> Any:
-    # `lr_scheduler_kwargs: {lr_end: 1e-7}`: no field type tells that the string is a number, so its form must.
-    if isinstance(value, dict):
-        return {key: _numbers_inside(item) for key, item in value.items()}
+Positive = Annotated[int, Field(gt=0), Expected("a whole number above 0")]
+Size = Annotated[tuple[Positive, Positive], Expected("[height, width], two whole numbers above 0")]
+
+
+# ---- from YAML to a type
+
+
+def convert(hint: Any, value: Any) -> Any:
+    """The value as the type wants it where YAML could not know that; a value that does not fit comes back as it is.
+
+    `6e-5` is text in YAML 1.1, `no` is false, and there are lists but no tuples. Strict validation follows.
+
+    Args:
+        hint (`Any`): A type annotation. Under `Any` (not `object`) text of the form `1e-7` becomes a number.
+        value (`Any`): What YAML made of the text.
+    """
+    origin, members = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return convert(members[0], value)
+    if origin in (Union, UnionType):
+        if any(_fits(member, value) for member in members):
+            members = tuple(member for member in members if _fits(member, value))
+        converted = (convert(member, value) for member in members)
+        return next((new for new in converted if new is not value), value)
     if isinstance(value, list):
-        return [_numbers_inside(item) for item in value]
-    if isinstance(value, str) and re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+", value):
+        return _convert_list(origin or hint, members, value)
+    if isinstance(value, dict):
+        inside = Any if hint in (Any, dict) else members[1] if origin is dict else object
+        return {key: convert(inside, item) for key, item in value.items()}
+    if is_enum(hint):
+        word = "no" if value is False else value  # how everybody writes `eval_strategy: no`
+        return hint(word) if word in choices(hint) else value
+    if get_origin(hint) is Literal and value is False and "no" in members:
+        return "no"
+    if hint is Any and isinstance(value, str) and re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+", value):
         return float(value)
+    return _NUMBERS[hint](value) if hint in _NUMBERS else value
+
+
+def _convert_list(hint: Any, members: tuple[Any, ...], value: list[Any]) -> Any:
+    if hint is tuple:
+        fits = len(value) == len(members)
+        return tuple(convert(*pair) for pair in zip(members, value, strict=True)) if fits else value
+    inside = Any if hint is Any else members[0] if hint is list and members else object
+    return [convert(inside, item) for item in value]
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    if get_origin(hint) is Annotated:
+        return _fits(get_args(hint)[0], value)
+    kind = get_origin(hint) or hint
+    return isinstance(kind, type) and isinstance(value, kind) and not (isinstance(value, bool) and kind is not bool)
+
+
+def _whole_number(value: Any) -> Any:
+    number = _number(value)
+    return int(number) if isinstance(number, float) and number.is_integer() else value
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            pass
     return value
 
 
-Integer = Annotated[int, BeforeValidator(_number)]
-Number = Annotated[float, BeforeValidator(_number)]
-FreeMapping = Annotated[dict[str, Any], AfterValidator(_numbers_inside)]
-Positive = Annotated[Integer, Field(gt=0, description="a whole number above 0")]
-Size = Annotated[tuple[Positive, Positive], Field(description="[height, width], two whole numbers above 0")]
+_NUMBERS: dict[Any, Callable[[Any], Any]] = {int: _whole_number, float: _number}
 
 
-def _strict_type(hint: Any) -> Any:
-    """The strict counterpart of the type of a dataclass field."""
-    if get_origin(hint) in (Union, UnionType):
-        members = get_args(hint)
-        if any(_is_enum(member) for member in members):
-            # `SchedulerType | str` means the enum or the way it is written; as a union it would let every text pass.
-            members = tuple(member for member in members if member is not str)
-        return Union[tuple(_strict_type(member) for member in members)]  # noqa: UP007 (members known at run time only)
-    if _is_enum(hint):
-        # `eval_strategy: no` is how everybody writes it, and YAML reads that as false.
-        return Annotated[hint, BeforeValidator(lambda value: "no" if value is False else value)]
-    if get_origin(hint) is dict:
-        return FreeMapping
-    return {bool: StrictBool, int: Integer, float: Number, dict: FreeMapping}.get(hint, hint)
+# ---- from a type to words
 
 
-def _is_enum(hint: Any) -> bool:
+def is_enum(hint: Any) -> bool:
+    """Whether the type is an enumeration."""
     return isinstance(hint, type) and issubclass(hint, Enum)
 
 
-def _choices(hint: Any) -> list[str]:
+def choices(hint: Any) -> list[str]:
     """The words that a type allows, at whatever depth."""
-    if _is_enum(hint):
+    if is_enum(hint):
         return [member.value for member in hint]
     if get_origin(hint) is Literal:
         return [str(word) for word in get_args(hint)]
-    return [choice for member in get_args(hint) for choice in _choices(member)]
+    if get_origin(hint) is Annotated and (named := _first(OneOf, get_args(hint))):
+        return [*named.names]
+    return [choice for member in get_args(hint) for choice in choices(member)]
 
 
-def _describe(hint: Any) -> str:
-    origin, members = get_origin(hint), get_args(hint)
-    if origin is Annotated:
-        descriptions = [item.description for item in members[1:] if isinstance(item, FieldInfo) and item.description]
-        return descriptions[0] if descriptions else _describe(members[0])
-    if origin in (Union, UnionType):
-        return ", or ".join(dict.fromkeys(_describe(member) for member in members))
-    if origin is list:
-        return f"a list, each item {_describe(members[0])}"
-    if choices := _choices(hint):
-        return "one of " + ", ".join(choices[:_SHOWN_AT_MOST]) + (", ..." if len(choices) > _SHOWN_AT_MOST else "")
-    return _WORDS.get(origin or hint, _WORDS[dict])
-
-
-# ---- sections
-
-
-class Section(BaseModel):
-    """A mapping in a recipe. Every mistake in it is one error: `loc` is the key, `msg` the text for the user."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, use_enum_values=True)
-
-    advice: ClassVar[dict[str, str]] = {}
-    """What to tell those who write a key that this section does not have, or has no longer."""
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _explain(cls, values: Any, handler: Any) -> Any:
-        try:
-            return handler(values)
-        except ValidationError as error:
-            mistakes: dict[tuple, PydanticCustomError] = {}  # by key: pydantic reports each member of a union
-            for detail in error.errors():
-                loc = detail["loc"]
-                if detail["type"] == _MISTAKE:
-                    mistakes[loc] = mistake(detail["msg"])
-                elif loc:
-                    mistakes[loc[:1]] = mistake(cls._what_is_wrong(loc[0], values))
-                else:
-                    mistakes[loc] = mistake(f"{found(values)}, expected a mapping{cls._keys(' with the keys')}")
-            lines = [InitErrorDetails(type=text, loc=loc, input=values) for loc, text in mistakes.items()]
-            raise ValidationError.from_exception_data(cls.__name__, lines) from None
-
-    @classmethod
-    def _what_is_wrong(cls, key: Any, values: dict) -> str:
-        if key not in cls.model_fields:
-            if key in cls.advice:
-                return f"unknown key; {cls.advice[key]}"
-            return "unknown key" + (nearest(key, cls.model_fields) or cls._keys(", expected one of"))
-        field = cls.model_fields[key]
-        expected = field.description or _describe(field.annotation)
-        if key not in values:
-            return f"missing, expected {expected}"
-        value = values[key]
-        text = f"{found(value)}, expected {expected}"
-        choices = _choices(field.annotation)
-        wrong = [word for word in (value if isinstance(value, list) else [value]) if word not in choices]
-        if choices and wrong:
-            text += nearest(wrong[0], choices)
-        elif expected.startswith(_WORDS[str]) and not isinstance(value, list | dict | NoneType):
-            text += "; put it in quotes"
-        return text
-
-    @classmethod
-    def _keys(cls, before: str) -> str:
-        keys = list(cls.model_fields)
-        return f"{before} {', '.join(keys)}" if len(keys) <= _SHOWN_AT_MOST else ""
-
-
-def section_of(name: str, arguments: type, /, leave_out: Iterable[str], **own: Any) -> type[Section]:
-    """A section with the fields of a dataclass, so that no field is listed twice.
+def describe(hint: Any, at_most: int | None = SHOWN_AT_MOST) -> str:
+    """What a type allows, in words: `a whole number, or null`.
 
     Args:
-        name: Name of the new class.
-        arguments: The dataclass. A field's `choices` in its metadata are the only values that it takes.
-        leave_out: Fields of the dataclass that the section does not have.
-        own: Fields that the dataclass lacks or declares otherwise, as `create_model` takes them; they come first.
+        hint (`Any`): A type annotation.
+        at_most (`int`, *optional*, defaults to `12`): How many words of a choice to show; `None` for all.
     """
-    hints = get_type_hints(arguments)
-    fields = dict(own)
-    for field in dataclasses.fields(arguments):
-        if field.name not in own and field.name not in leave_out:
-            default = field.default_factory() if field.default is dataclasses.MISSING else field.default
-            fields[field.name] = (_field_type(hints[field.name], field.metadata.get("choices")), default)
-    return create_model(name, __base__=Section, **fields)
+    origin, members = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        if expected := _first(Expected, members):
+            return expected.text
+        return _one_of(choices(hint), at_most) if _first(OneOf, members) else describe(members[0], at_most)
+    if origin in (Union, UnionType):
+        return ", or ".join(dict.fromkeys(describe(member, at_most) for member in members))
+    if origin is list:
+        return f"a list, each item {describe(members[0], at_most)}"
+    return _one_of(choices(hint), at_most) or _WORDS.get(origin or hint, _WORDS[dict])
 
 
-def _field_type(hint: Any, choices: Iterable[str] | None) -> Any:
-    if choices is None:
-        return _strict_type(hint)
-    words = Literal[tuple(choices)]
-    return words | None if NoneType in get_args(hint) else words
+def _one_of(words: list[str], at_most: int | None) -> str:
+    more = ", ..." if len(words) > len(words[:at_most]) else ""
+    return "one of " + ", ".join(words[:at_most]) + more if words else ""
+
+
+_Marker = TypeVar("_Marker", Expected, OneOf)
+
+
+def _first(kind: type[_Marker], items: Iterable[Any]) -> _Marker | None:
+    return next((item for item in items if isinstance(item, kind)), None)

@@ -2,16 +2,24 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import yaml
-from transformers import TrainingArguments
+from pydantic import ValidationError
+from transformers import SchedulerType, TrainingArguments
 
 from deft_hf.data.streets import STREETS
-from deft_hf.recipe import MethodSection, Recipe, TrainingSection
-from deft_hf.recipe.data import FolderEntry, HubEntry, StreetsEntry
+from deft_hf.methods import METHODS
+from deft_hf.recipe import DataSection, MethodSection, ModelSection, PublishSection, Recipe, TrainingSection
+from deft_hf.recipe.data import KINDS, FolderEntry, HubEntry, StreetsEntry
+from deft_hf.recipe.reference import reference
+from deft_hf.recipe.training import is_by_the_entry
+from deft_hf.recipe.values import convert
 from deft_hf.runs.data import load_domains
 from deft_hf.trainer.arguments import DeFTTrainingArguments
 from deft_hf.utils.errors import UserError
@@ -65,13 +73,24 @@ def test_a_good_recipe(path: Path):
 
 def test_sections_have_every_field_of_the_arguments_once():
     arguments = {field.name for field in dataclasses.fields(DeFTTrainingArguments)}
-    training, method = set(TrainingSection.model_fields), set(MethodSection.model_fields)
-    by_itself = {name for name in arguments if name.startswith("hub_")} | {"push_to_hub", "resume_from_checkpoint"}
+    training, method = set(TrainingSection.keys()), set(MethodSection.keys())
+    by_itself = {name for name in arguments if is_by_the_entry(name)}
     assert training == {field.name for field in dataclasses.fields(TrainingArguments)} - by_itself
     assert method - {"name", "baselines"} | {"method"} == arguments - training - by_itself
-    for field in dataclasses.fields(DeFTTrainingArguments):
-        if field.name in method and field.default is not dataclasses.MISSING:
-            assert MethodSection.model_fields[field.name].default == field.default
+
+
+def test_declared_defaults_are_those_of_the_arguments():
+    defaults = {field.name: field.default for field in dataclasses.fields(DeFTTrainingArguments)}
+    for section in (TrainingSection, MethodSection):
+        for name, field in section.model_fields.items():
+            if name not in ("output_dir", "name", "baselines"):
+                assert field.default == defaults[name] and type(field.default) is type(defaults[name]), name
+
+
+def test_every_key_says_what_it_is():
+    for section in (Recipe, ModelSection, MethodSection, DataSection, PublishSection, *KINDS.values()):
+        for name, field in section.keys().items():
+            assert field.description and field.description.endswith("."), f"{section.__name__}.{name}"
 
 
 def test_training_arguments(path: Path):
@@ -309,7 +328,7 @@ def test_wrong_keys(path: Path, override: str, text: str):
 
 
 def test_hints_name_keys_that_exist():
-    known = set(TrainingSection.model_fields)
+    known = set(TrainingSection.keys())
     for gone in ("evaluation_strategy", "no_cuda", "per_gpu_train_batch_size", "per_gpu_eval_batch_size"):
         assert TrainingSection.advice[gone].split()[-1] in known
     for gone, hint in TrainingSection.advice.items():
@@ -573,3 +592,89 @@ def test_a_corrupted_entry_becomes_a_corrupted_domain(path: Path):
     (clean, mask), (image, same_mask) = validation.load(1), found.load(1)
     assert (mask == same_mask).all()
     assert np.std(image) == pytest.approx(0.1 * np.std(clean), rel=0.2)
+
+
+# ---- methods of other packages
+
+
+class Nearness:
+    """What `register_method` would add."""
+
+    @dataclasses.dataclass
+    class Settings:
+        nearness_weight: float = dataclasses.field(default=0.0, metadata={"help": "Weight of the nearness."})
+        nearness: str | None = dataclasses.field(
+            default=None, metadata={"help": "How it is measured.", "choices": ["l1", "l2"]}
+        )
+
+
+def test_a_registered_method_brings_its_keys(path: Path, monkeypatch: pytest.MonkeyPatch):
+    overrides = ["method.name=near", "method.nearness_weight=1e-3", "method.nearness=l1"]
+    assert 'method.name: found "near", expected one of deft, joint' in refusal(path, *overrides)
+    monkeypatch.setitem(METHODS, "near", Nearness)
+    recipe = Recipe.load(path, overrides)
+    assert recipe.method.method_settings == {"nearness_weight": 0.001, "nearness": "l1"}
+    path.write_text(recipe.to_yaml())
+    assert Recipe.load(path).method == recipe.method
+    assert "| `nearness_weight` | Weight of the nearness. | a number | `0.0` |" in reference()
+    assert 'nearness: found "l3", expected one of l1, l2, or null' in refusal(path, "method.nearness=l3")
+    assert "unknown key; did you mean nearness_weight?" in refusal(path, "method.nearness_weigth=1")
+
+
+def test_a_registered_setting_at_its_default_makes_no_other_recipe(path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(METHODS, "near", Nearness)
+    assert Recipe.load(path, ["method.nearness_weight=0"]).method == Recipe.load(path).method
+
+
+# ---- the reference of keys
+
+
+def test_the_reference_has_every_key():
+    text = reference()
+    for section in (ModelSection, MethodSection, DataSection, TrainingSection, PublishSection, *KINDS.values()):
+        for key in section.keys():
+            assert f"`{key}`" in text
+    assert "| `max_steps` |" in text and "| `crop_size` |" in text
+
+
+# ---- sections in Python
+
+
+def test_sections_are_built_in_python():
+    training = TrainingSection(output_dir="out", max_steps=10, learning_rate=6e-5)
+    assert training.model_dump(exclude_unset=True) == {"output_dir": "out", "max_steps": 10, "learning_rate": 6e-5}
+    with pytest.raises(ValidationError, match="max_step\n.*unknown key; did you mean max_steps"):
+        TrainingSection(output_dir="out", max_step=10)
+
+
+@pytest.mark.parametrize(
+    ("hint", "written", "value"),
+    [
+        (int, "1e2", 100),
+        (int, 1.5, 1.5),
+        (int, True, True),
+        (float, "6e-5", 6e-5),
+        (float | None, "6e-5", 6e-5),
+        (str | None, "6e-5", "6e-5"),
+        (str | bool, True, True),
+        (bool, "yes", "yes"),
+        (tuple[int, float], ["1", "2"], (1, 2.0)),
+        (tuple[int, float], ["1"], ["1"]),
+        (list[float], ["1e0", 2], [1.0, 2]),
+        (dict, {"a": ["1e-7", "x"]}, {"a": [1e-7, "x"]}),
+        (dict[str, Any] | str | None, {"a": {"b": "1e-7"}}, {"a": {"b": 1e-7}}),
+        (dict[str, object], {"a": "1e-7"}, {"a": "1e-7"}),
+        (dict[str, float], {"a": "1e-7"}, {"a": 1e-7}),
+        (SchedulerType, "linear", SchedulerType.LINEAR),
+        (SchedulerType, "lin", "lin"),
+        (Literal["no", "steps"], False, "no"),
+    ],
+)
+def test_convert(hint: Any, written: Any, value: Any):
+    found = convert(hint, written)
+    assert found == value and type(found) is type(value)
+
+
+def test_recipes_load_no_torch_before_they_are_read():
+    code = "import sys, deft_hf.recipe; assert not {'torch', 'transformers'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
