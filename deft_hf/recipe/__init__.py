@@ -111,12 +111,11 @@ class Recipe(Section):
         """
         from deft_hf.trainer.arguments import DeFTTrainingArguments
 
-        registered = self.method.method_settings
-        method = self.method.model_dump(exclude={"name", "baselines", *registered}) | {"method": self.method.name}
-        values = self.training.model_dump(exclude_unset=True) | method
-        if registered:
+        method = self.method.model_dump(exclude={"name", "baselines", *(self.method.model_extra or {})})
+        values = {**self.training.model_dump(exclude_unset=True), **method, "method": self.method.name, **changes}
+        if registered := self.method.settings_of(values["method"]):
             values["method_settings"] = registered
         try:
-            return DeFTTrainingArguments(**values | changes)
+            return DeFTTrainingArguments(**values)
         except ValueError as error:
             raise UserError(f"{self._path}: method and training: {error}") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
@@ -15,7 +15,6 @@ from deft_hf.data.labels import LabelSpace
 from deft_hf.data.layouts import LAYOUTS, split_problem
 from deft_hf.data.presets import PRESETS
 from deft_hf.data.streets import LOOKS, STREETS
-from deft_hf.data.unreadable import POLICIES
 from deft_hf.recipe.section import Section
 from deft_hf.recipe.values import Expected, OneOf, Positive, Size, found, mistake, nearest, rising
 
@@ -278,7 +277,7 @@ class DataSection(Section):
         "all. Default: all.",
     )
     check: bool = Field(default=True, description="Decode every file before training.")
-    unreadable: Annotated[str, OneOf(POLICIES)] = Field(
+    unreadable: Literal["stop", "skip"] = Field(
         default="stop",
         description="A file that cannot be read: `stop`, or `skip` and count it: in training the next image of the "
         "domain stands in, scores are without it.",

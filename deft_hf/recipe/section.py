@@ -98,7 +98,10 @@ class Section(BaseModel):
 
 def hint_of(field: FieldInfo) -> Any:
     """The annotation of a field with what stood beside it."""
-    return Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+    hint: Any = field.annotation
+    for beside in field.metadata:
+        hint = Annotated[hint, beside]
+    return hint
 
 
 def expected(field: FieldInfo) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 from pydantic.fields import FieldInfo
 
-from deft_hf.methods import METHODS, MethodSettings
+from deft_hf.methods import METHODS, MethodSettings, methods
 from deft_hf.models.embedded import resolved
 from deft_hf.recipe.section import Section, fields_of
 from deft_hf.recipe.values import Expected, OneOf
@@ -99,10 +99,14 @@ class MethodSection(Section, MethodSettings, extra="allow"):
             del given[name]
         return self
 
-    @property
-    def method_settings(self) -> dict[str, Any]:
-        """The settings of methods from other packages, as far as the recipe sets them."""
-        return {**(self.model_extra or {})}
+    def settings_of(self, method: str) -> dict[str, Any]:
+        """The settings that a method from another package has for itself, as far as the recipe sets them.
+
+        Args:
+            method (`str`): The name of a method.
+        """
+        own = fields_of(methods()[method].Settings)
+        return {name: value for name, value in (self.model_extra or {}).items() if name in own}
 
 
 _SETTINGS = fields_of(MethodSettings)
@@ -110,7 +114,7 @@ _SETTINGS = fields_of(MethodSettings)
 
 def _registered_settings() -> dict[str, FieldInfo]:
     """What methods have beyond the settings of the methods of this package."""
-    found = {name: field for method in METHODS.values() for name, field in fields_of(method.Settings).items()}
+    found = {name: field for method in methods().values() for name, field in fields_of(method.Settings).items()}
     return {name: field for name, field in found.items() if name not in _SETTINGS}
 
 

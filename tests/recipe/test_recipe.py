@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pytest
@@ -14,7 +14,9 @@ from pydantic import ValidationError
 from transformers import SchedulerType, TrainingArguments
 
 from deft_hf.data.streets import STREETS
+from deft_hf.data.unreadable import POLICIES
 from deft_hf.methods import METHODS
+from deft_hf.models.backbones import HEADS
 from deft_hf.recipe import DataSection, MethodSection, ModelSection, PublishSection, Recipe, TrainingSection
 from deft_hf.recipe.data import KINDS, FolderEntry, HubEntry, StreetsEntry
 from deft_hf.recipe.reference import reference
@@ -594,6 +596,12 @@ def test_a_corrupted_entry_becomes_a_corrupted_domain(path: Path):
     assert np.std(image) == pytest.approx(0.1 * np.std(clean), rel=0.2)
 
 
+def test_choices_are_those_of_what_they_choose():
+    assert get_args(DataSection.model_fields["unreadable"].annotation) == POLICIES
+    heads, _ = get_args(ModelSection.model_fields["head"].annotation)
+    assert get_args(heads) == tuple(HEADS)
+
+
 # ---- methods of other packages
 
 
@@ -613,7 +621,8 @@ def test_a_registered_method_brings_its_keys(path: Path, monkeypatch: pytest.Mon
     assert 'method.name: found "near", expected one of deft, joint' in refusal(path, *overrides)
     monkeypatch.setitem(METHODS, "near", Nearness)
     recipe = Recipe.load(path, overrides)
-    assert recipe.method.method_settings == {"nearness_weight": 0.001, "nearness": "l1"}
+    assert recipe.method.settings_of("near") == {"nearness_weight": 0.001, "nearness": "l1"}
+    assert recipe.method.settings_of("joint") == {}
     path.write_text(recipe.to_yaml())
     assert Recipe.load(path).method == recipe.method
     assert "| `nearness_weight` | Weight of the nearness. | a number | `0.0` |" in reference()
