@@ -20,6 +20,7 @@ BESIDE = ("CONTRIBUTING.md", "CHANGELOG.md", "recipes/**/*", "benchmarks/**/*")
 SHOWN = {".md", ".png", ".jpg", ".svg", ".yaml"}
 METHODS, ROWS = (f"<!-- {name}: made from the registry when the site is built -->" for name in ("methods", "rows"))
 API_PAGE = "reference/api.md"
+KEYS_PAGE = "reference/recipe_keys.md"
 API = {
     "Training": ("trainer",),
     "Methods": ("methods",),
@@ -39,6 +40,7 @@ def on_files(files: Any, config: Any) -> Any:
     for path in sorted({path for pattern in BESIDE for path in ROOT.glob(pattern) if path.suffix in SHOWN}):
         files.append(File.generated(config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path)))
     files.append(File.generated(config, API_PAGE, content=api()))
+    files.append(File.generated(config, KEYS_PAGE, content=recipe_keys()))
     return files
 
 
@@ -78,6 +80,13 @@ def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
     return re.sub(r"\[<code>([~\w.]+)</code>\]", link, html)
 
 
+def recipe_keys() -> str:
+    """Every key of a recipe, from its sections."""
+    from deft_hf.recipe.reference import reference
+
+    return reference()
+
+
 def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     """A Markdown table."""
     lines = [list(header), ["---"] * len(list(header)), *rows]
@@ -86,18 +95,17 @@ def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 def methods_table() -> str:
     """The methods that can be trained."""
-    from deft_hf.trainer.stages import METHODS
+    from deft_hf.methods import methods
 
-    return table(
-        ["`method.name`", "stages"], [[f"`{name}`", ", then ".join(stages)] for name, stages in METHODS.items()]
-    )
+    rows = [[f"`{name}`", ", then ".join(method.stages), method.summary] for name, method in methods().items()]
+    return table(["`method.name`", "stages", "what it is"], rows)
 
 
 def rows_table() -> str:
     """The rows that `compare` knows."""
-    from deft_hf.comparison.variants import VARIANTS
+    from deft_hf.methods import variants
 
-    return table(["name", "what it is"], [[f"`{name}`", variant.note] for name, variant in VARIANTS.items()])
+    return table(["name", "what it is"], [[f"`{name}`", variant.note] for name, variant in variants().items()])
 
 
 def api() -> str:

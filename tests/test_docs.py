@@ -10,6 +10,7 @@ import yaml
 
 import deft_hf
 from deft_hf.recipe import Recipe
+from deft_hf.recipe.reference import reference
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -104,6 +105,10 @@ def test_every_public_name_is_in_the_reference():
     page = generate.api()
     assert page.count("\n::: ") == len(dict(generate.public_names()))
     assert "::: deft_hf.trainer.trainer.DeFTTrainer\n" in page
+
+
+def test_the_page_of_recipe_keys_is_made_from_the_sections():
+    assert generate.recipe_keys() == reference()
 
 
 class Files:

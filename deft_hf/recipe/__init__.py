@@ -37,15 +37,19 @@ if TYPE_CHECKING:
 
 
 class Recipe(Section):
-    """Everything that a run is made of. Build it with [`Recipe.load`].
+    """Everything that a run is made of. Read it with [`Recipe.load`].
 
     Args:
-        model (`ModelSection`): The pretrained model.
-        method (`MethodSection`): `name`, `baselines` (methods trained on the same recipe and reported beside it), and
-            the fields that `DeFTTrainingArguments` has beyond those of `TrainingArguments`.
-        data (`DataSection`): Domains, labels, sizes and augmentation.
-        training (`TrainingSection`): Any `TrainingArguments` field.
-        publish (`PublishSection`): Where the exported model goes.
+        model (`ModelSection`):
+            The pretrained model.
+        method (`MethodSection`, *optional*):
+            The method, its settings, and the methods that are trained beside it.
+        data (`DataSection`):
+            Domains, labels, sizes and augmentation.
+        training (`TrainingSection`):
+            Any field of `TrainingArguments`.
+        publish (`PublishSection`, *optional*):
+            Where the exported model goes.
     """
 
     model: ModelSection = Field(description="The pretrained model.")
@@ -69,8 +73,10 @@ class Recipe(Section):
         """Reads and checks a recipe.
 
         Args:
-            path: The YAML file.
-            overrides: `key.sub=value` each, the value in YAML. A number stands for an item of a list that the file has
+            path (`str` or `os.PathLike`):
+                The YAML file.
+            overrides (`Iterable[str]`, *optional*):
+                `key.sub=value` each, the value in YAML. A number stands for an item of a list that the file has
                 (`data.unseen.0.folder=coast`).
 
         Raises:
@@ -104,7 +110,8 @@ class Recipe(Section):
         """The Trainer's arguments.
 
         Args:
-            changes: Fields that shall differ from the recipe: `method="joint"` for a baseline, `output_dir`, `seed`.
+            **changes (`Any`):
+                Fields that differ from the recipe: `method="joint"` for a baseline, `output_dir`, `seed`.
 
         Raises:
             UserError: Values that `DeFTTrainingArguments` refuses.

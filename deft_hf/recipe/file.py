@@ -19,12 +19,14 @@ def read_recipe(path: str | os.PathLike, overrides: Iterable[str] = ()) -> dict[
     """The recipe as written, overrides included, its keys and values not checked yet.
 
     Args:
-        path: The YAML file.
-        overrides: `key.sub=value` each, the value in YAML. A number stands for an item of a list that the file has
+        path (`str` or `os.PathLike`):
+            The YAML file.
+        overrides (`Iterable[str]`, *optional*):
+            `key.sub=value` each, the value in YAML. A number stands for an item of a list that the file has
             (`data.unseen.0.folder=coast`).
 
     Raises:
-        UserError: No such file, no YAML, a key that stands twice, an empty file, or overrides that do not fit it.
+        UserError: No such file, no YAML, a key that is there twice, an empty file, or overrides that do not fit it.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")

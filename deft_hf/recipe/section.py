@@ -125,7 +125,8 @@ def fields_of(arguments: type[Any]) -> dict[str, FieldInfo]:
     """The fields of a dataclass as those of a section, with `help` and `choices` from their metadata.
 
     Args:
-        arguments (`type`): The dataclass.
+        arguments (`type`):
+            The dataclass.
     """
     hints, fields = get_type_hints(arguments), {}
     for field in dataclasses.fields(arguments):

@@ -103,7 +103,8 @@ class MethodSection(Section, MethodSettings, extra="allow"):
         """The settings that a method from another package has for itself, as far as the recipe sets them.
 
         Args:
-            method (`str`): The name of a method.
+            method (`str`):
+                The name of a method.
         """
         own = fields_of(methods()[method].Settings)
         return {name: value for name, value in (self.model_extra or {}).items() if name in own}

@@ -60,7 +60,8 @@ class OneOf:
     """The text must be one of the names when it is validated: a registry may grow until then.
 
     Args:
-        names (`Collection[str]`): The names, or a registry with these keys.
+        names (`Collection[str]`):
+            The names, or a registry with these keys.
     """
 
     names: Collection[str]
@@ -97,8 +98,10 @@ def convert(hint: Any, value: Any) -> Any:
     `6e-5` is text in YAML 1.1, `no` is false, and there are lists but no tuples. Strict validation follows.
 
     Args:
-        hint (`Any`): A type annotation. Under `Any` (not `object`) text of the form `1e-7` becomes a number.
-        value (`Any`): What YAML made of the text.
+        hint (`Any`):
+            A type annotation. Under `Any` (not `object`) text of the form `1e-7` becomes a number.
+        value (`Any`):
+            What YAML made of the text.
     """
     origin, members = get_origin(hint), get_args(hint)
     if origin is Annotated:
@@ -178,8 +181,10 @@ def describe(hint: Any, at_most: int | None = SHOWN_AT_MOST) -> str:
     """What a type allows, in words: `a whole number, or null`.
 
     Args:
-        hint (`Any`): A type annotation.
-        at_most (`int`, *optional*, defaults to `12`): How many words of a choice to show; `None` for all.
+        hint (`Any`):
+            A type annotation.
+        at_most (`int`, *optional*, defaults to `12`):
+            How many words of a choice to show; `None` for all.
     """
     origin, members = get_origin(hint), get_args(hint)
     if origin is Annotated:
