@@ -50,20 +50,20 @@ def _model(recipe: Recipe) -> Iterator[str]:
         if model.head is None:
             yield "model.head: missing, expected what to put on the backbone: upernet, dpt or mask2former"
         if model.encoder is not None:
-            yield f"model.encoder: found {model.encoder}, but of a backbone under a head it is known; take it out"
+            yield f"model.encoder: found {model.encoder}, but under a head the encoder is the backbone; remove it"
         if model.backbone == "embedded":
             yield "model.backbone: found embedded, which is a model.checkpoint (the tiny SegFormer of this package)"
     name = model.pretrained
     if name == "embedded" or Path(model.resolved_checkpoint()).exists():
         return
     if name.startswith((".", "~", "/")) or not is_hub_name(name):
-        yield f"model.{model.key}: found {name!r}, which is no folder here and no Hub name (owner/name); mend it"
+        yield f"model.{model.key}: found {name!r}, which is neither a folder here nor a Hub name (owner/name)"
 
 
 def _method(recipe: Recipe) -> Iterator[str]:
     name, baselines = recipe.method.name, recipe.method.baselines
     if name in baselines:
-        yield f"method.baselines: found {name}, which is method.name already; take it out"
+        yield f"method.baselines: found {name}, which is already method.name; remove it"
     for method in _repeated(baselines):
         yield f"method.baselines: found {method} twice; keep one"
 
@@ -76,12 +76,14 @@ def _labels(data: DataSection) -> Iterator[str]:
         return
     for key, entry in _entries(data):
         if entry.labels is not None and PRESETS[entry.labels].names != data.label_space().names:
-            yield f"{key}.labels: found {entry.labels}, whose classes are not those of data.labels; take it out"
+            yield f"{key}.labels: found {entry.labels}, whose classes are not those of data.labels; remove it"
 
 
 def _places(data: DataSection) -> Iterator[str]:
     if data.root is not None and not Path(data.root).expanduser().is_dir():
-        yield f"data.root: found no folder {data.root} (seen from {Path.cwd()}); mend it, or override data.root=PATH"
+        yield (
+            f"data.root: found no folder {data.root} (seen from {Path.cwd()}); correct it, or override data.root=PATH"
+        )
         return
     for key, entry in _entries(data):
         if problem := entry.problem(data.root):
@@ -107,7 +109,7 @@ def _names(data: DataSection) -> Iterator[str]:
 def _weights(data: DataSection) -> Iterator[str]:
     for key, entry in _entries(data):
         if entry.weight is not None and not key.startswith("data.source."):
-            yield f"{key}.weight: found {entry.weight}, but only source domains are drawn by weight; take it out"
+            yield f"{key}.weight: found {entry.weight}, but only source domains are drawn by weight; remove it"
     without = [entry.name for entry in data.source if entry.weight is None]
     if 0 < len(without) < len(data.source):
         yield f"data.source: found no weight for {', '.join(without)}; give every source domain a weight, or none"
@@ -117,7 +119,7 @@ def _corruptions(data: DataSection) -> Iterator[str]:
     for key, entry in _entries(data):
         if entry.corruption is None:
             if entry.severity is not None:
-                yield f"{key}.severity: found {entry.severity} without a corruption; name one, or take it out"
+                yield f"{key}.severity: found {entry.severity} without a corruption; name one, or remove it"
         elif not key.startswith("data.unseen."):
             yield (
                 f"{key}.corruption: found {entry.corruption}, but only unseen domains are corrupted: source and "
@@ -130,13 +132,13 @@ def _leaks(data: DataSection) -> Iterator[str]:
         if (known := _sharing(entry, data.source, data)) is not None:
             yield (
                 f"data.validation.{index}: found images that {known.name} of source has, on which no checkpoint can "
-                "be chosen; give each a split of its own, or take it out"
+                "be chosen; give each a split of its own, or remove it"
             )
     for index, unseen in enumerate(data.unseen):
         # Nothing was fitted to the validation images themselves, so their corrupted copies are unseen.
         fitted = data.source if unseen.corruption else [*data.source, *data.validation]
         if (known := _sharing(unseen, fitted, data)) is not None:
-            yield f"data.unseen.{index}: found images that {known.name} of source or validation has; take it out"
+            yield f"data.unseen.{index}: found images that {known.name} of source or validation has; remove it"
 
 
 def _sharing(entry: Entry, others: list[Entry], data: DataSection) -> Entry | None:
@@ -156,12 +158,12 @@ def _sizes(data: DataSection) -> Iterator[str]:
         if any(crop > side for crop, side in zip(data.crop_size, largest, strict=True)):
             yield (
                 f"data.crop_size: found {list(data.crop_size)}, larger than images ever are (image_size x scale[1] = "
-                f"{largest}), so that every crop would be padded; take a smaller one"
+                f"{largest}), so every crop would be padded; use a smaller one"
             )
     if data.stride is None:
         return
     if data.window is None:
-        yield f"data.stride: found {list(data.stride)} without data.window; give a window, or take it out"
+        yield f"data.stride: found {list(data.stride)} without data.window; give a window, or remove it"
     elif any(step > side for step, side in zip(data.stride, data.window, strict=True)):
         yield f"data.stride: found {list(data.stride)}, expected at most data.window, {list(data.window)}"
 

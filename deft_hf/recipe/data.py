@@ -151,8 +151,8 @@ class FolderEntry(Entry):
         if self.layout is not None and (problem := split_problem(self.layout, self.split)):
             return problem
         if self.layout is not None and (own := sorted(self.model_fields_set & _PLACES)):
-            return f"{own[0]}: found beside layout, which knows it; take one of them out"
-        return None if folder.is_dir() else f"folder: found no folder {folder}; mend it, or override data.root=PATH"
+            return f"{own[0]}: found beside layout, which knows it; remove one of them"
+        return None if folder.is_dir() else f"folder: found no folder {folder}; correct it, or override data.root=PATH"
 
 
 class HubEntry(Entry):

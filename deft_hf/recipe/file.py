@@ -63,11 +63,11 @@ def _parse(text: str, where: str) -> Any:
         value = None if node is None else loader.construct_document(node)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        raise UserError(f"{where}, line {mark.line + 1}: no valid YAML: {error.problem}") from None
+        raise UserError(f"{where}, line {mark.line + 1}: invalid YAML: {error.problem}") from None
     except RecursionError:
-        raise UserError(f"{where}: no valid YAML: nested too deeply") from None
+        raise UserError(f"{where}: invalid YAML: nested too deeply") from None
     except (yaml.YAMLError, ValueError) as error:  # a character that no YAML may have; a date such as 2024-13-45
-        raise UserError(f"{where}: no valid YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{where}: invalid YAML: {' '.join(str(error).split())}") from None
     if repeated:
         raise UserError("\n".join(f"{where}: {problem}" for problem in repeated))
     return value
@@ -94,7 +94,7 @@ def _repeated_keys(node: yaml.Node | None, path: str = "") -> Iterator[str]:
         for key, value in node.value:
             name, line = str(key.value), key.start_mark.line + 1
             if name in lines:
-                yield f"{path}{name}: stands twice, on lines {lines[name]} and {line}; keep one"
+                yield f"{path}{name}: is there twice, on lines {lines[name]} and {line}; keep one"
             lines[name] = line
             yield from _repeated_keys(value, f"{path}{name}.")
 

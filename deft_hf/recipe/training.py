@@ -123,14 +123,14 @@ class TrainingSection(Section, extra="allow"):
         "adafactor": "transformers 5 writes optim: adafactor",
         "evaluation_strategy": "transformers 5 calls it eval_strategy",
         "group_by_length": "transformers 5 writes train_sampling_strategy: group_by_length",
-        "logging_dir": "transformers 5 took it away; set the environment variable TENSORBOARD_LOGGING_DIR",
+        "logging_dir": "transformers 5 removed it; set the environment variable TENSORBOARD_LOGGING_DIR",
         "no_cuda": "transformers 5 calls it use_cpu",
-        "overwrite_output_dir": "transformers 5 took it away; choose another output_dir",
+        "overwrite_output_dir": "transformers 5 removed it; choose another output_dir",
         "per_gpu_eval_batch_size": "transformers 5 calls it per_device_eval_batch_size",
         "per_gpu_train_batch_size": "transformers 5 calls it per_device_train_batch_size",
-        "save_safetensors": "transformers 5 took it away; weights are always saved as safetensors",
-        "use_mps_device": "transformers 5 took it away; the device is found by itself",
-        "warmup_ratio": "transformers 5 took it away; a warmup_steps below 1 is a share of all steps",
+        "save_safetensors": "transformers 5 removed it; weights are always saved as safetensors",
+        "use_mps_device": "transformers 5 removed it; the device is found by itself",
+        "warmup_ratio": "transformers 5 removed it; a warmup_steps below 1 is a share of all steps",
     }
 
     @classmethod
