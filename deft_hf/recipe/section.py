@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from functools import cache
-from types import NoneType
-from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_type_hints
+from types import NoneType, UnionType
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_validator
 from pydantic.fields import FieldInfo
@@ -143,11 +143,17 @@ def _annotation(hint: Any, words: Any) -> Any:
     if words is not None:
         literal: Any = Literal[tuple(words)]
         return literal | None if NoneType in get_args(hint) else literal
-    members = get_args(hint)
+    if get_origin(hint) not in (Union, UnionType):
+        return hint
+    members = [dict if _is_mapping(member) else member for member in get_args(hint)]
     if any(is_enum(member) for member in members):
         # `SchedulerType | str` means the enum or the way it is written; as a union it would let every text pass.
-        return Union[tuple(member for member in members if member is not str)]  # noqa: UP007 (known at run time only)
-    return hint
+        members.remove(str)
+    return Union[tuple(members)]  # noqa: UP007 (known at run time only)
+
+
+def _is_mapping(hint: Any) -> bool:
+    return get_origin(hint) is dict or dataclasses.is_dataclass(hint)
 
 
 @cache
