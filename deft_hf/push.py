@@ -1,28 +1,29 @@
-"""Push a model folder to the Hub: `python -m deft_hf.push FOLDER REPO`."""
+"""Push a model folder to the Hub: `deft-hf push FOLDER REPO`."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
 
-from huggingface_hub.utils import disable_progress_bars
-
-from deft_hf.publish.push import push_folder
-from deft_hf.trainer.components import model_folder
-from deft_hf.utils.console import Console, add_output_options, command_parser
+from deft_hf.utils.console import add_output_options, command_parser, parse
 from deft_hf.utils.errors import run_command
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Check the folder, push it, say where it is."""
-    options = _parser().parse_args(argv)
-    console = Console(options)
-    folder = model_folder(options.folder)
-    if options.quiet:
+    """Read the command line and hand it to [`~deft_hf.publish.push.push_folder`]."""
+    console, options = parse(_parser(), argv)
+
+    from huggingface_hub.utils import disable_progress_bars
+
+    from deft_hf.publish.push import push_folder
+    from deft_hf.trainer.components import model_folder
+
+    if console.quiet:
         disable_progress_bars()
-    address = push_folder(folder, options.repo, options.private, revision=options.revision, message=options.message)
+    folder = model_folder(options.pop("folder"))
+    address = push_folder(folder, **options)
     console.say(f"{folder} is at {address}")
-    console.result({"folder": str(folder), "url": address, "revision": options.revision or "main"})
+    console.result({"folder": str(folder), "url": address, "revision": options["revision"] or "main"})
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -35,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("folder", help="final folder, export or checkpoint-N")
-    add("repo", help="user/name or organisation/name; made where there is none")
+    add("repo_id", metavar="repo", help="user/name or organisation/name; made where there is none")
     visibility = parser.add_mutually_exclusive_group()
     visibility.add_argument(
         "--private",
@@ -50,9 +51,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run() -> None:
+def run(argv: Sequence[str] | None = None) -> None:
     """`main` for the command line."""
-    run_command(main, "the same command pushes what is missing")
+    run_command(lambda: main(argv), "the same command pushes what is missing")
 
 
 if __name__ == "__main__":

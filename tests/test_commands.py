@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import subprocess
 import sys
 from importlib import import_module
@@ -12,7 +13,11 @@ import pytest
 import deft_hf
 from deft_hf import __main__ as commands
 from deft_hf import env
+from deft_hf.runs import environment
+from deft_hf.utils.console import program
 from deft_hf.utils.errors import run_command
+
+HEAVY = ("torch", "transformers", "datasets", "accelerate", "pandas", "matplotlib")
 
 
 def test_every_entry_is_listed_once(capsys):
@@ -25,6 +30,53 @@ def test_every_entry_is_listed_once(capsys):
     assert entries == set(commands.COMMANDS)
     lines = [line.split()[0] for line in listed.splitlines() if line.startswith("  ")]
     assert lines == list(commands.COMMANDS)
+
+
+def test_an_entry_is_a_table_of_contents():
+    folder = Path(deft_hf.__file__).parent
+    for name in [*commands.COMMANDS, "__main__"]:
+        assert len((folder / f"{name}.py").read_text().splitlines()) <= 60, name
+
+
+@pytest.mark.parametrize("command", commands.COMMANDS)
+def test_help_loads_nothing_heavy(command):
+    code = (
+        "import atexit, runpy, sys\n"
+        "atexit.register(lambda: print([n for n in sys.argv.pop().split(',') if n in sys.modules]))\n"
+        f"sys.argv = ['deft_hf', '--help', {','.join(HEAVY)!r}]\n"
+        f"runpy.run_module('deft_hf.{command}', run_name='__main__')\n"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert told.startswith("usage:") and told.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    "leaf, absent",
+    [
+        ("deft_hf.data.labels", HEAVY),
+        ("deft_hf.scoring.confusion", HEAVY[1:]),
+        ("deft_hf.utils.errors", HEAVY),
+        ("deft_hf.utils.console", HEAVY),
+    ],
+)
+def test_leaves_load_nothing_heavy(leaf, absent):
+    code = f"import sys, {leaf}; print([name for name in {absent} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    "called, expected",
+    [
+        (("bin", "deft-hf"), "deft-hf train"),
+        (("Scripts", "deft-hf.exe"), "deft-hf train"),
+        (("deft_hf", "__main__.py"), "python -m deft_hf train"),
+        (("deft_hf", "train.py"), "python -m deft_hf.train"),
+        (("pytest", "__main__.py"), "python -m deft_hf.train"),
+    ],
+)
+def test_usage_shows_how_a_command_was_called(called, expected, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [os.path.join("/some", *called)])
+    assert program("train") == expected
 
 
 @pytest.mark.parametrize("command", commands.COMMANDS)
@@ -63,7 +115,7 @@ def test_env_tells_versions_and_no_secrets(tmp_path, monkeypatch, capsys):
     (tmp_path / "config.yaml").write_text(
         f"mixed_precision: bf16\nmain_training_function: {tmp_path}/x\nhub_token: oddsecret\n"
     )
-    monkeypatch.setattr(env, "default_config_file", str(tmp_path / "config.yaml"))
+    monkeypatch.setattr(environment, "default_config_file", str(tmp_path / "config.yaml"))
     env.main(["--json"])
     told = capsys.readouterr().out
     facts = json.loads(told)

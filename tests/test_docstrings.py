@@ -14,7 +14,7 @@ import deft_hf
 PACKAGE = Path(deft_hf.__file__).parent
 # Not converted yet.
 LATER = (
-    *("methods/", "trainer/", "runs/segmenter.py", "export.py"),
+    *("methods/", "trainer/"),
     *("comparison/experiment.py", "comparison/plan.py", "comparison/tuning.py", "comparison/variants.py"),
     "comparison/worker.py",
 )

@@ -15,6 +15,8 @@ from deft_hf.methods.lora import merged
 from deft_hf.models.families import FAMILIES
 from deft_hf.models.opening import auto_class
 from deft_hf.models.processor import segmentation_processor
+from deft_hf.publish.export import export_generalized
+from deft_hf.runs import export as runs
 from deft_hf.trainer.components import load_component, model_folder
 from deft_hf.utils.errors import UserError, run_command
 from tests import tiny
@@ -107,9 +109,9 @@ def test_bfloat16_in_shards_opens_in_a_fresh_process(run_folder, tmp_path, capsy
     assert {path.name for path in tmp_path.iterdir()} == {"small"}
 
 
-def test_batchnorm_is_taken_anew_as_in_training(run_folder, tmp_path, monkeypatch, capsys):
+def test_batchnorm_is_taken_anew_as_in_training(run_folder, tmp_path, monkeypatch, capsys, caplog):
     """In the first epoch on the same crops, so that every bit is the same; in the second on others."""
-    monkeypatch.setattr(export, "verify_export", lambda *arguments: {})
+    monkeypatch.setattr(runs, "verify_export", lambda *arguments: {})
     first, second = run_folder / "checkpoint-1", run_folder / "checkpoint-2"
     export.main([str(first), str(tmp_path / "first"), "--bn", "reestimate", "--quiet"])
     assert same(load_file(first / "model.safetensors"), load_file(tmp_path / "first" / "model.safetensors"))
@@ -118,13 +120,13 @@ def test_batchnorm_is_taken_anew_as_in_training(run_folder, tmp_path, monkeypatc
     changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
     assert changed and all(name.endswith(("running_mean", "running_var")) for name in changed)
     export.main([str(second), str(tmp_path / "third"), "--which", "interpolated", "--alpha", "0.5", "--quiet"])
-    assert "warning: the BatchNorm statistics are those of the usual" in capsys.readouterr().err
+    assert "The BatchNorm statistics are those of the usual component" in caplog.text
 
     alone = tmp_path / "elsewhere" / "a" / "b" / "checkpoint-2"
     alone.parent.mkdir(parents=True)
     second.rename(alone)
     try:
-        with pytest.raises(UserError, match="needs source images, and no recipe.yaml lies in .*--recipe"):
+        with pytest.raises(UserError, match="takes source images, and no recipe.yaml lies in .*; name a recipe"):
             export.main([str(alone), str(tmp_path / "fourth"), "--bn", "reestimate"])
         recipe = ["--recipe", str(run_folder / "recipe.yaml"), "--json"]
         capsys.readouterr()
@@ -155,13 +157,13 @@ def test_nothing_is_left_of_an_export_that_fails(run_folder, tmp_path, monkeypat
     def broken(*arguments):
         raise RuntimeError("other logits")
 
-    monkeypatch.setattr(export, "verify_export", broken)
+    monkeypatch.setattr(runs, "verify_export", broken)
     with pytest.raises(RuntimeError, match="other logits"):
         export.main([str(run_folder), str(tmp_path / "out")])
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")
-    with pytest.raises(UserError, match="is there already; nothing was touched"):
+    with pytest.raises(UserError, match="exists already; nothing was touched"):
         export.main([str(run_folder), str(tmp_path / "out")])
     for wrong in (["--max-shard-size", "lots"], ["--onnx", "12"], ["--dtype", "int8"], []):
         with pytest.raises(SystemExit, match="2"):
@@ -174,7 +176,7 @@ def test_a_type_too_small_for_the_weights_is_refused(tmp_path):
     with torch.no_grad():
         model.decode_head.classifier.bias[0] = 1e6
     with pytest.raises(UserError, match="classifier.bias has values that torch.float16 cannot hold"):
-        export.export_generalized(model, tmp_path, segmentation_processor(None, None), dtype=torch.float16)
+        export_generalized(model, tmp_path, segmentation_processor(None, None), dtype=torch.float16)
 
 
 def test_onnx_gives_the_same_logits_or_says_what_is_missing(tmp_path, run_folder, monkeypatch):
@@ -182,7 +184,7 @@ def test_onnx_gives_the_same_logits_or_says_what_is_missing(tmp_path, run_folder
         with pytest.raises(UserError, match=r"ONNX needs .*pip install 'deft-hf\[onnx\]'"):
             export.main([str(run_folder), str(tmp_path / "out"), "--onnx"])
         return
-    monkeypatch.setattr(export, "verify_export", lambda *arguments: {})
+    monkeypatch.setattr(runs, "verify_export", lambda *arguments: {})
     export.main([str(run_folder), str(tmp_path / "out"), "--onnx"])
     assert {path.name for path in (tmp_path / "out").iterdir()} == PLAIN | {"model.onnx"}
     from deft_hf.publish.onnx import export_onnx
@@ -195,8 +197,8 @@ def test_onnx_gives_the_same_logits_or_says_what_is_missing(tmp_path, run_folder
 def test_every_family_is_exported_in_shards_and_half_the_bits(family, tmp_path):
     model = tiny.build(family).eval()
     processor = segmentation_processor(None, (64, 64))
-    export.export_generalized(model, tmp_path, processor)
-    export.export_generalized(model, tmp_path, processor, dtype=torch.bfloat16, max_shard_size="20KB")
+    export_generalized(model, tmp_path, processor)
+    export_generalized(model, tmp_path, processor, dtype=torch.bfloat16, max_shard_size="20KB")
     assert not (tmp_path / "model.safetensors").exists()
     pixels = Drawn(1)[0]["pixel_values"][None]
     rounded = {n: v.bfloat16().float() if v.is_floating_point() else v for n, v in model.state_dict().items()}
@@ -206,5 +208,5 @@ def test_every_family_is_exported_in_shards_and_half_the_bits(family, tmp_path):
     family = FAMILIES[model.config.model_type]
     with torch.no_grad():
         assert torch.equal(family.semantic_logits(found, pixels), family.semantic_logits(reference, pixels))
-    export.export_generalized(model, tmp_path, processor)
+    export_generalized(model, tmp_path, processor)
     assert {path.name for path in tmp_path.iterdir()} == PLAIN

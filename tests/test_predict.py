@@ -138,8 +138,11 @@ def test_mistakes_are_one_message(model, pictures, tmp_path):
     for arguments, message in (
         ([str(source), "--out", str(source / "out")], "lies in .* taken for pictures"),
         ([str(source), str(source / "a.png"), "--out", "o"], "have the same name a"),
-        (["nowhere.png", "--out", "o"], "nowhere.png: is no folder and no picture; expected one that ends in .png"),
-        ([str(source / "a.png"), "--out", str(tmp_path / "o"), "--device", "moon"], "--device: found 'moon'"),
+        (
+            ["nowhere.png", "--out", "o"],
+            "nowhere.png: found no folder and no picture; expected a file that ends in .png",
+        ),
+        ([str(source / "a.png"), "--out", str(tmp_path / "o"), "--device", "moon"], "device: found 'moon'"),
     ):
         with pytest.raises(UserError, match=message):
             predict.main([str(folder), *arguments])

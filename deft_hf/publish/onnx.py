@@ -84,7 +84,7 @@ def export_onnx(model: PreTrainedModel, folder: str | os.PathLike, size: tuple[i
         path.unlink(missing_ok=True)
         raise UserError(
             f"torch {torch.__version__} cannot export {model.config.model_type} to ONNX "
-            f"({type(error).__name__}: {first_line(error)}): leave --onnx out."
+            f"({type(error).__name__}: {first_line(error)}): export it without ONNX."
         ) from error
     other = example[:1].flip(-1).contiguous()
     with torch.no_grad():

@@ -29,6 +29,7 @@ from deft_hf.recipe.data import DataSection
 from deft_hf.recipe.file import read_recipe
 from deft_hf.recipe.section import Section
 from deft_hf.recipe.sections import MethodSection, ModelSection, PublishSection
+from deft_hf.recipe.shipped import recipe_file
 from deft_hf.recipe.training import TrainingSection
 from deft_hf.utils.errors import UserError
 
@@ -74,7 +75,7 @@ class Recipe(Section):
 
         Args:
             path (`str` or `os.PathLike`):
-                The YAML file.
+                The YAML file, or the name of a recipe that comes with deft_hf, such as `quickstart`.
             overrides (`Iterable[str]`, *optional*):
                 `key.sub=value` each, the value in YAML. A number stands for an item of a list that the file has
                 (`data.unseen.0.folder=coast`).
@@ -82,6 +83,7 @@ class Recipe(Section):
         Raises:
             UserError: Everything that is wrong, one line each: file, key, what was found, what was expected.
         """
+        path = recipe_file(path)
         try:
             recipe = cls.model_validate(read_recipe(path, overrides))
         except ValidationError as error:

@@ -1,9 +1,10 @@
-"""Any segmentation model, ready to be asked: a picture in, the class of every pixel out."""
+"""Any segmentation model, ready to use: a picture in, the class of every pixel out."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -29,14 +30,36 @@ class Segmenter:
     """A model with what stands before and after it. Build it with [`Segmenter.open`].
 
     Args:
-        model: in eval mode.
-        processor: prepares an image.
-        family: how logits come out of the model's outputs.
-        names: of the classes, by id.
-        palette: uint8 (classes, 3), their colours.
-        size: (height, width) that images are resized to first; `"own"`: they keep theirs; None: what the processor
-            does.
-        window, stride: of a sliding window, see [`deft_hf.scoring.inference.predict`].
+        model (`PreTrainedModel`):
+            The model, in eval mode.
+        processor (`BaseImageProcessor`):
+            Prepares an image.
+        family (`SegmentationFamily`):
+            How logits come out of the model's outputs.
+        names (`list[str]`):
+            Names of the classes, by id.
+        palette (`np.ndarray`):
+            Colours of the classes, uint8 (classes, 3).
+        size (`tuple[int, int]` or `"own"`, *optional*):
+            (height, width) that images are resized to first; `"own"` leaves them at their own size. By default the
+            processor decides.
+        window (`tuple[int, int]`, *optional*):
+            (height, width) of a sliding window, see [`~deft_hf.scoring.inference.predict`].
+        stride (`tuple[int, int]`, *optional*):
+            Step of the window, down and across.
+
+    Example:
+
+    ```python
+    from PIL import Image
+
+    from deft_hf.runs.segmenter import Segmenter
+
+    segmenter = Segmenter.open("outputs/quickstart")
+    image = Image.open("street.jpg").convert("RGB")
+    ids = segmenter.classes(image)
+    segmenter.overlay(image, ids).save("overlay.png")
+    ```
     """
 
     model: PreTrainedModel
@@ -44,7 +67,7 @@ class Segmenter:
     family: SegmentationFamily
     names: list[str]
     palette: np.ndarray
-    size: Size | str | None = None
+    size: Size | Literal["own"] | None = None
     window: Size | None = None
     stride: Size | None = None
 
@@ -54,29 +77,37 @@ class Segmenter:
         name: str,
         revision: str | None = None,
         device: str | None = None,
-        size: Size | str | None = None,
+        size: Size | Literal["own"] | None = None,
         window: Size | None = None,
         stride: Size | None = None,
     ) -> Segmenter:
         """Opens a model by its Hub name or folder.
 
         Args:
-            name: Hub name, final folder, export or checkpoint. The folder of a run has its own colours.
-            revision: branch, tag or commit on the Hub.
-            device: default: an accelerator where there is one.
-            size, window, stride: see the class. With a window, images keep their own size by default: what is resized
-                to the size of a window needs none.
+            name (`str`):
+                Hub name, final folder, export or checkpoint. The folder of a run has its own colours.
+            revision (`str`, *optional*, defaults to `main`):
+                Branch, tag or commit on the Hub.
+            device (`str`, *optional*):
+                Such as `cpu` or `cuda:1`; by default an accelerator where there is one.
+            size (`tuple[int, int]` or `"own"`, *optional*):
+                See the class. With a window, images keep their own size by default: what is resized to the size of a
+                window needs none.
+            window (`tuple[int, int]`, *optional*):
+                See the class.
+            stride (`tuple[int, int]`, *optional*):
+                See the class.
 
         Raises:
-            UserError: the model or its processor cannot be opened, or there is no such device.
+            UserError: The model or its processor cannot be opened, or there is no such device.
         """
         refuse_damaged(Path(name).expanduser())
         model = open_model(name, revision)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
-            model = model.to(device)
+            model.to(device)  # type: ignore[arg-type]  # transformers wraps it and loses `self`
         except (RuntimeError, AssertionError) as error:
-            raise UserError(f"--device: found {device!r}, which cannot be used here ({first_line(error)})") from error
+            raise UserError(f"device: found {device!r}, which cannot be used here ({first_line(error)})") from error
         names = [str(model.config.id2label.get(index, index)) for index in range(model.config.num_labels)]
         if window is not None and size is None:
             size = "own"
@@ -88,14 +119,12 @@ class Segmenter:
         """Class ids (H, W) of an RGB image at its own size: uint8, or uint16 of models with more than 256 classes.
 
         Raises:
-            UserError: the model takes no images of this size.
+            UserError: The model takes no images of this size.
         """
-        options = {}
+        options = {} if self.size is None else {"do_resize": False}
         prepared = image
-        if self.size is not None:
-            options["do_resize"] = False
-            if self.size != "own":
-                prepared = image.resize(self.size[::-1], Image.Resampling.BILINEAR)
+        if isinstance(self.size, tuple):
+            prepared = image.resize(self.size[::-1], Image.Resampling.BILINEAR)
         if getattr(self.processor, "do_center_crop", False):
             options["do_center_crop"] = False  # the borders of the image are to be classified too
         pixels = self.processor(images=prepared, return_tensors="pt", **options)["pixel_values"]
@@ -127,7 +156,7 @@ class Segmenter:
         }
 
     def save(self, folder: Path, key: str, image: Image.Image, ids: np.ndarray) -> dict[str, str]:
-        """Writes `classes/KEY.png` (ids), `colors/KEY.png` and `overlays/KEY.png`; returns their paths by kind."""
+        """Writes `classes/KEY.png` (ids), `colors/KEY.png` and `overlays/KEY.png`; gives their paths by kind."""
         pictures = {"classes": Image.fromarray(ids), "colors": self.paint(ids), "overlays": self.overlay(image, ids)}
         written = {}
         for kind, picture in pictures.items():

@@ -47,6 +47,15 @@ def train(recipe: Recipe, resume_anyway: bool = False) -> Path:
 
     Raises:
         UserError: anything in data or output folder that is wrong, before training starts; a push that failed.
+
+    Example:
+
+    ```python
+    from deft_hf import Recipe
+    from deft_hf.runs.train import train
+
+    folder = train(Recipe.load("quickstart", ["training.seed=1"]))
+    ```
     """
     publish = recipe.publish
     target = {"private": publish.private, "revision": publish.revision}

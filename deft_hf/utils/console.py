@@ -4,61 +4,115 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
+
+def program(command: str | None = None) -> str:
+    """How this program, or one of its commands, is called: as the user just did, through `deft-hf` or through Python.
+
+    Args:
+        command (`str`, *optional*):
+            Name of the command, such as `train`.
+    """
+    called = Path(sys.argv[0])
+    if called.stem == "deft-hf":
+        words = ["deft-hf", command]
+    elif called.parts[-2:] == ("deft_hf", "__main__.py") or command is None:
+        words = ["python -m deft_hf", command]
+    else:
+        words = [f"python -m deft_hf.{command}"]
+    return " ".join(filter(None, words))
 
 
-def command_parser(name: str, purpose: str, *examples: str) -> argparse.ArgumentParser:
-    """The parser of `python -m deft_hf.NAME`; mistakes go to stderr, with status 2.
+def command_parser(name: str, purpose: str, *examples: str, epilog: str = "") -> argparse.ArgumentParser:
+    """The parser of a command. It reports mistakes on stderr and exits with status 2.
 
     Args:
         name (`str`):
             Name of the command.
         purpose (`str`):
-            One sentence that says what the command does.
+            One sentence.
         examples (`str`):
-            Examples of arguments, at least one.
+            Arguments of an example, at least one.
+        epilog (`str`, *optional*, defaults to `""`):
+            What the help says before the examples.
     """
-    lines = "\n".join(f"  python -m deft_hf.{name} {example}" for example in examples)
+    prog = program(name)
+    lines = "\n".join(f"  {prog} {example}".rstrip() for example in examples)
     return argparse.ArgumentParser(
-        prog=f"python -m deft_hf.{name}",
+        prog=prog,
         description=purpose,
-        epilog=f"examples:\n{lines}",
+        epilog=f"{epilog}\n\nexamples:\n{lines}".lstrip(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
 
 
+def add_recipe(parser: argparse.ArgumentParser) -> None:
+    """`RECIPE` and overrides of its values."""
+    parser.add_argument(
+        "recipe", help="YAML file, or the name of a recipe that comes with deft_hf, such as quickstart"
+    )
+    add_overrides(parser)
+
+
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """`key.sub=value`, any number of times."""
+    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="values that replace the recipe's")
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """`MODEL`, `--revision` and `--device`."""
+    parser.add_argument("model", help="Hub name, final folder, export or checkpoint of any segmentation model")
+    parser.add_argument("--revision", help="branch, tag or commit on the Hub")
+    parser.add_argument("--device", help="such as cpu or cuda:1 (default: an accelerator where there is one)")
+
+
 def add_output_options(parser: argparse.ArgumentParser) -> None:
-    """`--quiet` and `--json`, which `Console` obeys."""
+    """`--quiet` and `--json`, for `parse`."""
     parser.add_argument("--quiet", action="store_true", help="print only errors, and the JSON of --json")
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout; all else goes to stderr")
+
+
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> tuple[Console, dict[str, Any]]:
+    """Parses a command line that has the options of `add_output_options`.
+
+    Args:
+        parser (`argparse.ArgumentParser`):
+            The parser of the command.
+        argv (`Sequence[str]` or `None`):
+            Arguments; `None` stands for those of the process.
+
+    Returns:
+        `tuple[Console, dict[str, Any]]`: a console that obeys these options, and the other arguments by name.
+    """
+    options = vars(parser.parse_intermixed_args(argv))
+    return Console(options.pop("quiet"), options.pop("json")), options
 
 
 class Console:
     """Prints for people, or for the program at the other end of a pipe.
 
     Args:
-        options (`argparse.Namespace`):
-            Parsed options with `quiet` and `json`; see [`add_output_options`].
+        quiet (`bool`, *optional*, defaults to `False`):
+            Print errors and JSON alone.
+        json (`bool`, *optional*, defaults to `False`):
+            Print one JSON object on stdout; all else goes to stderr.
     """
 
-    def __init__(self, options: argparse.Namespace) -> None:
-        self.quiet, self.json = options.quiet, options.json
+    def __init__(self, quiet: bool = False, json: bool = False) -> None:
+        self.quiet, self.json = quiet, json
 
     def say(self, text: str) -> None:
-        """A line for people."""
+        """Print a line for people."""
         if not self.quiet:
             print(text, file=sys.stderr if self.json else sys.stdout, flush=True)
 
-    def warn(self, text: str) -> None:
-        """A line on stderr that people should see, whatever else is printed."""
-        print(f"warning: {text}", file=sys.stderr, flush=True)
-
     def result(self, facts: Mapping[str, Any]) -> None:
-        """The one JSON object, where it is asked for."""
+        """Print the one JSON object, where it is asked for."""
         if self.json:
             print(json.dumps(facts, indent=2, ensure_ascii=False))
 
@@ -76,6 +130,21 @@ def sizes(text: str) -> tuple[int, int]:
     return height, width
 
 
+def numbers(text: str) -> list[float]:
+    """`3e-4,1e-3` as numbers, for `type=` of an argument."""
+    try:
+        return [float(number) for number in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected numbers, such as 3e-4,1e-3") from None
+
+
+def file_size(text: str) -> str:
+    """`500MB` as it is, for `type=` of an argument."""
+    if not re.fullmatch(r"[1-9]\d*[KMG]B", text):
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a size such as 500MB or 5GB")
+    return text
+
+
 def say(text: str) -> None:
     """Print on the main process."""
     if is_main():
@@ -84,4 +153,6 @@ def say(text: str) -> None:
 
 def is_main() -> bool:
     """Whether this process is the one that writes and prints."""
+    from accelerate import PartialState  # loads torch, which `--help` does without
+
     return PartialState().is_main_process

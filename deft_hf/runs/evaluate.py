@@ -1,0 +1,254 @@
+"""Scores any model on the domains of a recipe."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from tqdm import tqdm
+
+from deft_hf.data.domains import Domain
+from deft_hf.data.labels import LabelSpace
+from deft_hf.data.unreadable import Reader
+from deft_hf.models.processor import segmentation_processor
+from deft_hf.recipe import Recipe
+from deft_hf.runs.data import load_domains
+from deft_hf.runs.provenance import data_lists, hardware, versions
+from deft_hf.runs.segmenter import Segmenter
+from deft_hf.scoring.confusion import ConfusionMatrix, Scores
+from deft_hf.scoring.report import PanelRow, class_table, domain_table, save_json, save_panels
+from deft_hf.utils.errors import UserError
+from deft_hf.utils.files import METRICS, TABLE
+from deft_hf.utils.integrity import check_writable
+
+PANELS = "figures/panels.png"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of one model, by domain.
+
+    Attributes:
+        name (`str`):
+            What tables call the model.
+        scores (`dict[str, Scores]`):
+            Scores of each domain, validation domains first.
+        validation (`list[str]`):
+            Names of the domains that a checkpoint may be chosen on.
+        unseen (`list[str]`):
+            Names of the domains that nothing was chosen on.
+        labels (`LabelSpace`):
+            The classes.
+        unreadable (`dict[str, list[str]]`):
+            Ids of the images that could not be read and were left out, by domain.
+        examples (`list[PanelRow]`):
+            The middle image of each domain: domain, image, true ids (H, W), predicted ids (H, W) by name.
+    """
+
+    name: str
+    scores: dict[str, Scores]
+    validation: list[str]
+    unseen: list[str]
+    labels: LabelSpace
+    unreadable: dict[str, list[str]]
+    examples: list[PanelRow]
+
+    def table(self) -> str:
+        """Mean IoU of each domain in per cent, as Markdown."""
+        return domain_table({self.name: self.score_dicts()}, self.validation, self.unseen)
+
+    def class_tables(self) -> list[str]:
+        """IoU of each class in per cent, a Markdown section for each domain."""
+        results, names = {self.name: self.score_dicts()}, self.labels.names
+        return [f"## {domain}\n\n{class_table(results, domain, names)}" for domain in self.scores]
+
+    def score_dicts(self) -> dict[str, dict[str, Any]]:
+        """`scores` as plain lists and numbers."""
+        return {domain: scores.to_dict() for domain, scores in self.scores.items()}
+
+
+def evaluate(
+    model: str | os.PathLike,
+    recipe: Recipe,
+    out: str | os.PathLike,
+    *,
+    name: str | None = None,
+    revision: str | None = None,
+    device: str | None = None,
+    pictures: bool = True,
+    progress: bool = True,
+) -> Evaluation:
+    """Scores a model on the validation and unseen domains of a recipe and writes tables and pictures.
+
+    The model sees images as the recipe shows them: `data.image_size`, `data.window` and `data.stride`.
+
+    Args:
+        model (`str` or `os.PathLike`):
+            Hub name, final folder, export or checkpoint of any segmentation model.
+        recipe (`Recipe`):
+            Its `data` section is what counts.
+        out (`str` or `os.PathLike`):
+            Folder to write to: `results/metrics.json`, `results/table.md`, `figures/panels.png`.
+        name (`str`, *optional*):
+            What tables call the model; by default the last part of `model`.
+        revision (`str`, *optional*, defaults to `main`):
+            Branch, tag or commit on the Hub.
+        device (`str`, *optional*):
+            Such as `cpu` or `cuda:1`; by default an accelerator where there is one.
+        pictures (`bool`, *optional*, defaults to `True`):
+            Write the classes of every image as PNG too, see [`Segmenter.save`].
+        progress (`bool`, *optional*, defaults to `True`):
+            Show progress bars on a terminal.
+
+    Returns:
+        `Evaluation`: the scores.
+
+    Raises:
+        UserError: The model cannot be opened or has other classes than the recipe, the data cannot be read, or `out`
+            cannot be written to.
+
+    Example:
+
+    ```python
+    from deft_hf import Recipe
+    from deft_hf.runs.evaluate import evaluate
+
+    found = evaluate("outputs/quickstart", Recipe.load("quickstart"), "scores")
+    print(found.table())
+    print(found.scores["night"].mean_iou)
+    ```
+    """
+    model, out = os.fspath(model), Path(out).expanduser()
+    segmenter = recipe_segmenter(model, recipe, revision, device)
+    check_writable(out)
+    unchecked = recipe.data.model_copy(update={"check": False})  # each image is read once, when it is scored
+    recipe = recipe.model_copy(update={"data": unchecked})
+    domains = load_domains(recipe.data)
+    found = score(
+        segmenter,
+        domains.validation,
+        domains.unseen,
+        name=name or Path(model).name,
+        unreadable=recipe.data.unreadable,
+        pictures=out if pictures else None,
+        progress=progress,
+    )
+    facts = {
+        "model": model,
+        "revision": revision,
+        "scores": found.score_dicts(),
+        "unreadable": found.unreadable,
+        "data": data_lists(validation=domains.validation, unseen=domains.unseen),
+        "recipe": yaml.safe_load(recipe.to_yaml()),
+        "versions": versions(),
+        "hardware": hardware(),
+    }
+    save_json(out / METRICS, facts)
+    (out / TABLE).write_text("\n\n".join([found.table(), *found.class_tables()]) + "\n", encoding="utf-8")
+    if found.examples:
+        save_panels(out / PANELS, found.examples, found.labels)
+    return found
+
+
+def score(
+    segmenter: Segmenter,
+    validation: Sequence[Domain] = (),
+    unseen: Sequence[Domain] = (),
+    *,
+    name: str = "model",
+    unreadable: str = "stop",
+    pictures: str | os.PathLike | None = None,
+    progress: bool = True,
+) -> Evaluation:
+    """Scores an open model on domains, each image at its own size.
+
+    Args:
+        segmenter (`Segmenter`):
+            The model; its classes are those of the domains, in the same order.
+        validation (`Sequence[Domain]`, *optional*, defaults to `()`):
+            Domains that a checkpoint may be chosen on.
+        unseen (`Sequence[Domain]`, *optional*, defaults to `()`):
+            Domains that nothing was chosen on.
+        name (`str`, *optional*, defaults to `"model"`):
+            What tables call the model.
+        unreadable (`str`, *optional*, defaults to `"stop"`):
+            `"skip"` leaves out images that cannot be read, see [`Reader`].
+        pictures (`str` or `os.PathLike`, *optional*):
+            Folder for the classes of every image as PNG; none are written without it.
+        progress (`bool`, *optional*, defaults to `True`):
+            Show a progress bar on a terminal.
+
+    Returns:
+        `Evaluation`: the scores.
+
+    Raises:
+        UserError: There is no domain, or an image cannot be read.
+
+    Example:
+
+    ```python
+    from deft_hf import Domain, LabelSpace
+    from deft_hf.runs.evaluate import score
+    from deft_hf.runs.segmenter import Segmenter
+
+    coast = Domain.from_folder("data/coast", LabelSpace(("land", "water")))
+    print(score(Segmenter.open("outputs/shore"), unseen=[coast]).table())
+    ```
+    """
+    domains = [*validation, *unseen]
+    if not domains:
+        raise UserError("domains: found none, expected at least one to score")
+    reader, labels = Reader(domains, unreadable), domains[0].labels
+    scores: dict[str, Scores] = {}
+    examples: list[PanelRow] = []
+    for which, domain in enumerate(domains):
+        matrix = ConfusionMatrix(labels.num_labels)
+        for index in tqdm(range(len(domain)), desc=domain.name, unit="image", disable=None if progress else True):
+            image, truth, is_it = reader.load(which, index)
+            if not is_it:
+                continue
+            ids = segmenter.classes(image)
+            matrix.update(torch.from_numpy(ids), torch.from_numpy(truth))
+            if pictures is not None:
+                segmenter.save(Path(pictures) / domain.name, domain.ids[index], image, ids)
+            if index == len(domain) // 2:
+                examples.append((domain.name, np.asarray(image), truth, {"prediction": ids}))
+        scores[domain.name] = matrix.compute(labels.names)
+    return Evaluation(
+        name=name,
+        scores=scores,
+        validation=[domain.name for domain in validation],
+        unseen=[domain.name for domain in unseen],
+        labels=labels,
+        unreadable=reader.found(),
+        examples=examples,
+    )
+
+
+def recipe_segmenter(model: str, recipe: Recipe, revision: str | None = None, device: str | None = None) -> Segmenter:
+    """Opens a model that sees images, and colours classes, as a recipe says.
+
+    Raises:
+        UserError: The model cannot be opened, or its classes are not the recipe's.
+    """
+    data, labels = recipe.data, recipe.data.label_space()
+    segmenter = Segmenter.open(model, revision, device, None, data.window, data.stride)
+    names = list(labels.names)
+    nameless = all(name in (f"LABEL_{index}", str(index)) for index, name in enumerate(segmenter.names))
+    if len(segmenter.names) != len(names) or not (nameless or segmenter.names == names):
+        raise UserError(
+            f"{model} has the classes {_some(segmenter.names)}, {recipe.path} has {_some(names)}: expected the same "
+            "in the same order. Map the recipe's masks to the model's classes under data.labels."
+        )
+    processor = segmentation_processor(segmenter.processor, data.image_size)
+    return replace(segmenter, processor=processor, palette=labels.colorize(np.arange(len(names))), size=None)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

@@ -1,0 +1,215 @@
+"""Exports a checkpoint, or one of its components, as a plain Hub folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import yaml
+from PIL import Image
+from transformers import BaseImageProcessor
+from transformers.utils import logging
+
+from deft_hf.methods.core.batchnorm import batchnorm_modules
+from deft_hf.models.processor import open_processor
+from deft_hf.publish.export import export_generalized, verify_export
+from deft_hf.publish.onnx import check_onnx, export_onnx
+from deft_hf.recipe import Recipe
+from deft_hf.runs.batchnorm import reestimate_batchnorm
+from deft_hf.trainer.components import Which, load_component, model_folder
+from deft_hf.utils.errors import UserError
+from deft_hf.utils.files import RECIPE
+from deft_hf.utils.integrity import partial_folder, writing
+
+logger = logging.get_logger(__name__)
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An export that was opened in a fresh process and gave the logits of the model it was made of.
+
+    Attributes:
+        folder (`str`):
+            The folder that was written.
+        checkpoint (`str`):
+            What it was exported from.
+        which (`str` or `None`):
+            The component, see [`export`].
+        alpha (`float` or `None`):
+            Place of an interpolated model between initialisation (0) and usual component (1).
+        dtype (`str`):
+            Type of the weights.
+        files (`list[str]`):
+            Names of the files in the folder.
+        checked (`dict[str, Any]`):
+            What [`~deft_hf.publish.export.verify_export`] measured: `max_difference`, `logits_shape`, `seconds`.
+        batchnorm_batches (`int`, *optional*):
+            How many batches the BatchNorm statistics were estimated on.
+        onnx_max_difference (`float`, *optional*):
+            Largest difference of a logit of `model.onnx`.
+    """
+
+    folder: str
+    checkpoint: str
+    which: str | None
+    alpha: float | None
+    dtype: str
+    files: list[str]
+    checked: dict[str, Any]
+    batchnorm_batches: int | None = None
+    onnx_max_difference: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it in one flat mapping, without what was not measured."""
+        facts = asdict(self)
+        checked = facts.pop("checked")
+        for name in ("batchnorm_batches", "onnx_max_difference"):
+            if facts[name] is None:
+                del facts[name]
+        return {**facts, **checked}
+
+
+def export(
+    checkpoint: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    which: Which | None = None,
+    alpha: float | None = None,
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    max_shard_size: str = "5GB",
+    batchnorm: Literal["keep", "reestimate"] = "keep",
+    recipe: Recipe | None = None,
+    onnx: tuple[int, int] | bool = False,
+) -> Exported:
+    """Writes a checkpoint as a plain Hub folder, safetensors only, and opens it in a fresh process to compare logits.
+
+    Args:
+        checkpoint (`str` or `os.PathLike`):
+            A `checkpoint-N`, or a final folder.
+        out (`str` or `os.PathLike`):
+            Folder to write; it must not exist yet, or be empty.
+        which (`"generalized"`, `"usual"` or `"interpolated"`, *optional*):
+            Component of a checkpoint, see [`~deft_hf.trainer.components.load_component`]; by default the one that it
+            opens as.
+        alpha (`float`, *optional*):
+            Of an interpolated model, from 0 (the last stage's initialisation) to 1 (the usual component).
+        dtype (`str`, *optional*, defaults to `"float32"`):
+            Type of the weights: `"float32"`, `"bfloat16"` or `"float16"`.
+        max_shard_size (`str`, *optional*, defaults to `"5GB"`):
+            Larger weights are spread over several files.
+        batchnorm (`str`, *optional*, defaults to `"keep"`):
+            `"reestimate"` takes BatchNorm statistics anew on source images of the recipe.
+        recipe (`Recipe`, *optional*):
+            Where source images, the encoder's place and the window come from; by default the run's, see
+            [`run_recipe`].
+        onnx (`tuple[int, int]` or `bool`, *optional*, defaults to `False`):
+            Write `model.onnx` too, for images of this (height, width); `True` takes the processor's size.
+
+    Returns:
+        `Exported`: what was written and how it was checked.
+
+    Raises:
+        UserError: `out` exists, the checkpoint is damaged or lacks the component, no recipe is found where one is
+            needed, `dtype` cannot hold the weights, or the model cannot become ONNX. Nothing is left of the export.
+
+    Example:
+
+    ```python
+    from deft_hf.runs.export import export
+
+    export("outputs/quickstart/checkpoint-800", "small", which="usual", dtype="bfloat16")
+    ```
+    """
+    for name, value, known in (("dtype", dtype, DTYPES), ("batchnorm", batchnorm, ("keep", "reestimate"))):
+        if value not in known:
+            raise UserError(f"{name}: found {value!r}, expected one of {', '.join(known)}")
+    folder, out = model_folder(Path(checkpoint)), Path(out).expanduser()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} exists already; nothing was touched. Choose another folder, or remove it.")
+    reestimated = batchnorm == "reestimate"
+    recipe = run_recipe(folder) if recipe is None and reestimated else recipe
+    encoder, window = _kept(folder) if recipe is None else (recipe.model.encoder, recipe.data.window)
+    processor = open_processor(str(folder))
+    size = _onnx_size(onnx, processor)
+    model = load_component(folder, which, alpha, encoder)
+    batches = difference = None
+    if recipe is not None and reestimated:
+        batches = reestimate_batchnorm(model, processor, recipe.data, recipe.training_arguments())
+    elif which == "interpolated" and batchnorm_modules(model):
+        logger.warning(
+            "The BatchNorm statistics are those of the usual component; reestimate them to fit the weights."
+        )
+    partial = partial_folder(out.absolute())
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        with writing(partial, lambda: "Make room and export again."):
+            export_generalized(model, partial, processor, dtype=DTYPES[dtype], max_shard_size=max_shard_size)
+        checked = verify_export(partial, model, _example(), DTYPES[dtype], window)
+        if size is not None:
+            difference = export_onnx(model, partial, size)
+        os.replace(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    files = sorted(path.name for path in out.iterdir())
+    return Exported(str(out), str(folder), which, alpha, dtype, files, checked, batches, difference)
+
+
+def run_recipe(checkpoint: str | os.PathLike, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of the run that a checkpoint belongs to.
+
+    Args:
+        checkpoint (`str` or `os.PathLike`):
+            A `checkpoint-N`, or a final folder.
+        overrides (`Sequence[str]`, *optional*, defaults to `()`):
+            `key.sub=value` each, values that replace the recipe's.
+
+    Raises:
+        UserError: There is no recipe in the folder or above it, or it is wrong.
+    """
+    folder = Path(checkpoint).expanduser()
+    path = _recipe_file(folder)
+    if path is None:
+        raise UserError(
+            f"recipe: estimating BatchNorm statistics anew takes source images, and no {RECIPE} lies in {folder} or "
+            "above it; name a recipe."
+        )
+    return Recipe.load(path, overrides)
+
+
+def _recipe_file(folder: Path) -> Path | None:
+    places = [folder.absolute(), *list(folder.absolute().parents)[:3]]  # baselines/METHOD/checkpoint-N lies deepest
+    return next((place / RECIPE for place in places if (place / RECIPE).is_file()), None)
+
+
+def _kept(folder: Path) -> tuple[str | None, tuple[int, int] | None]:
+    """The encoder's place and the window in the recipe of the run, whose data may be gone."""
+    path = _recipe_file(folder)
+    try:
+        recipe = yaml.safe_load(path.read_text("utf-8")) if path else {}
+        return recipe["model"].get("encoder"), recipe["data"].get("window")
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError):
+        return None, None  # of no run
+
+
+def _onnx_size(onnx: tuple[int, int] | bool, processor: BaseImageProcessor) -> tuple[int, int] | None:
+    if onnx is False:
+        return None
+    check_onnx()
+    if onnx is not True:
+        return onnx
+    own = getattr(processor, "size", None) or {}
+    if not (getattr(processor, "do_resize", False) and own.get("height") and own.get("width")):
+        raise UserError("onnx: the processor leaves images at their own size; name a size, such as 512,1024")
+    return own["height"], own["width"]
+
+
+def _example() -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8))

@@ -1,0 +1,149 @@
+"""Segments pictures with any model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tqdm import tqdm
+
+from deft_hf.data.files import IMAGE_SUFFIXES, check_name, files_by_id
+from deft_hf.data.opening import open_picture
+from deft_hf.runs.segmenter import Segmenter, Size
+from deft_hf.scoring.report import save_json
+from deft_hf.utils.errors import UserError
+from deft_hf.utils.integrity import check_writable, writing
+
+PREDICTIONS = "predictions.json"
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model found in some pictures.
+
+    Attributes:
+        model (`str`):
+            Hub name or folder of the model.
+        revision (`str` or `None`):
+            Branch, tag or commit on the Hub.
+        classes (`list[dict[str, Any]]`):
+            `id`, `name` and `color` of every class.
+        images (`list[dict[str, Any]]`):
+            By picture: its path (`image`), `height`, `width`, the share of its pixels by class name (`shares`, the
+            largest first), and the PNG files written (`classes`, `colors`, `overlays`).
+        unreadable (`list[str]`):
+            What is wrong with each picture that was left out.
+    """
+
+    model: str
+    revision: str | None
+    classes: list[dict[str, Any]]
+    images: list[dict[str, Any]]
+    unreadable: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `predictions.json` holds."""
+        return {"model": self.model, "revision": self.revision, "classes": self.classes, "images": self.images}
+
+
+def predict(
+    model: str | os.PathLike,
+    images: Sequence[str | os.PathLike] | str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    revision: str | None = None,
+    device: str | None = None,
+    size: Size | Literal["own"] | None = None,
+    window: Size | None = None,
+    stride: Size | None = None,
+    progress: bool = True,
+) -> Predictions:
+    """Segments pictures and writes class ids, colours and overlays as PNG, and `predictions.json`.
+
+    To keep the classes in memory instead, use [`Segmenter.open`] and [`Segmenter.classes`].
+
+    Args:
+        model (`str` or `os.PathLike`):
+            Hub name, final folder, export or checkpoint of any segmentation model.
+        images (`Sequence[str | os.PathLike]`, `str` or `os.PathLike`):
+            Pictures, and folders of them.
+        out (`str` or `os.PathLike`):
+            Folder to write to: `classes/`, `colors/`, `overlays/`, `predictions.json`.
+        revision (`str`, *optional*, defaults to `main`):
+            Branch, tag or commit on the Hub.
+        device (`str`, *optional*):
+            Such as `cpu` or `cuda:1`; by default an accelerator where there is one.
+        size (`tuple[int, int]` or `"own"`, *optional*):
+            (height, width) that images are resized to; `"own"` leaves them at their own size. By default the processor
+            decides.
+        window (`tuple[int, int]`, *optional*):
+            (height, width) of a sliding window.
+        stride (`tuple[int, int]`, *optional*):
+            Step of the window, down and across; by default two thirds of it.
+        progress (`bool`, *optional*, defaults to `True`):
+            Show a progress bar on a terminal.
+
+    Returns:
+        `Predictions`: what was found where. Pictures that cannot be read are left out and listed in `unreadable`.
+
+    Raises:
+        UserError: A path is no picture, two pictures have the same name, `out` lies among the pictures or cannot be
+            written to, or the model cannot be opened.
+
+    Example:
+
+    ```python
+    from deft_hf.runs.predict import predict
+
+    found = predict("outputs/quickstart", ["drive/", "street.jpg"], "predicted")
+    print(found.images[0]["shares"])
+    ```
+    """
+    model, out = os.fspath(model), Path(out).expanduser()
+    pictures = _pictures([images] if isinstance(images, str | os.PathLike) else images, out)
+    check_writable(out)
+    segmenter = Segmenter.open(model, revision, device, size, window, stride)
+    listed: list[dict[str, Any]] = []
+    unreadable: list[str] = []
+    for key, path in tqdm(pictures.items(), unit="image", disable=None if progress else True):
+        try:
+            image, _ = open_picture({"bytes": None, "path": path}, path)
+        except UserError as error:
+            unreadable.append(str(error))
+            continue
+        ids = segmenter.classes(image)
+        with writing(out, lambda: "The files written so far are complete; make room and start again."):
+            written = segmenter.save(out, key, image, ids)
+        sides = {"height": image.height, "width": image.width}
+        listed.append({"image": path, **sides, "shares": segmenter.shares(ids), **written})
+    found = Predictions(model, revision, segmenter.legend(), listed, unreadable)
+    save_json(out / PREDICTIONS, found.to_dict())
+    return found
+
+
+def _pictures(inputs: Sequence[str | os.PathLike], out: Path) -> dict[str, str]:
+    """By the name that its results will have, the path of each picture."""
+    found: dict[str, str] = {}
+    for given in inputs:
+        path = Path(given).expanduser()
+        if path.is_dir():
+            if out.resolve().is_relative_to(path.resolve()):
+                raise UserError(
+                    f"out: {out} lies in {path}, so that results would be taken for pictures; choose another folder"
+                )
+            new = files_by_id(path, "")
+        elif path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES:
+            check_name(path)
+            new = {path.stem: str(path)}
+        else:
+            raise UserError(
+                f"{given}: found no folder and no picture; expected a file that ends in {', '.join(IMAGE_SUFFIXES)}"
+            )
+        for key, file in new.items():
+            if key in found:
+                raise UserError(f"{found[key]} and {file} have the same name {key}: segment them into two folders")
+            found[key] = file
+    return found
