@@ -7,9 +7,10 @@ that is no page of the site loses its link and keeps its text.
 
 from __future__ import annotations
 
+import json
 import posixpath
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # What of the repository is on the site beside `docs/`.
 BESIDE = ("CONTRIBUTING.md", "CHANGELOG.md", "recipes/**/*", "benchmarks/**/*")
 SHOWN = {".md", ".png", ".jpg", ".svg", ".yaml"}
-METHODS, ROWS = (f"<!-- {name}: made from the registry when the site is built -->" for name in ("methods", "rows"))
-API_PAGE = "reference/api.md"
-KEYS_PAGE = "reference/recipe_keys.md"
+MARK = "<!-- {}: made from the registry when the site is built -->"
+API_PAGE, KEYS_PAGE = "reference/api.md", "reference/recipe_keys.md"
 API = {
     "Training": ("trainer",),
     "Methods": ("methods",),
@@ -30,6 +30,24 @@ API = {
     "Recipes and runs": ("recipe", "runs", "comparison"),
     "Publishing": ("publish",),
 }
+# Public, but imported from their modules.
+ALSO = (
+    "methods.register_method",
+    "methods.methods",
+    "methods.variants",
+    "methods.base.Method",
+    "methods.base.Ingredient",
+    "methods.base.setting",
+    "methods.base.Launcher",
+    "methods.variant.Variant",
+    "runs.train.train",
+    "runs.evaluate.evaluate",
+    "runs.evaluate.score",
+    "runs.predict.predict",
+    "runs.export.export",
+    "publish.push.push_folder",
+    "comparison.experiment.compare",
+)
 _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\[\]]*\](?:\([^()]*\))?)*)\]\(([^()\s#]*)(#[^()\s]*)?\)")
 
 
@@ -39,15 +57,14 @@ def on_files(files: Any, config: Any) -> Any:
 
     for path in sorted({path for pattern in BESIDE for path in ROOT.glob(pattern) if path.suffix in SHOWN}):
         files.append(File.generated(config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path)))
-    files.append(File.generated(config, API_PAGE, content=api()))
-    files.append(File.generated(config, KEYS_PAGE, content=recipe_keys()))
+    for name, content in ((API_PAGE, api()), (KEYS_PAGE, recipe_keys())):
+        files.append(File.generated(config, name, content=content))
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Put tables in, and addresses of the site."""
-    if METHODS in markdown:
-        markdown = markdown.replace(METHODS, methods_table()).replace(ROWS, rows_table())
+    markdown = re.sub(MARK.format(r"(\w+)"), lambda mark: TABLES[mark[1]](), markdown)
     source = page.file.src_uri
     there = source if (ROOT / source).is_file() else f"docs/{source}"
 
@@ -67,10 +84,10 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
 
 
 def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
-    """Resolve references in docstrings, [`Name`] or [`~path.Name`], that name something public."""
+    """Resolve references in docstrings, [`Name`] or [`~path.Name`], where they name something public."""
     if page.file.src_uri != API_PAGE:
         return html
-    paths = dict(public_names())
+    paths = public_names()
 
     def link(reference: re.Match[str]) -> str:
         name = reference[1].removeprefix("~").rpartition(".")[2] if reference[1].startswith("~") else reference[1]
@@ -78,13 +95,6 @@ def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
         return f'<a href="#{path}"><code>{name}</code></a>' if path else f"<code>{name}</code>"
 
     return re.sub(r"\[<code>([~\w.]+)</code>\]", link, html)
-
-
-def recipe_keys() -> str:
-    """Every key of a recipe, from its sections."""
-    from deft_hf.recipe.reference import reference
-
-    return reference()
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -97,31 +107,63 @@ def methods_table() -> str:
     """The methods that can be trained."""
     from deft_hf.methods import methods
 
-    rows = [[f"`{name}`", ", then ".join(method.stages), method.summary] for name, method in methods().items()]
-    return table(["`method.name`", "stages", "what it is"], rows)
+    rows = [
+        [f"`{name}`", method.summary, ", then ".join(method.stages), _paper(method)]
+        for name, method in methods().items()
+    ]
+    return table(["`method.name`", "what it is", "stages", "paper"], rows)
+
+
+def ingredients_table() -> str:
+    """What can be added to a method."""
+    from deft_hf.methods import INGREDIENTS, Averaging
+
+    rows = [[f"`{each.name}`", each.summary, _paper(each)] for each in (Averaging, *INGREDIENTS)]
+    return table(["ingredient", "what it is", "paper"], rows)
 
 
 def rows_table() -> str:
     """The rows that `compare` knows."""
     from deft_hf.methods import variants
 
-    return table(["name", "what it is"], [[f"`{name}`", variant.note] for name, variant in variants().items()])
+    rows = [[f"`{name}`", variant.note, _settings(variant.own)] for name, variant in variants().items()]
+    return table(["name", "what it is", "settings"], rows)
+
+
+TABLES = {"methods": methods_table, "ingredients": ingredients_table, "rows": rows_table}
+
+
+def _paper(about: Any) -> str:
+    authors, _, address = (about.paper or "").rpartition(", ")
+    return f"[{authors}]({address})" if authors else ""
+
+
+def _settings(own: Mapping[str, Any]) -> str:
+    texts = [f"`{key}={json.dumps(value)}`" for key, value in own.items() if key != "method.evaluate_usual"]
+    return " ".join(text.replace('"', "") for text in texts)
+
+
+def recipe_keys() -> str:
+    """The reference of recipe keys."""
+    from deft_hf.recipe.reference import reference
+
+    return reference()
 
 
 def api() -> str:
     """A page with every public name, for mkdocstrings to fill in."""
-    names = dict(public_names())
+    names = public_names()
     sections = []
     for title, packages in API.items():
         blocks = [f"::: {path}" for path in names.values() if path.split(".")[1] in packages]
-        if blocks:
-            sections.append(f"## {title}\n\n" + "\n\n".join(blocks))
-    return "# API\n\nImported from `deft_hf` or from the package that is named.\n\n" + "\n\n".join(sections) + "\n"
+        sections.append(f"## {title}\n\n" + "\n\n".join(blocks))
+    return "# API\n\n" + "\n\n".join(sections) + "\n"
 
 
-def public_names() -> Iterator[tuple[str, str]]:
-    """Each public name and the dotted path of its definition."""
+def public_names() -> dict[str, str]:
+    """Each public name, and the dotted path of its definition."""
+    paths = {}
     for package in ("deft_hf", "deft_hf.data"):
-        module = import_module(package)
-        for name, home in module._HOMES.items():
-            yield name, f"{package}.{home}.{name}"
+        homes = import_module(package)._HOMES
+        paths |= {name: f"{package}.{home}.{name}" for name, home in homes.items()}
+    return paths | {path.rpartition(".")[2]: f"deft_hf.{path}" for path in ALSO}
