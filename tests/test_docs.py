@@ -10,9 +10,10 @@ import pytest
 import yaml
 
 import deft_hf
-from deft_hf.methods import INGREDIENTS, methods, variants
+from deft_hf.methods import INGREDIENTS, METHODS, methods, variants
 from deft_hf.recipe import Recipe
 from deft_hf.recipe.reference import reference
+from tests.trainer.test_trainer import history, trainer
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -103,6 +104,19 @@ def test_tables_are_made_from_the_registry():
     assert all(f"| `{each.name}` |" in generate.ingredients_table() for each in INGREDIENTS)
     assert all(f"| `{name}` |" in generate.rows_table() for name in variants())
     assert "| [Kumar et al. 2022](https://arxiv.org/abs/2202.10054) |" in generate.methods_table()
+
+
+def test_the_method_of_the_documentation_trains(tmp_path, monkeypatch):
+    (code,) = blocks((ROOT / "docs" / "methods.md").read_text(encoding="utf-8"), "python")
+    exec(code, {"__name__": "l1"})
+    monkeypatch.setitem(METHODS, "joint_l1", METHODS.pop("joint_l1"))  # so that it is gone afterwards
+    assert "joint_l1" in variants() and "`joint_l1`" in generate.methods_table()
+    distances = []
+    for weight in (0.0, 10.0):
+        run = trainer(tmp_path, method="joint_l1", method_settings={"l1_weight": weight}, max_steps=3)
+        run.train()
+        distances.append(history(run, "encoder_distance")[-1])
+    assert 0 < distances[1] < distances[0]
 
 
 def test_every_public_name_is_in_the_reference():
