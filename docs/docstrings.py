@@ -8,7 +8,7 @@ from typing import Any
 import griffe
 
 # The signature has types and defaults already: "name (`int`, *optional*, defaults to 3):" becomes "name:".
-_ARGUMENT = re.compile(r"^(\s+[*\w][\w, *]*) \(`.*`.*\):", re.MULTILINE)
+_ARGUMENT = re.compile(r"^(\s+[*\w][\w, *]*) \((?:`.*`|\*optional\*).*\):", re.MULTILINE)
 _RETURNED = re.compile(r"^((?:Returns|Yields):\n\s+)`([^`\n]+)`:", re.MULTILINE)
 
 

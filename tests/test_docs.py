@@ -4,6 +4,7 @@ import ast
 import importlib
 import importlib.util
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,14 @@ def test_names_that_are_imported_exist(page):
             if isinstance(node, ast.ImportFrom):
                 module = importlib.import_module(node.module)
                 assert all(hasattr(module, alias.name) for alias in node.names), ast.unparse(node)
+
+
+@every_page
+def test_commands_are_understood(page):
+    for line in "".join(blocks(page.read_text(encoding="utf-8"), "sh")).splitlines():
+        words = shlex.split(line)
+        if words[0] == "deft-hf":
+            importlib.import_module(f"deft_hf.{words[1]}")._parser().parse_intermixed_args(words[2:])
 
 
 def test_the_readme_is_short():
