@@ -184,7 +184,9 @@ def test_settings_that_leave_the_model_alone_may_change_and_are_named(recipe, tm
     main([recipe(method={"baselines": []})])
     main([recipe(method={"baselines": []}), "training.save_steps=1", "data.check=false"])
     said = capsys.readouterr().out
-    assert "goes on under a recipe that differs in data.check (True there, False here), training.save_steps (3" in said
+    assert (
+        "resuming under a recipe that differs in data.check (True there, False here), training.save_steps (3" in said
+    )
     assert yaml.safe_load((tmp_path / "out" / "recipe.yaml").read_text())["training"]["save_steps"] == 1
     choosing = {"load_best_model_at_end": True, "metric_for_best_model": "town_mean_iou", "eval_strategy": "steps"}
     chosen = recipe(
@@ -278,7 +280,7 @@ def test_another_recipe_is_gone_on_with_when_told(recipe, tmp_path, capsys, monk
         main([path, *changes])
     main([path, *changes, "--resume-anyway"])
     said = capsys.readouterr().out
-    assert re.search(r"goes on under a recipe that differs in .*learning_rate \(0.001 there, 0.0001 here\)", said)
+    assert re.search(r"resuming under a recipe that differs in .*learning_rate \(0.001 there, 0.0001 here\)", said)
     facts = json.loads((tmp_path / "out" / "results" / "metrics.json").read_text())
     assert facts["stages"][-1]["steps"] == 6 and facts["resumed"] and facts["recipes_before"] == ["recipe.1.yaml"]
     assert yaml.safe_load((tmp_path / "out" / "recipe.1.yaml").read_text())["training"]["max_steps"] == 4
@@ -299,7 +301,7 @@ def test_a_folder_where_a_run_still_goes_on_is_not_touched(recipe, tmp_path, mon
     monkeypatch.setattr(folder, "_PATIENCE", 0.1)
     with folder.claimed_folder(Recipe.load(path)) as out:
         (out / ".checkpoint-1.partial").mkdir()
-        with pytest.raises(UserError, match="belongs to a run that still goes on; nothing was touched"):
+        with pytest.raises(UserError, match="belongs to a run that is still running; nothing was touched"):
             main([path])
         assert (out / ".checkpoint-1.partial").is_dir()
     main([path, "training.max_steps=4"])

@@ -50,7 +50,7 @@ def collect_facts(
         batch_size=trainer.get_total_train_batch_size(args),
         learning_rates=args.learning_rates(),
         weight_decays=args.weight_decays(),
-        decays=rule and rule.decays,
+        decays=None if rule is None else rule.decays,
         initial_share=chosen.get("initial_share") or pathways.share_left(),
         distance=pathways.distances(pathways.exported),
         batchnorm=args.batchnorm,
