@@ -19,7 +19,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # What of the repository is on the site beside `docs/`.
 BESIDE = ("CONTRIBUTING.md", "CHANGELOG.md", "recipes/**/*", "benchmarks/**/*")
 SHOWN = {".md", ".png", ".jpg", ".svg", ".yaml"}
-MARK = "<!-- {}: made from the registry when the site is built -->"
+# Stands where a table goes, for who reads the plain files.
+MARK = "*(Table of {}, made from the registry when the site is built.)*"
 API_PAGE, KEYS_PAGE = "reference/api.md", "reference/recipe_keys.md"
 API = {
     "Training": ("trainer",),
@@ -64,7 +65,7 @@ def on_files(files: Any, config: Any) -> Any:
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Put tables in, and addresses of the site."""
-    markdown = re.sub(MARK.format(r"(\w+)"), lambda mark: TABLES[mark[1]](), markdown)
+    markdown = re.sub(re.escape(MARK).replace(r"\{\}", r"(\w+)"), lambda mark: TABLES[mark[1]](), markdown)
     source = page.file.src_uri
     there = source if (ROOT / source).is_file() else f"docs/{source}"
 
