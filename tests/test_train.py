@@ -276,7 +276,7 @@ def test_another_recipe_is_gone_on_with_when_told(recipe, tmp_path, capsys, monk
         main([path])
     monkeypatch.undo()
     changes = ["training.max_steps=6", "training.learning_rate=1e-4"]
-    with pytest.raises(UserError, match=r"learning_rate .*; nothing was touched.*--resume-anyway"):
+    with pytest.raises(UserError, match=r"learning_rate .*; nothing was touched.*resume_anyway"):
         main([path, *changes])
     main([path, *changes, "--resume-anyway"])
     said = capsys.readouterr().out

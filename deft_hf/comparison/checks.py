@@ -33,26 +33,29 @@ def check_request(
     """
     numbers = range(seeds) if isinstance(seeds, int) else seeds
     if not numbers or len(set(numbers)) < len(numbers) or min(numbers) < 0:
-        raise UserError(f"--seeds: found {seeds}, expected how many, 1 or more")
+        raise UserError(f"seeds: found {seeds}, expected how many, 1 or more")
     if jobs < 1:
-        raise UserError(f"--jobs: found {jobs}, expected how many runs at once, 1 or more")
+        raise UserError(f"jobs: found {jobs}, expected how many runs at once, 1 or more")
     if curve_points < 0:
-        raise UserError(f"--curve-points: found {curve_points}, expected how many, 0 or more")
+        raise UserError(f"curve_points: found {curve_points}, expected how many, 0 or more")
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise UserError("found several processes of a launcher, expected one: python -m deft_hf.compare with --jobs N")
+        raise UserError(
+            "found several processes of a launcher, expected one: start the comparison without it and "
+            "set how many jobs run at once"
+        )
     if tuning.SEED in numbers:
-        raise UserError(f"--seeds: found {tuning.SEED}, which is the seed that --tune tries settings at; leave it out")
+        raise UserError(f"seeds: found {tuning.SEED}, which is the seed that tuning tries settings at; leave it out")
     if values and not rates:
-        raise UserError("--tune-values: found without --tune, expected learning rates too, such as --tune 3e-4,1e-3")
+        raise UserError("values: found without rates, expected learning rates to tune over too, such as 3e-4,1e-3")
     if not rates:
         return
     if not all(0 < rate < math.inf for rate in rates):
-        raise UserError(f"--tune: found {', '.join(map(str, rates))}, expected learning rates above 0")
+        raise UserError(f"rates: found {', '.join(map(str, rates))}, expected learning rates above 0")
     if not recipe.data.validation:
-        raise UserError("data.validation: missing, expected source data, on which --tune chooses")
+        raise UserError("data.validation: missing, expected source data, on which tuning chooses")
     if None not in (recipe.method.encoder_learning_rate, recipe.method.decoder_learning_rate):
         raise UserError(
-            "--tune: tries values of training.learning_rate, but method.encoder_learning_rate and "
+            "rates: tuning tries values of training.learning_rate, but method.encoder_learning_rate and "
             "method.decoder_learning_rate are both set; take one of them out of the recipe"
         )
 

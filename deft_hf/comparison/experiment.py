@@ -63,7 +63,7 @@ def compare(
     variants = parse_variants(methods)
     for name in baselines:
         if name not in variants:
-            raise UserError(f"--baseline: found {name}, expected among the methods, {', '.join(variants)}")
+            raise UserError(f"baselines: found {name}, expected among the methods, {', '.join(variants)}")
     base = Recipe.load(recipe, overrides)
     check_request(base, seeds, jobs, rates, values, curve_points)
     seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)

@@ -27,23 +27,23 @@ def parse_variants(text: str) -> dict[str, Variant]:
         if name not in known:
             near = get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}"
-            raise UserError(f"--methods: found {name!r}; {hint}")
+            raise UserError(f"methods: found {name!r}; {hint}")
         if spec in chosen:
-            raise UserError(f"--methods: found {spec} twice; keep one")
+            raise UserError(f"methods: found {spec} twice; keep one")
         own = dict(map(_setting, settings))
         variant = known[name]
         note = variant.note + "".join(f", {key}={value}" for key, value in own.items())
         chosen[spec] = replace(variant, note=note, own={**variant.own, **own})
     if not chosen:
-        raise UserError("--methods: found none, expected names with commas between them, such as joint,lp_ft,deft")
+        raise UserError("methods: found none, expected names with commas between them, such as joint,lp_ft,deft")
     return chosen
 
 
 def _setting(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not (key and equals):
-        raise UserError(f"--methods: found {text!r}, expected key=value, such as method.ema_decay_steps=40000")
+        raise UserError(f"methods: found {text!r}, expected key=value, such as method.ema_decay_steps=40000")
     try:
         return key, yaml.safe_load(value)
     except yaml.YAMLError:
-        raise UserError(f"--methods: found {text!r}, whose value is no YAML") from None
+        raise UserError(f"methods: found {text!r}, whose value is no YAML") from None

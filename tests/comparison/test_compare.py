@@ -67,7 +67,7 @@ def finished(one_thread, tmp_path_factory):
         patch.chdir(place)
         module.main(WHOLE)
         first, trained = report(place, REPORT + AGAINST), touched(place)
-        found = module.compare(
+        found = experiment.compare(
             "recipe.yaml",
             ",".join(METHODS),
             seeds=(0, 1),
@@ -240,7 +240,7 @@ def test_costs_stand_in_the_report(finished, monkeypatch):
 
     monkeypatch.chdir(finished.place)
     monkeypatch.setattr(cost, "_measured", measured)
-    found = module.compare("recipe.yaml", "joint,deft", seeds=1)
+    found = experiment.compare("recipe.yaml", "joint,deft", seeds=1)
     assert {name: (c.time, c.memory, c.flops) for name, c in found.costs.items()} == {
         "joint": (1.0, 1.0, 1.0), "deft": (1.5, 1.2, 1.63),
     }  # fmt: skip
@@ -267,7 +267,7 @@ def asked(tmp_path, monkeypatch):
 
 def test_equal_compute_is_run_at_its_length(asked):
     names = "joint,joint_equal,lp_ft_equal,deft"
-    found = module.compare("recipe.yaml", names, seeds=1, costs=False)
+    found = experiment.compare("recipe.yaml", names, seeds=1, costs=False)
     plan = Plan("recipe.yaml", (), Path("out/runs"))
     variants = cost.with_equal_compute(plan, parse_variants(names))
     assert [run.folder for run in asked] == [plan.run(variant.settings, 0).folder for variant in variants.values()]
@@ -277,11 +277,11 @@ def test_equal_compute_is_run_at_its_length(asked):
 
 def test_a_page_against_a_method_with_settings_of_its_own(asked, capsys):
     slow = "deft:method.ema_decay_steps=40000"
-    found = module.compare("recipe.yaml", f"joint,{slow}", seeds=1, baselines=[slow, "joint"], costs=False)
+    found = experiment.compare("recipe.yaml", f"joint,{slow}", seeds=1, baselines=[slow, "joint"], costs=False)
     assert found.baseline == slow
     assert json.loads(Path("out/against_joint/comparison.json").read_text())["baseline"] == "joint"
     assert f"Against joint: {Path('out/against_joint/README.md')}" in capsys.readouterr().out
-    module.compare("recipe.yaml", f"joint,{slow}", seeds=1, baselines=["joint", slow], costs=False)
+    experiment.compare("recipe.yaml", f"joint,{slow}", seeds=1, baselines=["joint", slow], costs=False)
     place = Path("out/against_deft_method.ema_decay_steps=40000")
     assert json.loads((place / "comparison.json").read_text())["baseline"] == slow
 
@@ -308,7 +308,7 @@ def test_what_tuning_chose_is_run_at_every_seed(asked, monkeypatch):
 def test_equal_compute_is_counted_for_the_warmup_that_tuning_chose(asked, monkeypatch):
     warmup = "method.decoder_warmup_steps"
     monkeypatch.setattr(tuning, "tune", lambda plan, variants, *args: ({"lp_ft_equal": {warmup: 4}}, []))
-    found = module.compare("recipe.yaml", "joint,lp_ft_equal", seeds=1, rates=[1e-3, 3e-3], costs=False)
+    found = experiment.compare("recipe.yaml", "joint,lp_ft_equal", seeds=1, rates=[1e-3, 3e-3], costs=False)
     plan = Plan("recipe.yaml", (), Path("out/runs"))
     variants = cost.with_equal_compute(plan, parse_variants(f"lp_ft_equal:{warmup}=4,lp_ft_equal"))
     counted, untuned = (variant.settings["training.max_steps"] for variant in variants.values())
@@ -320,14 +320,14 @@ def test_equal_compute_is_counted_for_the_warmup_that_tuning_chose(asked, monkey
 def test_the_page_shows_what_a_row_was_tuned_as(asked, monkeypatch):
     trials = [Trial("deft", {tuning.RATE: rate}, score, score == 0.5) for rate, score in ((1e-3, 0.4), (3e-3, 0.5))]
     monkeypatch.setattr(tuning, "tune", lambda plan, variants, *args: (dict.fromkeys(variants, {}), trials))
-    module.compare("recipe.yaml", "joint,deft_slow", seeds=1, rates=[1e-3, 3e-3], costs=False)
+    experiment.compare("recipe.yaml", "joint,deft_slow", seeds=1, rates=[1e-3, 3e-3], costs=False)
     lines = Path("out/README.md").read_text().splitlines()
     rows = ["| `deft` `training.learning_rate=0.001` | 40.0 |", "| `deft` `training.learning_rate=0.003` | **50.0** |"]
     assert [line for line in lines if line.startswith("| `deft` ")] == rows
 
 
 def test_seeds_may_be_named(asked):
-    found = module.compare("recipe.yaml", "joint", seeds=[7, 3], costs=False)
+    found = experiment.compare("recipe.yaml", "joint", seeds=[7, 3], costs=False)
     assert [run.seed for run in asked] == [7, 3] == found.seeds
 
 
@@ -337,20 +337,20 @@ def test_seeds_may_be_named(asked):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--methods", "joint,dfet"], "--methods: found 'dfet'; did you mean deft?"),
-        (["--methods", "deft,lp_ft"], "--baseline: found joint, expected among the methods, deft, lp_ft"),
-        (["--baseline", "deft,frozen"], "--baseline: found frozen, expected among the methods, joint, lp_ft, deft"),
-        (["--methods", "joint,joint:method.average"], "--methods: found 'method.average', expected key=value"),
+        (["--methods", "joint,dfet"], "methods: found 'dfet'; did you mean deft?"),
+        (["--methods", "deft,lp_ft"], "baselines: found joint, expected among the methods, deft, lp_ft"),
+        (["--baseline", "deft,frozen"], "baselines: found frozen, expected among the methods, joint, lp_ft, deft"),
+        (["--methods", "joint,joint:method.average"], "methods: found 'method.average', expected key=value"),
         (["--methods", "joint,deft:method.average=none"], "deft:method.average=none: recipe.yaml: "),
         (["training.max_step=3"], "training.max_step: unknown key; did you mean max_steps?"),
-        (["--seeds", "0"], "--seeds: found 0, expected how many, 1 or more"),
-        (["--jobs", "0"], "--jobs: found 0, expected how many runs at once, 1 or more"),
-        (["--curve-points", "-1"], "--curve-points: found -1, expected how many, 0 or more"),
-        (["--tune", "1e-3,0"], "--tune: found 0.001, 0.0, expected learning rates above 0"),
-        (["--tune", "nan"], "--tune: found nan, expected learning rates above 0"),
-        (["--tune-values"], "--tune-values: found without --tune"),
-        (["--tune", "1e-3", "data.validation=[]"], "data.validation: missing, expected source data, on which --tune"),
-        (["--tune", "1e-3", *RATES], "--tune: tries values of training.learning_rate, but method.encoder"),
+        (["--seeds", "0"], "seeds: found 0, expected how many, 1 or more"),
+        (["--jobs", "0"], "jobs: found 0, expected how many runs at once, 1 or more"),
+        (["--curve-points", "-1"], "curve_points: found -1, expected how many, 0 or more"),
+        (["--tune", "1e-3,0"], "rates: found 0.001, 0.0, expected learning rates above 0"),
+        (["--tune", "nan"], "rates: found nan, expected learning rates above 0"),
+        (["--tune-values"], "values: found without rates"),
+        (["--tune", "1e-3", "data.validation=[]"], "data.validation: missing, expected source data, on which tuning"),
+        (["--tune", "1e-3", *RATES], "rates: tuning tries values of training.learning_rate, but method.encoder"),
         (["--tune", "1e-3", "--tune-values", *EPOCHS], "training.max_steps: found -1, expected the length"),
         (["--methods", "joint,joint_equal", *EPOCHS], "training.max_steps: found -1, expected the length"),
         (["--curve-points", "2", *EPOCHS], "training.max_steps: found -1, expected the length"),
@@ -374,8 +374,8 @@ def test_a_mistake_is_one_line_and_status_2_and_nothing_is_trained(tmp_path, mon
 
 @pytest.mark.parametrize("seeds", [[], [1, 1], [-1], [tuning.SEED]])
 def test_seeds_are_told_apart_from_each_other_and_from_the_one_that_tunes(tmp_path, seeds):
-    with pytest.raises(UserError, match="^--seeds: found"):
-        module.compare(write_recipe(tmp_path), "joint", seeds=seeds, rates=[1e-3])
+    with pytest.raises(UserError, match="^seeds: found"):
+        experiment.compare(write_recipe(tmp_path), "joint", seeds=seeds, rates=[1e-3])
 
 
 @pytest.mark.parametrize("part", RATES)
@@ -384,14 +384,14 @@ def test_rates_are_tuned_where_one_part_has_its_own(tmp_path, part):
     check_request(base, seeds=1, jobs=1, rates=[1e-3], values=False, curve_points=0)
     both = Recipe.load(write_recipe(tmp_path), RATES)
     check_request(both, seeds=1, jobs=1, rates=[], values=False, curve_points=0)  # nothing is tuned
-    with pytest.raises(UserError, match="^--tune: tries values of training.learning_rate"):
+    with pytest.raises(UserError, match="^rates: tuning tries values of training.learning_rate"):
         check_request(both, seeds=1, jobs=1, rates=[1e-3], values=False, curve_points=0)
 
 
 def test_a_launcher_is_not_for_comparisons(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="found several processes of a launcher"):
-        module.compare(write_recipe(tmp_path), "joint")
+        experiment.compare(write_recipe(tmp_path), "joint")
 
 
 def test_the_help_names_every_method(capsys):
@@ -417,7 +417,7 @@ def test_a_folder_of_something_else_is_not_touched(tmp_path, files):
         (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "out" / name).write_text(name)
     with pytest.raises(UserError, match="out exists and is no comparison of deft_hf; nothing was touched"):
-        module.compare(path, "joint", overrides=[f"training.output_dir={tmp_path / 'out'}"])
+        experiment.compare(path, "joint", overrides=[f"training.output_dir={tmp_path / 'out'}"])
     left = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert sorted(str(path.relative_to(tmp_path / "out")) for path in left) == sorted(files)
     assert all(path.read_text() == str(path.relative_to(tmp_path / "out")) for path in left)
@@ -431,7 +431,7 @@ def test_a_comparisons_own_folder_is_gone_on_with(asked, files):
         Path("out", name).parent.mkdir(parents=True, exist_ok=True)
         Path("out", name).write_text("{}")
     Path("out/runs/deft-s0-4567").mkdir(parents=True)  # as measuring a step leaves it
-    module.compare("recipe.yaml", "joint", seeds=1, costs=False)
+    experiment.compare("recipe.yaml", "joint", seeds=1, costs=False)
     assert len(asked) == 1 and Path("out/README.md").read_text().startswith("# recipe")
 
 
@@ -462,7 +462,7 @@ def test_a_damaged_run_is_named_before_anything_is_trained(asked, name, content)
     for file, text in {"recipe.yaml": "data: {}", "results/metrics.json": "{}", name: content}.items():
         (run / file).write_text(text)
     with pytest.raises(UserError, match=r"joint-s0-0123: cannot be read \(.*; remove it, and it is run again"):
-        module.compare("recipe.yaml", "joint", seeds=1, costs=False)
+        experiment.compare("recipe.yaml", "joint", seeds=1, costs=False)
     assert not asked
 
 

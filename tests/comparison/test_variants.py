@@ -42,7 +42,7 @@ def test_settings_of_ones_own_lie_over_those_of_the_variant():
 def test_what_cannot_be_read_is_one_line(text, message):
     with pytest.raises(UserError) as error:
         parse_variants(text)
-    assert str(error.value).startswith("--methods: ") and message in str(error.value)
+    assert str(error.value).startswith("methods: ") and message in str(error.value)
     assert "\n" not in str(error.value)
 
 
