@@ -102,11 +102,11 @@ def claimed_folder(recipe: Recipe, resume_anyway: bool = False) -> Iterator[Path
             )
         if refused and (done := sorted(folder.rglob(METRICS))):
             raise UserError(
-                f"training.output_dir: {folder} holds results of the other recipe ({done[0]}), with which others "
-                "would not compare; nothing was touched. Choose another training.output_dir."
+                f"training.output_dir: {folder} holds results of the other recipe ({done[0]}), which new ones "
+                "could not be compared with; nothing was touched. Choose another training.output_dir."
             )
         if differences:
-            say(f"{folder}: goes on under a recipe that differs in {', '.join([*refused, *free])}")
+            say(f"{folder}: resuming under a recipe that differs in {', '.join([*refused, *free])}")
         before = before if refused else None
     elif others or (folder.exists() and not folder.is_dir()):
         raise UserError(
@@ -135,8 +135,8 @@ def _alone(folder: Path) -> Iterator[None]:
         lock.acquire(timeout=_PATIENCE)
     except Timeout:
         raise UserError(
-            f"training.output_dir: {folder} belongs to a run that still goes on; nothing was touched. Wait for it, or "
-            "stop its process."
+            f"training.output_dir: {folder} belongs to a run that is still running; nothing was touched. Wait for "
+            "it, or stop its process."
         ) from None
     except (OSError, NotImplementedError):
         pass  # a file system without locks
@@ -152,23 +152,23 @@ def _ours(path: Path) -> bool:
 
 
 def _resolved(text: str, path: Path) -> Any:
-    """A recipe that was saved, with today's defaults for the keys that there were not."""
+    """A saved recipe, with today's defaults for keys that it does not have."""
     try:
         values = yaml.safe_load(text)
         if not isinstance(values, Mapping):
             raise ValueError("no mapping of sections")
         return yaml.safe_load(Recipe.model_validate(values).to_yaml())
     except pydantic.ValidationError:
-        return values  # of a key that is no more: it stands among the differences
+        return values  # a key that no longer exists is one of the differences
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(
-            f"{path}: cannot be read ({' '.join(str(error).split())}), so that nobody knows what the run there is; "
+            f"{path}: cannot be read ({' '.join(str(error).split())}), so the run there is unknown; "
             "nothing was touched. Choose another training.output_dir, or put the recipe back."
         ) from error
 
 
 def _differences(old: Any, new: Any, key: str = "") -> dict[str, str]:
-    """By key, what differs in words."""
+    """What differs, in words, by key."""
     if old == new:
         return {}
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
