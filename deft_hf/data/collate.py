@@ -35,7 +35,7 @@ def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     Raises:
         UserError: An item has other entries, shapes or types.
     """
-    items = [_tensors(sample) for sample in samples]
+    items = [item_tensors(sample) for sample in samples]
     pixel_values = [item["pixel_values"] for item in items]
     labels = [item["labels"] for item in items]
     if "recolored_pixel_values" in items[0]:
@@ -131,7 +131,7 @@ def check_item(name: str, item: Any, num_labels: int) -> None:
             label is neither a class nor 255.
     """
     try:
-        check_values(_tensors(item)["labels"], num_labels)
+        check_values(item_tensors(item)["labels"], num_labels)
     except UserError as error:
         raise UserError(f"{name}: its first item: {error}") from None
 
@@ -172,8 +172,20 @@ def mask_targets(labels: Tensor) -> tuple[Tensor, Tensor]:
     return labels == classes[:, None, None], classes
 
 
-def _tensors(item: Any) -> dict[str, Tensor]:
-    """An item's entries as float32 (C, h, w) and int64 (H, W)."""
+def item_tensors(item: Any) -> dict[str, Tensor]:
+    """The entries of a data set's item as tensors.
+
+    Args:
+        item (`Any`): What a data set yields: a mapping with `pixel_values` and `labels` as tensors, NumPy arrays or
+            nested lists.
+
+    Returns:
+        `dict[str, Tensor]`: `pixel_values` and, where there is one, `recolored_pixel_values`: float32 (C, h, w);
+        `labels`: int64 (H, W).
+
+    Raises:
+        UserError: The item has other entries, shapes or types.
+    """
     if not isinstance(item, Mapping) or not {"pixel_values", "labels"} <= set(item):
         raise UserError(f"found {_described(item)}; {_EXPECTED}")
     labels = _tensor(item["labels"])

@@ -18,9 +18,10 @@ from tqdm.auto import tqdm
 
 from deft_hf.data.constants import IGNORE_INDEX
 from deft_hf.data.files import files_by_id, read_split
+from deft_hf.data.hub import load_split
 from deft_hf.data.labels import LabelSpace
 from deft_hf.data.masks import Palettes, used_colors
-from deft_hf.data.opening import open_mask, open_picture
+from deft_hf.data.opening import open_mask, open_picture, stored_size, unequal
 from deft_hf.data.pictures import DROPPED_ALPHA, ValueRange, check_value_range
 from deft_hf.data.report import DomainReport, listed
 from deft_hf.data.streets import LOOKS, STREETS, draw_street
@@ -187,7 +188,7 @@ class Domain:
         Raises:
             UserError: The set or its split cannot be loaded, a column is missing or holds no images, or it is empty.
         """
-        loaded = _load_split(str(path), split, config, revision)
+        loaded = load_split(str(path), split, config, revision)
         if missing := [column for column in (image_column, mask_column) if column not in loaded.column_names]:
             raise UserError(
                 f"{path}: has no column {' or '.join(missing)}; its columns are {', '.join(loaded.column_names)}; "
@@ -259,7 +260,7 @@ class Domain:
     def stored_sizes(self) -> Iterator[tuple[str, int, int]]:
         """Id of each pair with the bytes that its image and its mask have as they are stored; -1 for none."""
         for row in self.dataset:
-            yield row["id"], _stored_size(row["image"]), _stored_size(row["mask"])
+            yield row["id"], stored_size(row["image"]), stored_size(row["mask"])
 
     def load(self, index: int) -> tuple[Image.Image, np.ndarray]:
         """Decodes a pair.
@@ -275,7 +276,7 @@ class Domain:
         image, image_name = open_picture(row["image"], self._cell_name(row, "image"), self.value_range)
         mask, mask_name = open_mask(row["mask"], self._cell_name(row, "mask"))
         if image.size != mask.size:
-            raise UserError(_unequal(image, image_name, mask, mask_name))
+            raise UserError(unequal(image, image_name, mask, mask_name))
         return image, self._train_ids(mask, mask_name)
 
     def _train_ids(self, mask: Image.Image, name: str) -> np.ndarray:
@@ -334,7 +335,7 @@ class Domain:
             return finding
         finding.sizes[mask.size[::-1]] = 1
         if image is not None and image.size != mask.size:
-            finding.unequal.append(_unequal(image, image_name, mask, mask_name))
+            finding.unequal.append(unequal(image, image_name, mask, mask_name))
         try:
             finding.pixels += np.bincount(self._train_ids(mask, mask_name).ravel(), minlength=IGNORE_INDEX + 1)
         except UserError as error:
@@ -345,45 +346,10 @@ class Domain:
         return f"{self.name}/{row['id']} ({column})"
 
 
-def _unequal(image: Image.Image, image_name: str, mask: Image.Image, mask_name: str) -> str:
-    # A mask drawn on the stored pixels of a photo whose EXIF tag turns it fits once the tag is gone.
-    turned = ", or remove the image's EXIF orientation if that turned it" if image.size == mask.size[::-1] else ""
-    return (
-        f"{mask_name}: is {mask.width} x {mask.height} (width x height), but its image {image_name} is "
-        f"{image.width} x {image.height}; make them one size{turned}, or leave the pair out"
-    )
-
-
-def _stored_size(stored: dict[str, Any] | None) -> int:
-    if stored is None:
-        return -1
-    if stored["bytes"] is not None:
-        return len(stored["bytes"])
-    try:
-        return os.path.getsize(stored["path"])
-    except OSError:
-        return -1
-
-
 def _png(pixels: np.ndarray) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "PNG")
     return stream.getvalue()
-
-
-def _load_split(path: str, split: str, config: str | None, revision: str | None) -> datasets.Dataset:
-    try:
-        if path.endswith(".parquet"):
-            return datasets.load_dataset("parquet", data_files={split: path}, split=split)
-        if not any(Path(path, file).is_file() for file in ("dataset_dict.json", "state.json")):
-            return datasets.load_dataset(path, config, split=split, revision=revision)
-        saved = datasets.load_from_disk(path)
-        splits = saved if isinstance(saved, datasets.DatasetDict) else {str(saved.split or "train"): saved}
-        if split not in splits:
-            raise ValueError(f"its splits are {', '.join(splits)}")
-        return splits[split]
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise UserError(f"{path}: split {split!r} cannot be loaded: {error}") from error
 
 
 @dataclass(frozen=True)

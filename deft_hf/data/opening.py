@@ -60,3 +60,25 @@ def _decode(stored: Stored, name: str, finish: Callable[[Image.Image, str], Imag
         raise
     except Exception as error:  # Pillow's decoders raise whatever a broken file makes them stumble over.
         raise UnreadableFile(f"{name}: cannot be read ({error}); replace the file or leave the pair out") from error
+
+
+def unequal(image: Image.Image, image_name: str, mask: Image.Image, mask_name: str) -> str:
+    """What to say of an image and a mask of unequal sizes."""
+    # A mask drawn on the stored pixels of a photo whose EXIF tag turns it fits once the tag is gone.
+    turned = ", or remove the image's EXIF orientation if that turned it" if image.size == mask.size[::-1] else ""
+    return (
+        f"{mask_name}: is {mask.width} x {mask.height} (width x height), but its image {image_name} is "
+        f"{image.width} x {image.height}; make them one size{turned}, or leave the pair out"
+    )
+
+
+def stored_size(stored: Stored) -> int:
+    """The bytes that a cell of an image column has as it is stored; -1 for none."""
+    if stored is None:
+        return -1
+    if stored["bytes"] is not None:
+        return len(stored["bytes"])
+    try:
+        return os.path.getsize(stored["path"])
+    except OSError:
+        return -1

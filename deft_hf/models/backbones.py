@@ -180,12 +180,6 @@ def head_config(
         raise UserError(f"model.head_config: {error}") from error
 
 
-def patch_size(config: PreTrainedConfig) -> int:
-    """Number of pixels that image sides must be multiples of, for a model or a backbone: a ViT's patch, else 1."""
-    config = getattr(config, "backbone_config", None) or config
-    return config.patch_size if is_vit(config) else 1
-
-
 def is_vit(config: PreTrainedConfig) -> bool:
     """Whether a backbone has a single resolution: each stage is a block, and all have the same width."""
     stages = getattr(config, "stage_names", None) or []

@@ -24,6 +24,7 @@ __all__ = [
     "SegmentationFamily",
     "fixed_size",
     "objective_of",
+    "patch_size",
     "refuse",
     "resolve_family",
     "untouched_parameters",
@@ -147,6 +148,19 @@ def fixed_size(config: Any) -> tuple[int, int] | None:
     """Height and width of the only images that a model with `config` takes; None where they may have any size."""
     family = FAMILIES.get(config.model_type)
     return None if family is None or family.side is None else (getattr(config, family.side),) * 2
+
+
+def patch_size(config: Any) -> int:
+    """What the sides of images must be multiples of for a model to see all of them: a plain ViT's patch, else 1.
+
+    Args:
+        config (`PreTrainedConfig`):
+            Of a whole model or of a backbone.
+    """
+    encoder = getattr(config, "backbone_config", None) or config
+    sizes = [getattr(encoder, name, None) for name in ("patch_size", "hidden_size", "num_hidden_layers")]
+    plain = all(isinstance(size, int) for size in sizes) and not hasattr(encoder, "depths")
+    return encoder.patch_size if plain else 1
 
 
 def resolve_family(model: nn.Module, encoder: str | None = None) -> SegmentationFamily:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 from transformers import PreTrainedModel
 
+from deft_hf.data.collate import item_tensors
 from deft_hf.data.sampling import EvaluationSet, TrainingSet
 from deft_hf.models.families import SegmentationFamily
 from deft_hf.utils.errors import UserError
@@ -63,7 +64,7 @@ def class_names(model: nn.Module, family: SegmentationFamily, *datasets: Any) ->
     if dataset is None:
         raise UserError(f"{type(model).__name__} does not say how many classes it has: pass a data set.")
     item = next(iter(dataset)) if isinstance(dataset, IterableDataset) else dataset[0]
-    count = _logits(model, family, item["pixel_values"]).shape[1]
+    count = _logits(model, family, item_tensors(item)["pixel_values"]).shape[1]
     if isinstance(dataset, TrainingSet | EvaluationSet):
         domain = dataset.domains[0] if isinstance(dataset, TrainingSet) else dataset.domain
         if len(domain.labels.names) == count:

@@ -18,9 +18,9 @@ from transformers import (
 from transformers.utils import logging
 
 from deft_hf.data.labels import LabelSpace
-from deft_hf.models.backbones import patch_size, under_head
+from deft_hf.models.backbones import under_head
 from deft_hf.models.embedded import resolved
-from deft_hf.models.families import FAMILIES, fixed_size, resolve_family
+from deft_hf.models.families import FAMILIES, fixed_size, patch_size, resolve_family
 from deft_hf.models.new_tensors import draw_classifier, newly_made
 from deft_hf.models.opening import auto_class, unreadable
 from deft_hf.models.processor import segmentation_processor

@@ -9,10 +9,12 @@ from deft_hf.data.corruptions import corrupted
 from deft_hf.data.domains import Domain, Domains
 from deft_hf.data.labels import LabelSpace
 from deft_hf.data.layouts import load_layout
+from deft_hf.data.learnable import check_scored, check_sources
 from deft_hf.data.sampling import EvaluationSet, TrainingSet
 from deft_hf.data.transforms import EvalTransform, TrainTransform
 from deft_hf.models.processor import normalization
 from deft_hf.recipe.data import DataSection, Entry, FolderEntry, HubEntry
+from deft_hf.utils.console import say
 from deft_hf.utils.errors import UserError
 
 
@@ -42,6 +44,9 @@ def load_domains(data: DataSection) -> Domains:
                 problems.append(str(error))
         if problems:
             raise UserError("\n".join(problems))
+        sources = len(domains.source)
+        for warning in [*check_sources(reports[:sources]), *check_scored(reports[sources:])]:
+            say(f"warning: {warning}")
     return domains
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -19,7 +20,8 @@ class Scores:
 
     Attributes:
         mean_iou (`float`):
-            Mean of `iou` over the classes that occur in the truth or in the predictions.
+            Mean of `iou` over the classes that occur in the truth or in the predictions; NaN where the truth has fewer
+            than two classes, over which it is no score: calling every pixel that class would give 1.
         pixel_accuracy (`float`):
             Share of valid pixels that are predicted correctly.
         mean_accuracy (`float`):
@@ -180,7 +182,7 @@ class ConfusionMatrix:
         iou = hits.double() / (truth + counts.sum(0) - hits)
         absent = (truth == 0).nonzero().flatten().tolist()
         return Scores(
-            mean_iou=iou.nanmean().item(),
+            mean_iou=iou.nanmean().item() if len(absent) < self.num_labels - 1 else math.nan,
             pixel_accuracy=(hits.sum().double() / pixels).item(),
             mean_accuracy=accuracy.nanmean().item(),
             iou=iou.tolist(),

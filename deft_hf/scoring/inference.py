@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deft_hf.data.constants import IGNORE_INDEX
-from deft_hf.models.families import SegmentationFamily
+from deft_hf.models.families import SegmentationFamily, patch_size
 from deft_hf.scoring.confusion import ConfusionMatrix
 from deft_hf.utils.errors import UserError
 
@@ -19,6 +19,9 @@ def semantic_logits(
     model: nn.Module, family: SegmentationFamily, pixel_values: Tensor, size: tuple[int, int]
 ) -> Tensor:
     """Class logits of whole images at a given size.
+
+    Where a ViT's patches would leave out the last rows or columns, images are padded with 0, the mean colour, and the
+    logits cut back.
 
     The model's logits, at whatever resolution it has them, are resized once, straight to `size`: every detour over
     another size (Mask2Former's processor takes one over 384 x 384) erodes thin objects.
@@ -36,8 +39,14 @@ def semantic_logits(
     Returns:
         `Tensor`: float32, shape `(N, C, *size)`.
     """
-    logits = family.semantic_logits(model, pixel_values).float()
-    return _resize(logits, size)
+    height, width = pixel_values.shape[-2:]
+    patch = patch_size(getattr(model, "config", None))
+    below, right = -height % patch, -width % patch
+    if not (below or right):
+        return _resize(family.semantic_logits(model, pixel_values).float(), size)
+    padded = F.pad(pixel_values, (0, right, 0, below))
+    logits = _resize(family.semantic_logits(model, padded).float(), (height + below, width + right))
+    return _resize(logits[..., :height, :width], size)
 
 
 def sliding_window_logits(

@@ -182,7 +182,7 @@ def _scores(
         matrix.update(predictions=rows[:, 1], labels=rows[:, 0], times=rows[:, 2])
     computed = matrix.compute()
     scores = {
-        "mean_iou": np.float64(computed.mean_iou),
+        "mean_iou": np.float64(torch.tensor(computed.iou, dtype=torch.float64).nanmean()),
         "mean_accuracy": np.float64(computed.mean_accuracy),
         "overall_accuracy": np.float64(computed.pixel_accuracy),
         "per_category_iou": np.array(computed.iou),

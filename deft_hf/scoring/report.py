@@ -108,7 +108,7 @@ def save_panels(path: str | os.PathLike, rows: Sequence[PanelRow], labels: Label
         axes[1].imshow(labels.colorize(truth), interpolation="nearest")
         for axis, method in zip(axes[2:], columns[2:], strict=True):
             axis.imshow(labels.colorize(predictions[method]), interpolation="nearest")
-            axis.set_xlabel(f"mean IoU {percent(_image_iou(predictions[method], truth, labels))} %", fontsize=10)
+            axis.set_xlabel(image_caption(predictions[method], truth, labels), fontsize=10)
         for axis in axes:
             axis.set(xticks=[], yticks=[])
 
@@ -205,10 +205,27 @@ def _mean_iou(scores: Mapping[str, Mapping[str, Any]], domain: str) -> float:
     return _number(scores[domain]["mean_iou"]) if domain in scores else math.nan
 
 
-def _image_iou(prediction: np.ndarray, truth: np.ndarray, labels: LabelSpace) -> float:
+def image_caption(prediction: np.ndarray, truth: np.ndarray, labels: LabelSpace) -> str:
+    """How well one image is segmented, and over how many classes: a mean over the few that it has says less.
+
+    Args:
+        prediction (`np.ndarray`):
+            Class ids, shape `(h, w)`.
+        truth (`np.ndarray`):
+            Train ids of the same shape, 255 where ignored.
+        labels (`LabelSpace`):
+            Names of the classes.
+    """
     matrix = ConfusionMatrix(labels.num_labels)
     matrix.update(torch.as_tensor(prediction), torch.as_tensor(truth))
-    return matrix.compute().mean_iou
+    scores = matrix.compute()
+    present = [index for index in range(labels.num_labels) if index not in set(scores.absent)]
+    if not present:
+        return "no labelled pixel"
+    if len(present) == 1:
+        return f"IoU {percent(scores.iou[present[0]])} %, one class"
+    counted = sum(not math.isnan(iou) for iou in scores.iou)
+    return f"mean IoU {percent(scores.mean_iou)} %, {counted} classes"
 
 
 def _patch(index: int, labels: LabelSpace) -> Patch:

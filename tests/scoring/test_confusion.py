@@ -236,6 +236,14 @@ def test_all_reduce_alone_changes_nothing():
     assert matrix.counts.tolist() == [[1, 1], [0, 0]]
 
 
+@pytest.mark.parametrize("predicted", [[0, 0, 0], [0, 1, 0]])
+def test_a_mean_over_one_class_of_the_truth_is_no_score(predicted):
+    """Whoever calls every pixel that class would have 1, and learned nothing."""
+    scores = scored([(np.array([predicted], np.uint8), np.array([[0, 0, IGNORE]], np.uint8))], 3)
+    assert math.isnan(scores.mean_iou) and scores.absent == [1, 2]
+    assert scores.iou[0] == scores.pixel_accuracy == sum(p == 0 for p in predicted[:2]) / 2
+
+
 def test_a_domain_without_a_valid_pixel_has_no_score_and_no_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")

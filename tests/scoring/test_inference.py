@@ -325,3 +325,33 @@ def test_images_smaller_than_the_only_size_of_a_model_are_padded(shape):
     with torch.no_grad():
         resized = sliding_window_logits(model, family, images, (80, 128), window, (36, 36))
     torch.testing.assert_close(resized, nn.functional.interpolate(found, (80, 128), mode="bilinear"))
+
+
+def vit():
+    torch.manual_seed(0)
+    return tiny.build("beit").eval()
+
+
+@pytest.mark.parametrize("height, width", [(75, 101), (64, 70), (17, 96)])
+def test_a_vit_sees_all_rows_and_columns(height, width):
+    model = vit()
+    family, images = resolve_family(model), torch.randn(1, 3, height, width)
+    with torch.no_grad():
+        logits = semantic_logits(model, family, images, (height, width))
+        assert logits.shape == (1, tiny.NUM_LABELS, height, width)
+        for place in ((..., -1, slice(None)), (..., slice(None), -1)):
+            changed = images.clone()
+            changed[place] += 5
+            assert not torch.equal(semantic_logits(model, family, changed, (height, width)), logits)
+        padded = torch.zeros(1, 3, -(-height // 16) * 16, -(-width // 16) * 16)
+        padded[..., :height, :width] = images
+        whole = semantic_logits(model, family, padded, tuple(padded.shape[-2:]))
+    assert torch.equal(logits, whole[..., :height, :width])
+
+
+def test_a_size_that_a_vit_sees_whole_is_not_touched():
+    model = vit()
+    family, images = resolve_family(model), torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        expected = nn.functional.interpolate(model(images).logits, (30, 50), mode="bilinear")
+        assert torch.equal(semantic_logits(model, family, images, (30, 50)), expected)

@@ -9,7 +9,15 @@ from PIL import Image
 from deft_hf.data.labels import LabelSpace
 from deft_hf.scoring import report
 from deft_hf.scoring.confusion import ConfusionMatrix
-from deft_hf.scoring.report import class_table, domain_table, save_domain_bars, save_json, save_panels, unseen_mean
+from deft_hf.scoring.report import (
+    class_table,
+    domain_table,
+    image_caption,
+    save_domain_bars,
+    save_json,
+    save_panels,
+    unseen_mean,
+)
 
 LABELS = LabelSpace(("road", "sky", "boat"), ((200, 0, 0), (0, 200, 0), (0, 0, 200)))
 NAN = math.nan
@@ -119,7 +127,10 @@ def test_panels(tmp_path, figures):
     grid = np.array(figure.axes).reshape(2, 4)
     assert [axes.get_title() for axes in grid[0]] == ["image", "truth", "joint", "deft"]
     assert [axes.get_ylabel() for axes in grid[:, 0]] == ["day", "night"]
-    assert [axes.get_xlabel() for axes in grid[:, 2]] == ["mean IoU 33.3 %", "mean IoU 100.0 %"]
+    assert [axes.get_xlabel() for axes in grid[:, 2]] == [
+        "mean IoU 33.3 %, 3 classes",
+        "mean IoU 100.0 %, 2 classes",
+    ]
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["road", "sky", "boat", "ignored"]
     assert figure.get_suptitle()
@@ -192,3 +203,10 @@ def test_json_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
         save_json(path, {"step": 2})
     assert json.loads(path.read_text()) == {"step": 1}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_caption_says_over_how_many_classes():
+    truth = np.array([[0, 0, 0, 255]])
+    assert image_caption(np.array([[0, 0, 0, 1]]), truth, LABELS) == "IoU 100.0 %, one class"
+    assert image_caption(np.array([[0, 1, 2, 1]]), truth, LABELS) == "IoU 33.3 %, one class"
+    assert image_caption(np.array([[0, 0, 0, 1]]), np.full((1, 4), 255), LABELS) == "no labelled pixel"
