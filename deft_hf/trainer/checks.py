@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 from transformers.utils import logging
 
-from deft_hf.data.constants import IGNORE_INDEX
+from deft_hf.data.collate import check_item
+from deft_hf.data.learnable import check_two_classes
 from deft_hf.data.sampling import EvaluationSet, TrainingSet
 from deft_hf.methods.core.batchnorm import batchnorm_modules, mend_momentum
 from deft_hf.models.plain import is_plain
@@ -57,7 +57,7 @@ def prepare_batchnorm(model: nn.Module, args: DeFTTrainingArguments) -> nn.Modul
 
 
 def check_classes(name: str, dataset: Any, known: int, args: DeFTTrainingArguments) -> None:
-    """Labels that the model has no class for would end in an index error within the loss.
+    """Items that no model can be trained or scored on, labels that it has no class for, data of a single class.
 
     Args:
         name (`str`):
@@ -70,9 +70,11 @@ def check_classes(name: str, dataset: Any, known: int, args: DeFTTrainingArgumen
             Its seed is that of what the data draw.
 
     Raises:
-        UserError: The data have other classes.
+        UserError: The model has one class, or the data have other classes, fewer than two, or other items.
     """
     way_out = "Load the model with `num_labels` of the data's label space."
+    if known < 2:
+        raise UserError(f"The model has {known} class, which leaves nothing to tell apart. {way_out}")
     if isinstance(dataset, TrainingSet | EvaluationSet):
         domain = dataset.domains[0] if isinstance(dataset, TrainingSet) else dataset.domain
         if domain.labels.num_labels != known:
@@ -80,10 +82,9 @@ def check_classes(name: str, dataset: Any, known: int, args: DeFTTrainingArgumen
             raise UserError(f"{found}, but the model has {known}. {way_out}")
     elif dataset is not None and not isinstance(dataset, IterableDataset) and len(dataset):
         with own_randomness(args.seed, args.device):
-            ids = torch.as_tensor(dataset[0]["labels"]).unique().tolist()
-        unknown = [index for index in ids if index != IGNORE_INDEX and not 0 <= index < known]
-        if unknown:
-            raise UserError(f"{name}: its first item has the class {unknown[0]}, but the model has {known}. {way_out}")
+            check_item(name, dataset[0], known)
+    with own_randomness(args.seed, args.device):
+        check_two_classes(name, dataset)
 
 
 def check_selection(args: DeFTTrainingArguments, eval_dataset: Any) -> None:

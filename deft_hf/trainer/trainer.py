@@ -21,7 +21,8 @@ from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput, TrainOutput
 from transformers.utils import logging
 
-from deft_hf.data.collate import MaskTargets, collate
+from deft_hf.data.collate import CheckedBatches, MaskTargets, collate
+from deft_hf.data.sampling import set_epoch
 from deft_hf.data.unreadable import Reader
 from deft_hf.methods import WiSEFT, compose
 from deft_hf.methods.core.shards import whole_state
@@ -152,6 +153,7 @@ class DeFTTrainer(Trainer):
             logger.warning("Without a `processing_class` the saved folder has no preprocessor_config.json.")
         for name, dataset in {"train_dataset": self.train_dataset, **self._evaluated}.items():
             checks.check_classes(name, dataset, len(names), args)
+        self.data_collator = CheckedBatches(self.data_collator, len(names))
         checks.check_selection(args, self.eval_dataset)
         checks.leave_no_single_image(args, self.train_dataset, self.pathways.usual)
 
@@ -299,9 +301,8 @@ class DeFTTrainer(Trainer):
             # Resumed from the last step of a run that ended within an epoch; Trainer would take one step more.
             self.control.should_training_stop = True
             return
-        # Accelerate reaches a data set's `set_epoch` in some shardings only.
-        if hasattr(self.train_dataset, "set_epoch"):
-            self.train_dataset.set_epoch(epoch)
+        # Accelerate reaches a data set's `set_epoch` in some shardings only, and never through a wrapper.
+        set_epoch(self.train_dataset, epoch)
         super()._run_epoch(epoch=epoch, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
