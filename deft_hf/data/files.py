@@ -62,8 +62,12 @@ def _leads_back(folder: Path) -> bool:
     return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
 
 
-def read_split(path: Path, split: str, pairs: set[str]) -> list[str]:
-    """The ids that a split.json lists under `split`, each of which must be one of `pairs`."""
+def split_ids(path: Path, split: str) -> list[str]:
+    """The ids that a split.json lists under `split`, each once.
+
+    Raises:
+        UserError: No such file, split or list of ids.
+    """
     if not path.is_file():
         raise UserError(f"{path}: no such file; write one that maps {split!r} to a list of ids, or ask for no split")
     try:
@@ -77,11 +81,17 @@ def read_split(path: Path, split: str, pairs: set[str]) -> list[str]:
     if not isinstance(ids, list) or not all(isinstance(key, str) for key in ids):
         raise UserError(f"{path}: {split!r} holds {str(ids)[:80]}, expected a list of ids, each a text")
     ids = [unicodedata.normalize("NFC", key) for key in ids]
+    if not ids or len(set(ids)) < len(ids):
+        raise UserError(f"{path}: {split!r} is empty or lists an id more than once; list each id once")
+    return ids
+
+
+def read_split(path: Path, split: str, pairs: set[str]) -> list[str]:
+    """The ids that a split.json lists under `split`, each of which must be one of `pairs`."""
+    ids = split_ids(path, split)
     if missing := [key for key in ids if key not in pairs]:
         raise UserError(
             f"{path}: {len(missing)} of the {len(ids)} ids of {split!r} are no pairs: {listed(missing)}; an id is the "
             f"path without its suffix, such as {min(pairs)!r}"
         )
-    if not ids or len(set(ids)) < len(ids):
-        raise UserError(f"{path}: {split!r} is empty or lists an id more than once; list each id once")
     return ids

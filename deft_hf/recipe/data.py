@@ -11,12 +11,15 @@ from huggingface_hub.utils import validate_repo_id
 from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, model_validator
 
 from deft_hf.data.corruptions import CORRUPTIONS, SEVERITIES, corrupted_name
+from deft_hf.data.files import split_ids
 from deft_hf.data.labels import LabelSpace
 from deft_hf.data.layouts import LAYOUTS, split_problem
+from deft_hf.data.pictures import check_value_range
 from deft_hf.data.presets import PRESETS
 from deft_hf.data.streets import LOOKS, STREETS
 from deft_hf.recipe.section import Section
 from deft_hf.recipe.values import Expected, OneOf, Positive, Size, found, mistake, nearest, rising
+from deft_hf.utils.errors import UserError
 
 _Strength = Annotated[float, Field(ge=0)]
 _HueStrength = Annotated[float, Field(ge=0, le=0.5)]
@@ -27,6 +30,13 @@ Jitter = Annotated[
 ]
 ScaleRange = Annotated[
     tuple[_AboveZero, float], AfterValidator(rising), Expected("[low, high], two numbers with 0 < low <= high")
+]
+ValueRange = Annotated[
+    tuple[float, float],
+    AfterValidator(check_value_range),
+    Expected(
+        "[low, high], two numbers with low < high: what is black and what is white in images of more than 8 bits"
+    ),
 ]
 BlurRange = Annotated[
     tuple[_Strength, float], AfterValidator(rising), Expected("[low, high], two numbers with 0 <= low <= high")
@@ -152,7 +162,21 @@ class FolderEntry(Entry):
             return problem
         if self.layout is not None and (own := sorted(self.model_fields_set & _PLACES)):
             return f"{own[0]}: found beside layout, which knows it; remove one of them"
-        return None if folder.is_dir() else f"folder: found no folder {folder}; correct it, or override data.root=PATH"
+        if not folder.is_dir():
+            return f"folder: found no folder {folder}; correct it, or override data.root=PATH"
+        return self._missing(folder) if self.layout is None else None
+
+    def _missing(self, folder: Path) -> str | None:
+        for key in ("images", "masks"):
+            place = folder / getattr(self, key)
+            if not place.is_dir():
+                return f"{key}: found no folder {place}; name the one that has the {key}"
+        if self.split is not None:
+            try:
+                split_ids(folder / "split.json", self.split)
+            except UserError as error:
+                return f"split: {error}"
+        return None
 
 
 class HubEntry(Entry):
@@ -267,6 +291,11 @@ class DataSection(Section):
         default=0.75, description="A crop is drawn again while one class fills more of it."
     )
     recolor: bool = Field(default=False, description="Add the authors' LAB-recolored copy of each crop to the batch.")
+    value_range: ValueRange | None = Field(
+        default=None,
+        description="What is black and what is white in images of more than 8 bits, such as `[0, 4095]`. Default: "
+        "16 bits that are filled; anything else is refused.",
+    )
     window: Size | None = Field(
         default=None, description="Window of sliding-window evaluation. Default: the whole image."
     )

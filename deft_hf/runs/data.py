@@ -29,7 +29,7 @@ def load_domains(data: DataSection) -> Domains:
         UserError: all that is wrong with the files of all domains.
     """
     sections = [
-        [_domain(entry, data.root, entry.label_space(data)) for entry in entries]
+        [_domain(entry, data, entry.label_space(data)) for entry in entries]
         for entries in (data.source, data.validation, data.unseen)
     ]
     domains = Domains(*sections)
@@ -50,18 +50,18 @@ def load_domains(data: DataSection) -> Domains:
     return domains
 
 
-def _domain(entry: Entry, root: str | None, labels: LabelSpace) -> Domain:
+def _domain(entry: Entry, data: DataSection, labels: LabelSpace) -> Domain:
     if entry.corruption is not None:
-        clean = _domain(entry.model_copy(update={"corruption": None}), root, labels)
+        clean = _domain(entry.model_copy(update={"corruption": None}), data, labels)
         return corrupted(clean, entry.corruption, entry.severity, name=entry.name)
     if isinstance(entry, FolderEntry) and entry.layout is not None:
-        return load_layout(entry.layout, entry.resolved_folder(root), labels, entry.split, entry.name)
+        return load_layout(entry.layout, entry.resolved_folder(data.root), labels, entry.split, entry.name)
     if isinstance(entry, FolderEntry):
         options = entry.model_dump(include={"name", "images", "masks", "split", "image_suffix", "mask_suffix"})
-        return Domain.from_folder(entry.resolved_folder(root), labels, **options)
+        return Domain.from_folder(entry.resolved_folder(data.root), labels, **options, value_range=data.value_range)
     if isinstance(entry, HubEntry):
         options = entry.model_dump(include={"split", "name", "image_column", "mask_column", "config", "revision"})
-        return Domain.from_hub(entry.hub, labels, **options)
+        return Domain.from_hub(entry.hub, labels, **options, value_range=data.value_range)
     return Domain.from_streets(
         entry.streets, labels=labels, **entry.model_dump(include={"count", "seed", "size", "name"})
     )

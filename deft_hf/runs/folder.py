@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from deft_hf.recipe import MethodSection, Recipe, TrainingSection
 from deft_hf.utils.console import say
 from deft_hf.utils.errors import UserError
-from deft_hf.utils.files import EARLIER_RECIPES, LOCK, METRICS, RECIPE, STATE
+from deft_hf.utils.files import DATA_LISTS, EARLIER_RECIPES, LOCK, METRICS, RECIPE, STATE
 from deft_hf.utils.integrity import check_writable, checkpoints, replace_text
 
 _PATIENCE = 20  # seconds
@@ -148,7 +148,9 @@ def _alone(folder: Path) -> Iterator[None]:
 
 def _ours(path: Path) -> bool:
     """Whether claiming a folder leaves this behind."""
-    return path.name in (LOCK, f".{RECIPE}.part") or path.name.startswith(".writable-")
+    return path.name in (LOCK, DATA_LISTS, f".{RECIPE}.part", f".{DATA_LISTS}.part") or path.name.startswith(
+        ".writable-"
+    )
 
 
 def _resolved(text: str, path: Path) -> Any:

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from deft_hf.data.files import IMAGE_SUFFIXES, check_name, files_by_id
 from deft_hf.data.opening import open_picture
+from deft_hf.data.pictures import ValueRange, check_value_range
 from deft_hf.runs.segmenter import Segmenter, Size
 from deft_hf.scoring.report import save_json
 from deft_hf.utils.errors import UserError
@@ -59,6 +60,7 @@ def predict(
     size: Size | Literal["own"] | None = None,
     window: Size | None = None,
     stride: Size | None = None,
+    value_range: ValueRange | None = None,
     progress: bool = True,
 ) -> Predictions:
     """Segments pictures and writes class ids, colours and overlays as PNG, and `predictions.json`.
@@ -83,6 +85,8 @@ def predict(
             (height, width) of a sliding window.
         stride (`tuple[int, int]`, *optional*):
             Step of the window, down and across; by default two thirds of it.
+        value_range (`tuple[float, float]`, *optional*):
+            What is black and what is white in images of more than 8 bits; by default what the model was trained with.
         progress (`bool`, *optional*, defaults to `True`):
             Show a progress bar on a terminal.
 
@@ -106,11 +110,12 @@ def predict(
     pictures = _pictures([images] if isinstance(images, str | os.PathLike) else images, out)
     check_writable(out)
     segmenter = Segmenter.open(model, revision, device, size, window, stride)
+    value_range = check_value_range(value_range or segmenter.value_range)
     listed: list[dict[str, Any]] = []
     unreadable: list[str] = []
     for key, path in tqdm(pictures.items(), unit="image", disable=None if progress else True):
         try:
-            image, _ = open_picture({"bytes": None, "path": path}, path)
+            image, _ = open_picture({"bytes": None, "path": path}, path, value_range)
         except UserError as error:
             unreadable.append(str(error))
             continue

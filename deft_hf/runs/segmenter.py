@@ -13,6 +13,7 @@ from PIL import Image
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from deft_hf.data.labels import LabelSpace, default_palette
+from deft_hf.data.pictures import check_value_range
 from deft_hf.data.streets import STREETS
 from deft_hf.models.families import SegmentationFamily
 from deft_hf.models.opening import inference_family, open_model
@@ -114,6 +115,11 @@ class Segmenter:
         palette = np.array(_own_palette(Path(name).expanduser(), names) or default_palette(len(names)), np.uint8)
         family, processor = inference_family(model), open_processor(name, revision)
         return cls(model, processor, family, names, palette, size, window, stride)
+
+    @property
+    def value_range(self) -> tuple[float, float] | None:
+        """What was black and what was white in the images of more than 8 bits that the model was trained on."""
+        return check_value_range(getattr(self.processor, "value_range", None))
 
     def classes(self, image: Image.Image) -> np.ndarray:
         """Class ids (H, W) of an RGB image at its own size: uint8, or uint16 of models with more than 256 classes.

@@ -44,6 +44,9 @@ def open_start(
         window=data.window,
         seed=seed,
     )
+    if data.value_range is not None:
+        # Saved with it, so that `predict` opens images as training did.
+        start.processor.value_range = list(data.value_range)
     if announce:
         kind, size = type(start.model).__name__, f"{start.model.num_parameters():,} parameters"
         new = summary(start.new, start.model.state_dict())

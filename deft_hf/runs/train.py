@@ -21,6 +21,7 @@ from deft_hf.runs.finish import finish
 from deft_hf.runs.folder import claimed_folder, method_folders
 from deft_hf.runs.provenance import Origin
 from deft_hf.runs.report import write_report
+from deft_hf.runs.same_data import claim_data
 from deft_hf.runs.start import open_start
 from deft_hf.trainer.arguments import DeFTTrainingArguments
 from deft_hf.trainer.trainer import DeFTTrainer
@@ -64,6 +65,7 @@ def train(recipe: Recipe, resume_anyway: bool = False) -> Path:
     with claimed_folder(recipe, resume_anyway) as folder:
         domains, origin = load_domains(recipe.data), Origin.of(recipe)
         folders = method_folders(folder, recipe.method)
+        claim_data(folder, folders.values(), domains, resume_anyway)
         for method in folders:
             args = method_arguments(recipe, method)
             train_method(args, recipe.model, recipe.data, domains, origin, resume_anyway)

@@ -18,6 +18,7 @@ TRAINER_STATE = "trainer_state.json"
 # Beside it in the folder of a run.
 RECIPE = "recipe.yaml"
 EARLIER_RECIPES = "recipe.*.yaml"
+DATA_LISTS = "data.json"
 CARD = "README.md"
 PAGE = "report.html"
 METRICS = "results/metrics.json"
@@ -57,6 +58,7 @@ FILES = (
     RunFile(PAGE, True),
     RunFile(RECIPE, True),
     RunFile(EARLIER_RECIPES, True),
+    RunFile(DATA_LISTS, True),
     RunFile("results/*", True),
     RunFile("figures/*.png", True),
     RunFile("checkpoint-*", False),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import subprocess
 import sys
@@ -45,7 +46,10 @@ training: {output_dir: outputs/town, max_steps: 800, learning_rate: 6e-5}
 def path(tmp_path: Path) -> Path:
     """A recipe that is right, whose folders exist."""
     for folder in ("town", "coast", "new coast"):
-        (tmp_path / "data" / folder).mkdir(parents=True)
+        for kind in ("images/a", "masks", "rgb", "day_images", "night_images"):
+            (tmp_path / "data" / folder / kind).mkdir(parents=True)
+        splits = dict.fromkeys(("train", "val", "test", "more"), ["a"])
+        (tmp_path / "data" / folder / "split.json").write_text(json.dumps(splits))
     path = tmp_path / "town.yaml"
     path.write_text(RECIPE.replace("ROOT", str(tmp_path / "data")))
     return path
@@ -427,6 +431,12 @@ def test_merge_keys_are_no_repetition(path: Path):
         ("method.baselines=[joint, joint]", "method.baselines: found joint twice"),
         ("data.labels={names: [a, b], ids: {0: 9}}", "data.labels.ids: "),
         ("data.root=nowhere", "data.root: found no folder nowhere"),
+        ("data.unseen.0={folder: coast, masks: labels}", "coast/labels; name the one that has the masks"),
+        ("data.unseen.0={folder: coast, images: photos}", "data.unseen.0.images: found no folder "),
+        (
+            "data.unseen.0={folder: coast, split: tset}",
+            "split.json: has no split 'tset'; found train, val, test, more",
+        ),
         ("data.root=nowhere", "override data.root=PATH"),
         ("data.unseen.0.folder=sea", "/data/sea; correct it, or override data.root=PATH"),
         ("data.unseen.2.hub=a/b/c", "data.unseen.2.hub: found 'a/b/c', expected a Hub name (owner/name) or a folder"),
