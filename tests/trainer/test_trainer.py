@@ -201,11 +201,18 @@ def test_logged_loss_is_the_mean_over_valid_pixels(tmp_path):
 
 def test_a_batch_without_valid_pixels_breaks_nothing(tmp_path):
     class Ignored(Drawn):
+        ignored = True
+
         def __getitem__(self, index):
             item = super().__getitem__(index)
-            return {**item, "labels": torch.full_like(item["labels"], 255)}
+            return {**item, "labels": torch.full_like(item["labels"], 255)} if self.ignored else item
 
-    run = trainer(tmp_path, train=Ignored(4), optim="sgd")
+    images = Ignored(4)
+    with pytest.raises(UserError, match="train_dataset: all of its 4 items have no pixel of a class"):
+        trainer(tmp_path, train=images, optim="sgd")
+    images.ignored = False
+    run = trainer(tmp_path, train=images, optim="sgd")
+    images.ignored = True  # as crops may be, though whole images are not
     start = {n: p.detach().clone() for n, p in run.pathways.usual.named_parameters()}
     run.train()
     assert history(run, "loss") == [0.0] * 10
@@ -574,7 +581,7 @@ def test_more_classes_in_the_data_than_in_the_model(tmp_path):
             item = super().__getitem__(index)
             return {**item, "labels": item["labels"].masked_fill(item["labels"] == 3, 12)}
 
-    with pytest.raises(UserError, match="train_dataset: its first item has the class 12, but the model has 7"):
+    with pytest.raises(UserError, match="train_dataset: its first item: labels hold the value 12, but the model has 7"):
         trainer(tmp_path, train=Wider(2))
     domain = Domain.from_streets(
         "clear", LabelSpace(("a", "b"), ids={i: i % 2 for i in range(7)}), count=1, size=(32, 32)
