@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -109,7 +109,8 @@ class Segmenter:
             model.to(device)  # type: ignore[arg-type]  # transformers wraps it and loses `self`
         except (RuntimeError, AssertionError) as error:
             raise UserError(f"device: found {device!r}, which cannot be used here ({first_line(error)})") from error
-        names = [str(model.config.id2label.get(index, index)) for index in range(model.config.num_labels)]
+        known: dict[Any, str] = model.config.id2label or {}
+        names = [str(known.get(index, index)) for index in range(model.config.num_labels or 0)]
         if window is not None and size is None:
             size = "own"
         palette = np.array(_own_palette(Path(name).expanduser(), names) or default_palette(len(names)), np.uint8)

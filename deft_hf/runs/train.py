@@ -59,9 +59,9 @@ def train(recipe: Recipe, resume_anyway: bool = False) -> Path:
     ```
     """
     publish = recipe.publish
-    target = {"private": publish.private, "revision": publish.revision}
-    if publish.push_to_hub and is_main():
-        check_repository(publish.repo_id, **target)
+    repository = publish.repo_id if publish.push_to_hub else None
+    if repository is not None and is_main():
+        check_repository(repository, publish.private, revision=publish.revision)
     with claimed_folder(recipe, resume_anyway) as folder:
         domains, origin = load_domains(recipe.data), Origin.of(recipe)
         folders = method_folders(folder, recipe.method)
@@ -74,8 +74,9 @@ def train(recipe: Recipe, resume_anyway: bool = False) -> Path:
             table = write_report(folder, folders, facts, domains, recipe.data, recipe.model.encoder)
             write_card(recipe, domains, facts)
             print(f"\nmean IoU in per cent\n\n{table}\n\nThe model, a plain Hub folder: {folder}")
-            if publish.push_to_hub:
-                print(f"On the Hub: {push_folder(folder, publish.repo_id, **target)}")
+            if repository is not None:
+                address = push_folder(folder, repository, publish.private, revision=publish.revision)
+                print(f"On the Hub: {address}")
     return folder
 
 
