@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from deft_hf.utils.console import add_model, add_output_options, command_parser, numbers, parse, sizes
+from deft_hf.utils.console import add_model, add_output_options, command_parser, numbers, parse, sizes, sizes_or_own
 from deft_hf.utils.errors import UserError, run_command
 
 
@@ -40,17 +40,18 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("images", nargs="+", help="pictures, and folders of them")
     add("--out", required=True, help="the folder to write to")
-    add("--size", type=_size, metavar="HEIGHT,WIDTH", help="resize images to it, or 'own' (default: the processor's)")
+    add(
+        "--size",
+        type=sizes_or_own,
+        metavar="HEIGHT,WIDTH",
+        help="resize images to it, or 'own' (default: the processor's)",
+    )
     add("--window", type=sizes, metavar="HEIGHT,WIDTH", help="slide a window of this size over the image")
     add("--stride", type=sizes, metavar="DOWN,ACROSS", help="step of the window (default: two thirds of it)")
     deep = "what is black and what is white in images of more than 8 bits (default: as the model was trained)"
     add("--value-range", type=numbers, metavar="LOW,HIGH", help=deep)
     add_output_options(parser)
     return parser
-
-
-def _size(text: str) -> tuple[int, int] | str:
-    return text if text == "own" else sizes(text)
 
 
 def run(argv: Sequence[str] | None = None) -> None:

@@ -130,6 +130,11 @@ def sizes(text: str) -> tuple[int, int]:
     return height, width
 
 
+def sizes_or_own(text: str) -> tuple[int, int] | str:
+    """`512,1024` as (height, width), or `own` as it is, for `type=` of an argument."""
+    return text if text == "own" else sizes(text)
+
+
 def numbers(text: str) -> list[float]:
     """`3e-4,1e-3` as numbers, for `type=` of an argument."""
     try:
