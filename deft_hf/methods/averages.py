@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from deft_hf.methods.base import AT_LEAST_ONE, SHARE, Ingredient, Range, setting
-from deft_hf.methods.composition import Composition
+from deft_hf.methods.base import AT_LEAST_ONE, SHARE, Ingredient, Range, Run, setting
 from deft_hf.methods.core.ema import EMA, run_decay, share_left
 from deft_hf.methods.core.stages import PARTS, Part
 from deft_hf.methods.variant import Settings, Tries, Variant, values
@@ -158,6 +157,6 @@ class Averaging(Ingredient):
         start = self.settings.swa_start if isinstance(rule, SWA) else None
         return {"average": self.kind, "decays": rule and rule.decays, "swa_start": start}
 
-    def problems(self, run: Composition) -> Iterator[str]:
+    def problems(self, run: Run) -> Iterator[str]:
         if run.average is not None and not run.method.trains_encoder():
             yield f"method {run.method.name} has no average: leave average out"

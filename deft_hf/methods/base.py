@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 from deft_hf.methods.core.stages import Stage
 from deft_hf.methods.variant import Variant
@@ -12,7 +12,6 @@ from deft_hf.methods.variant import Variant
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from deft_hf.methods.composition import Composition
     from deft_hf.methods.core.pathways import DualPathway
     from deft_hf.models.families import SegmentationFamily
 
@@ -100,6 +99,24 @@ class NoSettings:
     """Of a method that has none of its own."""
 
 
+_Kind = TypeVar("_Kind", bound="Ingredient")
+
+
+class Run(Protocol):
+    """What an ingredient may know of the run that it is in; see [`~deft_hf.methods.composition.Composition`].
+
+    Attributes:
+        method: The method.
+        average: Key of `AVERAGES`; `None` where nothing is averaged.
+    """
+
+    method: Method
+    average: str | None
+
+    def get(self, kind: type[_Kind]) -> _Kind | None:
+        """The ingredient of a class, where it is on."""
+
+
 class Ingredient:
     """Something that changes how a run trains, averages or exports. Everything about it is in its one class.
 
@@ -134,7 +151,7 @@ class Ingredient:
         """Whether it reads the initialisation at each step, which is then kept on the device."""
         return False
 
-    def problems(self, run: Composition) -> Iterator[str]:
+    def problems(self, run: Run) -> Iterator[str]:
         """What excludes it, or it excludes, in this run: one message each, with the way out."""
         yield from ()
 

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from deft_hf.methods.averages import HORIZONS
-from deft_hf.methods.base import Method
-from deft_hf.methods.composition import Composition
+from deft_hf.methods.base import Method, Run
 from deft_hf.methods.variant import Settings, Variant
 
 _OWN: Settings = {"method.name": "deft", "method.evaluate_usual": True}
@@ -56,6 +55,6 @@ class DeFT(Method):
         "deft_fast": _ablation("DeFT with an EMA quoted at 320,000 steps", ema_decay_steps=320_000),
     }
 
-    def problems(self, run: Composition) -> Iterator[str]:
+    def problems(self, run: Run) -> Iterator[str]:
         if run.average is None:
             yield "method deft needs an average; for one that never moves set ema_decay: 1 and component: usual"

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from deft_hf.methods.base import NEEDS_WHOLE, NOT_NEGATIVE, POSITIVE, Ingredient, Launcher, setting
-from deft_hf.methods.composition import Composition
+from deft_hf.methods.base import NEEDS_WHOLE, NOT_NEGATIVE, POSITIVE, Ingredient, Launcher, Run, setting
 from deft_hf.methods.l2_sp import L2SP
 from deft_hf.methods.spd import SPD
 from deft_hf.methods.variant import Variant, values
@@ -69,7 +68,7 @@ class LoRA(Ingredient):
     def is_on(self) -> bool:
         return self.settings.lora_rank > 0
 
-    def problems(self, run: Composition) -> Iterator[str]:
+    def problems(self, run: Run) -> Iterator[str]:
         if run.method.stages[-1] != "joint" or run.average is not None:
             yield "lora_rank goes with method joint or lp_ft and average: none (averaged factors are no average)"
         distance = run.get(L2SP)

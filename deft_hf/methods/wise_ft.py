@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from deft_hf.methods.base import NEEDS_WHOLE, Ingredient, Launcher
-from deft_hf.methods.composition import Composition
+from deft_hf.methods.base import NEEDS_WHOLE, Ingredient, Launcher, Run
 from deft_hf.methods.core.stages import PARTS
 from deft_hf.methods.settings import CommonSettings
 from deft_hf.methods.variant import Variant, warmups
@@ -51,7 +50,7 @@ class WiSEFT(Ingredient):
     def chooses_weights(self) -> bool:
         return True
 
-    def problems(self, run: Composition) -> Iterator[str]:
+    def problems(self, run: Run) -> Iterator[str]:
         if not run.method.trains_encoder():
             yield f"method {run.method.name} leaves the encoder where it was: there is nothing to interpolate"
         if run.average is not None:

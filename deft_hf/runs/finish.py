@@ -60,7 +60,7 @@ def finish(
             export_generalized(exported, folder, trainer.processing_class)
             save_json(folder / HISTORY, trainer.state.log_history)
             if compared:
-                counts = {key: counts.numpy() for key, counts in trainer.image_counts.items()}
+                counts = {key: counts.numpy() for key, counts in trainer.evaluator.image_counts.items()}
                 np.savez_compressed(folder / COUNTS, **counts)
                 components = {"exported": exported, "usual": trainer.pathways.usual}
                 found = {name: layer_distances(component, before) for name, component in components.items()}
@@ -68,7 +68,9 @@ def finish(
             else:
                 example, *_ = Reader(domains.evaluated, data.unreadable).load(0, 0)
                 verify_export(folder, exported, example, size=data.window)
-                confusions = {domain.name: trainer.confusions[f"eval_{domain.name}"] for domain in domains.evaluated}
+                confusions = {
+                    domain.name: trainer.evaluator.confusions[f"eval_{domain.name}"] for domain in domains.evaluated
+                }
                 save_json(folder / CONFUSIONS, confusions)
                 save_json(folder / DISTANCES, layer_distances(exported, before))
             save_json(folder / METRICS, facts.to_dict())

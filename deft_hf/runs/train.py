@@ -169,7 +169,7 @@ def fit(
         origin (`Origin`):
             For the record.
         keep_images (`bool`, *optional*, defaults to `False`):
-            Leave each image's confusion matrix in `trainer.image_counts`.
+            Leave each image's confusion matrix in `trainer.evaluator.image_counts`.
         resume_anyway (`bool`, *optional*, defaults to `False`):
             Resume from a checkpoint of other settings, see `DeFTTrainer.check_resumed`.
     """
@@ -179,6 +179,6 @@ def fit(
     seconds = time.perf_counter() - start
     trainer.eval_dataset = evaluation_sets(data, domains.evaluated, trainer.processing_class)
     trainer.choose_weights([domain.name for domain in domains.validation])
-    trainer.image_counts = {} if keep_images else None
+    trainer.evaluator.image_counts = {} if keep_images else None
     trainer.evaluate()
     return collect_facts(trainer, domains, origin, seconds, resumed=checkpoint is not None)

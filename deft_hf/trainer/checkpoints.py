@@ -22,16 +22,19 @@ from deft_hf.methods.composition import Composition
 from deft_hf.methods.core.pathways import DualPathway
 from deft_hf.methods.core.shards import fill, whole_state
 from deft_hf.methods.core.stages import Span, stage_at
-from deft_hf.models.plain import is_plain
+from deft_hf.models.plain import is_plain, save_plain
+from deft_hf.trainer.arguments import DeFTTrainingArguments
 from deft_hf.trainer.stages import StageRunner
 from deft_hf.utils.errors import UserError
 from deft_hf.utils.files import GENERALIZED, INITIAL, STATE, TRAINER_STATE, USUAL, WEIGHTS
 from deft_hf.utils.integrity import (
+    check_writable,
     clear_leftovers,
     damage,
     last_good_checkpoint,
     partial_folder,
     put_in_place,
+    rotate,
     writing,
 )
 
@@ -120,8 +123,8 @@ class Checkpoints:
             Where the run is.
         accelerator (`Accelerator`):
             Lets the ranks wait for each other.
-        output_dir (`str`):
-            The run's folder.
+        args (`DeFTTrainingArguments`):
+            The run's folder, which rank writes, and how many checkpoints are kept.
 
     Attributes:
         resume_anyway (`bool`):
@@ -134,38 +137,50 @@ class Checkpoints:
         composition: Composition,
         stages: StageRunner,
         accelerator: Accelerator,
-        output_dir: str,
+        args: DeFTTrainingArguments,
     ) -> None:
         self.pathways = pathways
         self.composition = composition
         self.stages = stages
         self.accelerator = accelerator
-        self.output_dir = output_dir
+        self.args = args
+        self.output_dir = args.output_dir
         self.resume_anyway = False
         self._resumed: dict[str, Any] = {}
 
     # ---- writing
 
     def save(
-        self, folder: Path, main: bool, write: Callable[[str], None], global_batch: int, facts: dict[str, Any]
-    ) -> None:
-        """Write a checkpoint beside its place, flush it and rename it.
+        self,
+        output_dir: str,
+        state: TrainerState,
+        write: Callable[[str], None],
+        global_batch: int,
+        facts: dict[str, Any],
+    ) -> Path:
+        """Write the checkpoint of the present step beside its place, flush it and rename it; every rank calls it.
 
         Args:
-            folder (`Path`):
-                Its place.
-            main (`bool`):
-                Whether this rank writes.
+            output_dir (`str`):
+                The folder to write `checkpoint-N` in.
+            state (`TrainerState`):
+                Where the run is; the path of a best checkpoint is noted in it.
             write (`Callable`):
-                Writes the exported model and Trainer's own state into a folder; every rank calls it.
+                Writes the exported model and Trainer's own state into a folder.
             global_batch (`int`):
                 Images of an optimizer step over all ranks.
             facts (`dict`):
                 What else to keep in `deft_state.json`.
 
+        Returns:
+            Its folder.
+
         Raises:
             UserError: The disk is full or fails; nothing is left behind.
         """
+        folder, main = Path(output_dir) / f"checkpoint-{state.global_step}", self.args.should_save
+        if state.best_global_step == state.global_step:
+            state.best_model_checkpoint = str(folder)
         partial = partial_folder(folder)
         try:
             with writing(partial, self._what_is_kept):
@@ -182,6 +197,12 @@ class Checkpoints:
         except UserError:
             shutil.rmtree(partial, ignore_errors=True)  # it may be what fills the disk
             raise
+        return folder
+
+    def rotate(self, newest: Path, state: TrainerState) -> None:
+        """Remove old checkpoints beside `newest` until `save_total_limit` are left."""
+        if self.args.should_save:
+            rotate(newest, self.args.save_total_limit, state.best_model_checkpoint)
 
     def _what_is_kept(self) -> str:
         checkpoint = last_good_checkpoint(self.output_dir)
@@ -193,6 +214,20 @@ class Checkpoints:
         return {**self.composition.record(self.stages.spans), "global_batch": global_batch}
 
     # ---- reading
+
+    def begin(self, checkpoint: str | bool | None, resume_anyway: bool) -> str | None:
+        """Make sure that the run can write, and find the checkpoint that it is to resume from.
+
+        Raises:
+            UserError: The folder cannot be written to, or `checkpoint` is `True` and there is none.
+        """
+        check_writable(self.output_dir)
+        self.resume_anyway = resume_anyway
+        if checkpoint is not True:
+            return checkpoint or None
+        if found := self.last_good():
+            return found
+        raise UserError(f"{self.output_dir} holds no checkpoint to resume from: leave it out.")
 
     def last_good(self) -> str | None:
         """The checkpoint to resume from, on every rank; clears what was left half done."""
@@ -285,8 +320,16 @@ def _whole(checkpoint: str) -> str:
     return checkpoint
 
 
-def export_callback_states(state: TrainerState, exporters: Iterable[Any]) -> None:
-    """Note in Trainer's state what callbacks want to have back when the run resumes, as `Trainer` does."""
+def save_exported(model: nn.Module, class_names: list[str], encoder: str, folder: str) -> None:
+    """The exported model as a plain Hub folder, or a plain model's state dict, without pickles."""
+    if is_plain(model):
+        save_plain(model, whole_state(model), class_names, encoder, folder)
+    else:
+        model.save_pretrained(folder)
+
+
+def write_trainer_state(state: TrainerState, exporters: Iterable[Any], folder: str) -> None:
+    """Write `trainer_state.json`, with what callbacks want to have back when the run resumes, as `Trainer` does."""
     for exporter in exporters:
         if not isinstance(exporter, ExportableState):
             continue
@@ -295,3 +338,4 @@ def export_callback_states(state: TrainerState, exporters: Iterable[Any]) -> Non
             state.stateful_callbacks[name].append(own)
         else:
             state.stateful_callbacks[name] = own
+    state.save_to_json(str(Path(folder, TRAINER_STATE)))

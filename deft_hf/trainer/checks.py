@@ -124,3 +124,28 @@ def check_sizes(labels: Tensor | list[Tensor]) -> None:
     if isinstance(labels, list):
         sizes = sorted({tuple(label.shape) for label in labels})
         raise UserError(f"train_dataset: items of one batch differ in size, {sizes}: crop or resize them to one.")
+
+
+def check_data(
+    train_dataset: Any, eval_dataset: Any, known: int, args: DeFTTrainingArguments, model: nn.Module
+) -> None:
+    """Everything about a trainer's data that can be known to be wrong before it trains.
+
+    Args:
+        train_dataset (`Dataset`, *optional*), eval_dataset (`Dataset` or `dict`, *optional*):
+            As the trainer has them.
+        known (`int`):
+            Classes of the model.
+        args (`DeFTTrainingArguments`):
+            Of the run; `dataloader_drop_last` may be set.
+        model (`nn.Module`):
+            That is trained.
+
+    Raises:
+        UserError: Classes that the model does not have, or a metric to select on that there is none of.
+    """
+    named = eval_dataset if isinstance(eval_dataset, dict) else {"eval_dataset": eval_dataset}
+    for name, dataset in {"train_dataset": train_dataset, **named}.items():
+        check_classes(name, dataset, known, args)
+    check_selection(args, eval_dataset)
+    leave_no_single_image(args, train_dataset, model)

@@ -12,7 +12,6 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from huggingface_hub import CommitInfo
 from torch import Tensor, nn
@@ -25,17 +24,16 @@ from deft_hf.data.collate import CheckedBatches, MaskTargets, collate
 from deft_hf.data.sampling import set_epoch
 from deft_hf.data.unreadable import Reader
 from deft_hf.methods import WiSEFT, compose
-from deft_hf.methods.core.shards import whole_state
 from deft_hf.methods.core.stages import Span
 from deft_hf.models.families import resolve_family
-from deft_hf.models.plain import class_names, is_plain, save_plain
+from deft_hf.models.plain import class_names
 from deft_hf.publish.push import PushFailed
 from deft_hf.scoring.confusion import Scores
 from deft_hf.trainer import checks
 from deft_hf.trainer.arguments import DeFTTrainingArguments
 from deft_hf.trainer.batchnorm import BatchNormRefresher
 from deft_hf.trainer.callbacks import LoopCallback
-from deft_hf.trainer.checkpoints import Checkpoints, export_callback_states
+from deft_hf.trainer.checkpoints import Checkpoints, save_exported, write_trainer_state
 from deft_hf.trainer.evaluation import Evaluator
 from deft_hf.trainer.hub import Pusher
 from deft_hf.trainer.launchers import Shards, check_launcher
@@ -45,8 +43,7 @@ from deft_hf.trainer.optimizer import build_optimizer, stage_schedule
 from deft_hf.trainer.stages import StageRunner
 from deft_hf.trainer.termination import StopOnSigterm
 from deft_hf.utils.errors import UserError, single_images_explained, workers_explained
-from deft_hf.utils.files import TRAINER_STATE
-from deft_hf.utils.integrity import check_writable, rotate, step_of
+from deft_hf.utils.integrity import step_of
 from deft_hf.utils.randomness import own_randomness
 
 __all__ = ["DeFTTrainer", "DeFTTrainingArguments"]
@@ -132,30 +129,18 @@ class DeFTTrainer(Trainer):
         self.shards = Shards(self.pathways, self.accelerator)
         self.stages = StageRunner(self.pathways, self.composition)
         self.batchnorm = BatchNormRefresher(self.pathways, args, self.shards, self.loaders, self.train_dataset)
-        self.checkpoints = Checkpoints(self.pathways, self.composition, self.stages, self.accelerator, args.output_dir)
+        self.checkpoints = Checkpoints(self.pathways, self.composition, self.stages, self.accelerator, args)
         self.run_log = RunLog(self.pathways, self.stages, self.accelerator, args.output_dir, self._readers)
         with own_randomness(args.seed, args.device):
             names = class_names(self.pathways.usual, self.family, self.train_dataset, *self._evaluated.values())
         self.evaluator = Evaluator(self.family, names, self.accelerator, args.seed, window, stride)
         self.add_callback(self.sigterm)
-        self.add_callback(
-            LoopCallback(
-                self.accelerator,
-                self.stages,
-                self.run_log,
-                self.checkpoints,
-                self.batchnorm,
-                self.shards,
-                lambda: self.get_total_train_batch_size(args),
-            )
-        )
+        parts = self.stages, self.run_log, self.checkpoints, self.batchnorm, self.shards
+        self.add_callback(LoopCallback(self.accelerator, *parts, lambda: self.get_total_train_batch_size(args)))
+        checks.check_data(self.train_dataset, self.eval_dataset, len(names), args, self.pathways.usual)
         if self.processing_class is None:
             logger.warning("Without a `processing_class` the saved folder has no preprocessor_config.json.")
-        for name, dataset in {"train_dataset": self.train_dataset, **self._evaluated}.items():
-            checks.check_classes(name, dataset, len(names), args)
         self.data_collator = CheckedBatches(self.data_collator, len(names))
-        checks.check_selection(args, self.eval_dataset)
-        checks.leave_no_single_image(args, self.train_dataset, self.pathways.usual)
 
     # ---- what callers look at
 
@@ -180,22 +165,8 @@ class DeFTTrainer(Trainer):
 
     @property
     def scores(self) -> dict[str, Scores]:
-        """The last scores by metric prefix; see [`Evaluator`]."""
+        """The last scores by metric prefix; see [`Evaluator`], which also keeps the confusion matrices."""
         return self.evaluator.scores
-
-    @property
-    def confusions(self) -> dict[str, Tensor]:
-        """The confusion matrices behind `scores`; see [`Evaluator`]."""
-        return self.evaluator.confusions
-
-    @property
-    def image_counts(self) -> dict[str, Tensor] | None:
-        """Confusion matrices by image; set it to `{}` to have them kept. See [`Evaluator`]."""
-        return self.evaluator.image_counts
-
-    @image_counts.setter
-    def image_counts(self, counts: dict[str, Tensor] | None) -> None:
-        self.evaluator.image_counts = counts
 
     @property
     def _evaluated(self) -> dict[str, Any]:
@@ -226,20 +197,13 @@ class DeFTTrainer(Trainer):
             trial, ignore_keys_for_eval (*optional*):
                 As `Trainer` has them.
             resume_anyway (`bool`, *optional*, defaults to `False`):
-                Resume from a checkpoint of a run with other settings, with a warning for each, as long as it holds
-                what this method needs; see [`Checkpoints.check_resumed`].
+                Resume from a checkpoint of other settings; see [`Checkpoints.check_resumed`].
 
         Raises:
-            UserError: The folder cannot be written to or its disk is full, there is no good checkpoint, it is of
-                another method or of a model alone, an image cannot be read, or a process that loads images died.
+            UserError: The folder cannot be written to, there is no checkpoint that fits, or data cannot be read.
             SystemExit: With status 143, after SIGTERM.
         """
-        check_writable(self.args.output_dir)
-        self.checkpoints.resume_anyway = resume_anyway
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = self.last_good_checkpoint()
-            if resume_from_checkpoint is None:
-                raise UserError(f"{self.args.output_dir} holds no checkpoint to resume from: leave it out.")
+        resume_from_checkpoint = self.checkpoints.begin(resume_from_checkpoint, resume_anyway)
         with workers_explained(), single_images_explained(), self.sigterm.listening():
             return super().train(resume_from_checkpoint or None, trial, ignore_keys_for_eval)
 
@@ -338,10 +302,10 @@ class DeFTTrainer(Trainer):
         self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
 
     def predict(self, test_dataset: Any, ignore_keys: Any = None, metric_key_prefix: str = "test") -> PredictionOutput:
-        """Class ids of every image, a list of (H, W) int64 arrays at the labels' size, with the metrics.
+        """Class ids of every image, a list of (H, W) int64 arrays at the labels' size, with the metrics; one process.
 
         Raises:
-            UserError: With more than one process, whose predictions would have to be gathered and sorted.
+            UserError: With more than one process, or without labels.
         """
         if self.accelerator.num_processes > 1:
             raise UserError("predict runs in one process: start it without a launcher.")
@@ -367,10 +331,7 @@ class DeFTTrainer(Trainer):
     def _source_score(self, domains: Sequence[str]) -> float:
         self.batchnorm.refresh(self.state.global_step, changed=True)
         loaders = [self.get_eval_dataloader(self.eval_dataset[name]) for name in domains]
-        found = [
-            self.evaluator.score(self.pathways.exported, loader, self._on_prediction_step)[0] for loader in loaders
-        ]
-        return float(np.mean([matrix.compute().mean_iou for matrix in found]))
+        return self.evaluator.mean_iou(self.pathways.exported, loaders, self._on_prediction_step)
 
     def interpolate(self, domains: Sequence[str]) -> dict[float, float]:
         """[`choose_weights`] for `component: interpolated`; returns mean IoU on `domains` by α.
@@ -391,17 +352,11 @@ class DeFTTrainer(Trainer):
         return self.checkpoints.last_good()
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """The exported model as a plain Hub folder, or a plain model's state dict, without pickles."""
-        if not self.args.should_save:
-            return
-        folder = self.args.output_dir if output_dir is None else output_dir
-        model = self.generalized_model
-        if is_plain(model):
-            save_plain(model, whole_state(model), self.class_names, self.family.encoder, folder)
-        else:
-            model.save_pretrained(folder)
-        if self.processing_class is not None:
-            self.processing_class.save_pretrained(folder)
+        if self.args.should_save:
+            folder = self.args.output_dir if output_dir is None else output_dir
+            save_exported(self.generalized_model, self.class_names, self.family.encoder, folder)
+            if self.processing_class is not None:
+                self.processing_class.save_pretrained(folder)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """The exported model as a plain Hub folder, whatever it was trained under; every rank calls it."""
@@ -425,16 +380,12 @@ class DeFTTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         if self.hp_search_backend is None and trial is None:
             self.store_flos()
-        folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
-        if self.state.best_global_step == self.state.global_step:
-            self.state.best_model_checkpoint = str(folder)
         self.batchnorm.refresh(self.state.global_step)
         batch, facts = self.get_total_train_batch_size(self.args), {"unreadable": self.unreadable_images()}
-        self.checkpoints.save(folder, self.args.should_save, self._write_state, batch, facts)
+        folder = self.checkpoints.save(self._get_output_dir(trial), self.state, self._write_state, batch, facts)
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(folder))
-        if self.args.should_save:
-            rotate(folder, self.args.save_total_limit, self.state.best_model_checkpoint)
+        self.checkpoints.rotate(folder, self.state)
 
     def _write_state(self, folder: str) -> None:
         """The exported model and Trainer's own state."""
@@ -444,8 +395,7 @@ class DeFTTrainer(Trainer):
             self._save_scaler(folder)
             self._save_rng_state(folder)
         if self.args.should_save:
-            export_callback_states(self.state, self.callback_handler.callbacks + [self.control])
-            self.state.save_to_json(str(Path(folder, TRAINER_STATE)))
+            write_trainer_state(self.state, self.callback_handler.callbacks + [self.control], folder)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self.shards.saves:
@@ -524,13 +474,7 @@ class DeFTTrainer(Trainer):
         private: bool | None = None,
         **kwargs: Any,
     ) -> CommitInfo | Future[CommitInfo] | None:
-        """Save the model into `args.output_dir` and push that folder, without checkpoints.
-
-        Args:
-            commit_message, blocking, token, revision, private (*optional*):
-                As `Trainer` has them.
-            kwargs:
-                For `create_model_card`, which is called where the folder has no card yet, or one by `Trainer`.
+        """Save the model into `args.output_dir` and push that folder, without checkpoints; arguments are `Trainer`'s.
 
         Returns:
             The commit, or a Future of it without `blocking`; `None` on other processes than the first.

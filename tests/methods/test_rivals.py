@@ -795,10 +795,10 @@ def test_counts_of_the_images_sum_to_the_domain(recipe):
         keep_images=True,
     )
     keys = {f"eval_{domain.name}{usual}" for domain in domains.evaluated for usual in ("", "_usual")}
-    assert run.image_counts.keys() == keys
+    assert run.evaluator.image_counts.keys() == keys
     for domain in domains.evaluated:
         for usual, model in (("", run.generalized_model), ("_usual", run.pathways.usual)):
-            counts = run.image_counts[f"eval_{domain.name}{usual}"]
+            counts = run.evaluator.image_counts[f"eval_{domain.name}{usual}"]
             assert counts.dtype == torch.int64 and counts.shape == (
                 len(domain),
                 len(STREETS.names),
