@@ -18,6 +18,7 @@ from huggingface_hub.utils import validate_repo_id
 from jinja2 import Environment, StrictUndefined
 from transformers import PreTrainedConfig
 
+from deft_hf.methods.averages import MADE_OF
 from deft_hf.models.embedded import EMBEDDED
 from deft_hf.models.families import objective_of
 from deft_hf.publish.facts import RunFacts
@@ -28,12 +29,6 @@ _METRICS = {
     "mean_iou": ("mean_iou", "Mean IoU"),
     "mean_accuracy": ("mean_accuracy", "Mean accuracy"),
     "pixel_accuracy": ("accuracy", "Pixel accuracy"),
-}
-_USUAL = "the usual component of that training: encoder and decoder as the gradients left them"
-_GENERALIZED = {
-    "ema": "moving averages of encoder and decoder that stay biased toward their initialisation",
-    "debiased_ema": "moving averages of encoder and decoder, corrected for where they started",
-    "swa": "the means of encoder and decoder over the late steps",
 }
 # Absolute, at the start of a word: `https://host/path` and `a/b` are none.
 _LOCAL_PATH = re.compile(r"""(?<![\w.~:/\\<-])(?:~\w*|[A-Za-z]:)?[/\\][^\s"',;()\[\]{}]+""")
@@ -141,11 +136,11 @@ def render_card(facts: CardFacts) -> str:
 
 
 def _component(run: RunFacts) -> str:
-    """What of a DeFT training the model is, in words."""
-    if run.component == "usual" or run.average not in _GENERALIZED:
-        return _USUAL
-    made_of = _GENERALIZED[run.average]
-    return f"the generalized component of that training: {made_of}, put together as one ordinary model"
+    """What of a training the model is, in words."""
+    made_of = MADE_OF.get(run.average or "")
+    if run.component == "generalized" and made_of:
+        return f"the generalized component of that training: {made_of}, put together as one ordinary model"
+    return "the usual component of that training: encoder and decoder as the gradients left them"
 
 
 def contents(facts: CardFacts) -> dict[str, Any]:

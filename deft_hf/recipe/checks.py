@@ -5,17 +5,26 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from deft_hf.data.presets import PRESETS
 from deft_hf.recipe.data import DataSection, Entry, is_hub_name
+from deft_hf.recipe.sections import MethodSection, ModelSection, PublishSection
+from deft_hf.recipe.training import TrainingSection
 from deft_hf.utils.errors import UserError
 
-if TYPE_CHECKING:
-    from deft_hf.recipe import Recipe
+
+class Sections(Protocol):
+    """The sections of a [`~deft_hf.recipe.Recipe`]."""
+
+    model: ModelSection
+    method: MethodSection
+    data: DataSection
+    training: TrainingSection
+    publish: PublishSection
 
 
-def contradictions(recipe: Recipe) -> Iterator[str]:
+def contradictions(recipe: Sections) -> Iterator[str]:
     """Yields `KEY: what was found, what was expected, what to do` for everything that is wrong."""
     yield from _model(recipe)
     yield from _method(recipe)
@@ -33,7 +42,7 @@ def contradictions(recipe: Recipe) -> Iterator[str]:
     yield from _publish(recipe)
 
 
-def _model(recipe: Recipe) -> Iterator[str]:
+def _model(recipe: Sections) -> Iterator[str]:
     model = recipe.model
     if model.checkpoint is None and model.backbone is None:
         yield (
@@ -60,7 +69,7 @@ def _model(recipe: Recipe) -> Iterator[str]:
         yield f"model.{model.key}: found {name!r}, which is neither a folder here nor a Hub name (owner/name)"
 
 
-def _method(recipe: Recipe) -> Iterator[str]:
+def _method(recipe: Sections) -> Iterator[str]:
     name, baselines = recipe.method.name, recipe.method.baselines
     if name in baselines:
         yield f"method.baselines: found {name}, which is already method.name; remove it"
@@ -90,7 +99,7 @@ def _places(data: DataSection) -> Iterator[str]:
             yield f"{key}.{problem}"
 
 
-def _licenses(recipe: Recipe) -> Iterator[str]:
+def _licenses(recipe: Sections) -> Iterator[str]:
     known = {entry.name for _, entry in _entries(recipe.data)}
     for name in recipe.publish.data_licenses:
         if name not in known:
@@ -168,7 +177,7 @@ def _sizes(data: DataSection) -> Iterator[str]:
         yield f"data.stride: found {list(data.stride)}, expected at most data.window, {list(data.window)}"
 
 
-def _training(recipe: Recipe) -> Iterator[str]:
+def _training(recipe: Sections) -> Iterator[str]:
     training, data = recipe.training, recipe.data
     if not training.model_fields_set & {"max_steps", "num_train_epochs"}:
         yield "training.max_steps: missing, expected a number of optimizer steps (or training.num_train_epochs)"
@@ -192,14 +201,14 @@ def _training(recipe: Recipe) -> Iterator[str]:
         yield f"training.metric_for_best_model: {found}, expected one of {', '.join(known)}{why}"
 
 
-def _interpolation(recipe: Recipe) -> Iterator[str]:
+def _interpolation(recipe: Sections) -> Iterator[str]:
     if recipe.method.component == "interpolated" and not recipe.data.validation:
         yield (
             "data.validation: missing, expected source data, on which method.component: interpolated chooses its point"
         )
 
 
-def _publish(recipe: Recipe) -> Iterator[str]:
+def _publish(recipe: Sections) -> Iterator[str]:
     name = recipe.publish.repo_id
     if recipe.publish.push_to_hub and name is None:
         yield "publish.repo_id: missing, expected owner/name, since publish.push_to_hub is true"

@@ -11,6 +11,7 @@ from typing import Any
 from transformers import AutoConfig
 
 from deft_hf.data.domains import Domains
+from deft_hf.methods import extension_settings
 from deft_hf.publish.card import CardFacts, DataUse, render_card
 from deft_hf.publish.facts import RunFacts
 from deft_hf.publish.figures import RunRecord, save_run_figures
@@ -65,7 +66,8 @@ def write_card(recipe: Recipe, domains: Domains, facts: Mapping[str, RunFacts]) 
 
 def _settings(method: MethodSection, training: TrainingSection) -> dict[str, Any]:
     """The settings that differ from their defaults."""
-    defaults = {field.name: field.default for field in fields(DeFTTrainingArguments)}
+    declared = [*fields(DeFTTrainingArguments), *extension_settings().values()]
+    defaults = {field.name: field.default for field in declared}
     chosen = method.model_dump(exclude={"name", "baselines"}) | training.model_dump(exclude_unset=True)
     return {name: value for name, value in chosen.items() if name != "output_dir" and value != defaults[name]}
 

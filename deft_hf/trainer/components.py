@@ -66,14 +66,15 @@ def load_component(
         UserError: the folder is damaged or does not hold this model; `alpha` is missing or out of its range.
     """
     folder = model_folder(folder)
-    if (which == "interpolated") != (alpha is not None) or not 0 <= (alpha or 0) <= 1:
+    interpolated = which == "interpolated"
+    if interpolated != (alpha is not None) or not 0 <= (alpha or 0) <= 1:
         raise UserError(f"alpha: found {alpha}, expected a number from 0 to 1 with `interpolated`, and none else")
     plain = open_model(folder)
     if which is None:
         return plain
     composition, pathways = _pathways(folder, plain, encoder)
     model = pathways.generalized if which == "generalized" else pathways.usual
-    if which == "interpolated":
+    if alpha is not None:
         trained = {name: p.detach().clone() for name, p in model.named_parameters() if name in pathways.initial}
         interpolate(model, pathways.initial, trained, alpha)
     return composition.plain(model, pathways.family).eval().requires_grad_(True)
