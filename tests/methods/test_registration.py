@@ -87,7 +87,7 @@ def test_it_trains_resumes_compares_and_exports(run, tmp_path):
     )
     assert compared.returncode == 0, compared.stderr
     found = json.loads((tmp_path / "compared/comparison.json").read_text())
-    assert found["settings"]["l1_sp"] == {"method.name": "l1_sp", "method.l1_weight": 0.01}
+    assert found["methods"]["l1_sp"]["settings"] == {"method.name": "l1_sp", "method.l1_weight": 0.01}
     assert "l1_sp" in run("compare", "--help").stdout
 
     wrong = run("train", *method, "method.l1_wait=1", "--dry-run")
