@@ -40,12 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("images", nargs="+", help="pictures, and folders of them")
     add("--out", required=True, help="the folder to write to")
-    add(
-        "--size",
-        type=sizes_or_own,
-        metavar="HEIGHT,WIDTH",
-        help="resize images to it, or 'own' (default: the processor's)",
-    )
+    add("--size", type=sizes_or_own, metavar="HEIGHT,WIDTH", help="of the images, or 'own' (default: the processor's)")
     add("--window", type=sizes, metavar="HEIGHT,WIDTH", help="slide a window of this size over the image")
     add("--stride", type=sizes, metavar="DOWN,ACROSS", help="step of the window (default: two thirds of it)")
     deep = "what is black and what is white in images of more than 8 bits (default: as the model was trained)"
