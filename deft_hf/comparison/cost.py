@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from accelerate.utils import send_to_device
@@ -109,6 +110,7 @@ def with_equal_compute(plan: Plan, variants: Mapping[str, Variant]) -> dict[str,
     model, *_ = open_start(recipe.model, recipe.data, recipe.data.label_space(), recipe.training.seed)
     family = resolve_family(model, recipe.model.encoder)
     side = recipe.data.crop_size
+    assert side is not None  # the section fills it in
     image = {"pixel_values": torch.zeros(3, *side), "labels": torch.zeros(*side, dtype=torch.int64)}
     batch = MaskTargets()([image, image])
 
@@ -143,11 +145,12 @@ def _prepare(recipe: Recipe) -> tuple[DeFTTrainer, dict[str, Tensor], dict[str, 
     trainer.create_optimizer()
     trainer.stages.enter(trainer.stages.set_length(100), new=True, optimizer=trainer.optimizer)
     device = trainer.args.device
+    dataset: Any = trainer.train_dataset
     collator = MaskTargets() if trainer.family.objective.needs_masks else collate
     trainer.pathways.to(device).train()
 
     def batch(size: int) -> dict[str, Tensor]:
-        samples = [trainer.train_dataset[index % len(trainer.train_dataset)] for index in range(size)]
+        samples = [dataset[index % len(dataset)] for index in range(size)]
         return send_to_device(collator(samples), device)
 
     return trainer, batch(trainer.args.train_batch_size), batch(2)
@@ -155,15 +158,16 @@ def _prepare(recipe: Recipe) -> tuple[DeFTTrainer, dict[str, Tensor], dict[str, 
 
 def _step(trainer: DeFTTrainer, batch: Mapping[str, Tensor]) -> float:
     """Seconds of one optimizer step."""
+    optimizer: Any = trainer.optimizer
     _wait(trainer)
     start = time.perf_counter()
     with trainer.accelerator.autocast():
         loss = trainer.pathways(**batch)["loss"]
     loss.backward()
     trainer.stages.before_step()
-    trainer.optimizer.step()
+    optimizer.step()
     trainer.stages.after_step()
-    trainer.optimizer.zero_grad()
+    optimizer.zero_grad()
     _wait(trainer)
     return time.perf_counter() - start
 

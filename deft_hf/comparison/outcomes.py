@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -93,7 +94,7 @@ class Comparison:
             Names of the classes.
         notes (`dict[str, str]`):
             By method, one line that describes it; the order is that of the report.
-        settings (`dict[str, dict[str, Any]]`):
+        settings (`Mapping[str, Mapping[str, Any]]`):
             By method, the settings in which it differs from the recipe, tuned values included.
         outcomes (`dict[str, dict[int, Outcome]]`):
             By method and seed; a failed or missing run has no entry.
@@ -116,7 +117,7 @@ class Comparison:
     unseen: list[str]
     labels: list[str]
     notes: dict[str, str]
-    settings: dict[str, dict[str, Any]]
+    settings: Mapping[str, Mapping[str, Any]]
     outcomes: dict[str, dict[int, Outcome]]
     failures: list[Failure] = field(default_factory=list)
     costs: dict[str, Cost] = field(default_factory=dict)

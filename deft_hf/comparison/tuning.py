@@ -54,11 +54,11 @@ def tune(
     by_value = {}
     for name, variant in tuned.items():
         if values and variant.tries is not None:
-            key, own = variant.tries(chosen[name][RATE], plan.steps(variant.settings))
+            key, tried = variant.tries(chosen[name][RATE], plan.steps(variant.settings))
             if key not in fixed[name]:
-                by_value[name] = [{**chosen[name], key: value} for value in own]
+                by_value[name] = [{**chosen[name], key: value} for value in tried]
     chosen |= _best(plan, tuned, by_value, source, jobs, trials)
-    settings = {}
+    settings: dict[str, Settings] = {}
     for name, variant in variants.items():
         own = _own_settings(name, variant)
         settings[name] = {key: value for key, value in chosen[variant.like or name].items() if key not in own}
@@ -91,11 +91,11 @@ def _best(
         for name, options in candidates.items()
     }
     execute([run for group in runs.values() for run in group], jobs)
-    best = {}
+    best: dict[str, Settings] = {}
     for name, options in candidates.items():
         found = [source_mean(run, variants[name].reading, source) for run in runs[name]]
         # The first of the best; where all came to nothing, the first that was tried.
-        place = max(range(len(found)), key=lambda index: -1.0 if found[index] is None else found[index])
+        place = max(range(len(found)), key=[-1.0 if value is None else value for value in found].__getitem__)
         best[name] = options[place]
         trials += [
             Trial(name, settings, value, chosen=index == place)

@@ -6,7 +6,7 @@ import copy
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from deft_hf.methods.base import NEEDS_WHOLE, NOT_NEGATIVE, POSITIVE, Ingredient, Launcher, Run, setting
 from deft_hf.methods.l2_sp import L2SP
@@ -150,7 +150,8 @@ def _inject(encoder: nn.Module, layers: list[str], rank: int, alpha: float) -> N
 
     # One pattern for whole names: peft takes an item of a list for the end of a name.
     targets = "|".join(re.escape(name) for name in layers)
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, lora_dropout=0.0, bias="none")
+    options: dict[str, Any] = {"lora_alpha": alpha}  # annotated as an int, and used as any number
+    config = LoraConfig(r=rank, target_modules=targets, lora_dropout=0.0, bias="none", **options)
     inject_adapter_in_model(config, encoder, NAME)
     for module in encoder.modules():
         if isinstance(module, Conv2d):

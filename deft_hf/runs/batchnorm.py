@@ -42,6 +42,7 @@ def reestimate_batchnorm(
     if not batchnorm_modules(model):
         return 0
     alone = data.model_copy(update={"validation": [], "unseen": [], "check": False})
+    assert args.data_seed is not None  # the arguments fill it in
     images = training_set(data, load_domains(alone).source, processor, args.data_seed)
     loader = DataLoader(
         images,

@@ -112,4 +112,4 @@ def _terms(entry: Entry, licenses: Mapping[str, str]) -> Terms | None:
     said = licenses.get(entry.name)
     if said is not None:
         return Terms(said)
-    return DRAWN if isinstance(entry, StreetsEntry) else DATA.get(getattr(entry, "layout", None))
+    return DRAWN if isinstance(entry, StreetsEntry) else DATA.get(getattr(entry, "layout", None) or "")

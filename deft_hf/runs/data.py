@@ -13,7 +13,7 @@ from deft_hf.data.learnable import check_scored, check_sources
 from deft_hf.data.sampling import EvaluationSet, TrainingSet
 from deft_hf.data.transforms import EvalTransform, TrainTransform
 from deft_hf.models.processor import normalization
-from deft_hf.recipe.data import DataSection, Entry, FolderEntry, HubEntry
+from deft_hf.recipe.data import DataSection, Entry, FolderEntry, HubEntry, StreetsEntry
 from deft_hf.utils.console import say
 from deft_hf.utils.errors import UserError
 
@@ -62,14 +62,13 @@ def _domain(entry: Entry, data: DataSection, labels: LabelSpace) -> Domain:
     if isinstance(entry, HubEntry):
         options = entry.model_dump(include={"split", "name", "image_column", "mask_column", "config", "revision"})
         return Domain.from_hub(entry.hub, labels, **options, value_range=data.value_range)
+    assert isinstance(entry, StreetsEntry)
     return Domain.from_streets(
         entry.streets, labels=labels, **entry.model_dump(include={"count", "seed", "size", "name"})
     )
 
 
-def training_set(
-    data: DataSection, source: list[Domain], processor: BaseImageProcessor, seed: int | None
-) -> TrainingSet:
+def training_set(data: DataSection, source: list[Domain], processor: BaseImageProcessor, seed: int) -> TrainingSet:
     """What a trainer trains on: the source domains, augmented.
 
     Args:
@@ -79,10 +78,11 @@ def training_set(
             The domains of `data.source`.
         processor (`BaseImageProcessor`):
             For mean and deviation.
-        seed (`int`, *optional*):
+        seed (`int`):
             Of the choice of images; see `TrainingSet`.
     """
     mean, std = normalization(processor)
+    assert data.crop_size is not None  # the section fills it in
     transform = TrainTransform(
         crop=data.crop_size,
         scale=data.scale,
@@ -95,8 +95,8 @@ def training_set(
         mean=mean,
         std=std,
     )
-    weights = None if data.source[0].weight is None else [entry.weight for entry in data.source]
-    return TrainingSet(source, transform, weights=weights, seed=seed, unreadable=data.unreadable)
+    weights = [entry.weight for entry in data.source if entry.weight is not None]  # of all or of none
+    return TrainingSet(source, transform, weights=weights or None, seed=seed, unreadable=data.unreadable)
 
 
 def evaluation_sets(

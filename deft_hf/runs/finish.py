@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import BaseImageProcessor, PreTrainedModel
 
 from deft_hf.data.domains import Domains
 from deft_hf.data.unreadable import Reader
@@ -52,19 +53,22 @@ def finish(
             instead of what the figures of a single run are drawn from. The model is not verified in a fresh process
             then, which takes longer than a short run.
     """
-    folder, exported = Path(trainer.args.output_dir), trainer.generalized_model  # with every rank: it may be gathered
+    folder, exported = trainer.args.folder, trainer.generalized_model  # with every rank: it may be gathered
+    processor = trainer.processing_class
     initial = trainer.pathways.whole_initial(keep=trainer.is_world_process_zero())
     if trainer.is_world_process_zero():
         before = starting_weights(model, data, domains, facts.seed, initial)
         with writing(folder, lambda: "The trained model is in the last checkpoint: make room and start again."):
-            export_generalized(exported, folder, trainer.processing_class)
+            assert isinstance(exported, PreTrainedModel) and isinstance(processor, BaseImageProcessor)
+            export_generalized(exported, folder, processor)
             save_json(folder / HISTORY, trainer.state.log_history)
             if compared:
-                counts = {key: counts.numpy() for key, counts in trainer.evaluator.image_counts.items()}
+                images = trainer.evaluator.image_counts or {}
+                counts: dict[str, Any] = {key: found.numpy() for key, found in images.items()}
                 np.savez_compressed(folder / COUNTS, **counts)
                 components = {"exported": exported, "usual": trainer.pathways.usual}
-                found = {name: layer_distances(component, before) for name, component in components.items()}
-                facts = replace(facts, layer_distances=found)
+                distances = {name: layer_distances(component, before) for name, component in components.items()}
+                facts = replace(facts, layer_distances=distances)
             else:
                 example, *_ = Reader(domains.evaluated, data.unreadable).load(0, 0)
                 verify_export(folder, exported, example, size=data.window)

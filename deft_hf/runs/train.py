@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import torch
+from transformers import BaseImageProcessor
 
 from deft_hf.data.domains import Domains
 from deft_hf.publish.facts import RunFacts
@@ -106,7 +107,7 @@ def train_method(
         resume_anyway (`bool`, *optional*, defaults to `False`):
             Resume from a checkpoint of other settings too.
     """
-    folder = Path(args.output_dir)
+    folder = args.folder
     if (folder / METRICS).is_file():
         say(f"{args.method}: done before, in {folder}")
         return
@@ -137,6 +138,7 @@ def make_trainer(args: DeFTTrainingArguments, model: ModelSection, data: DataSec
         UserError: what `open_start` and `DeFTTrainer` refuse.
     """
     start = open_start(model, data, domains.labels, args.seed)
+    assert args.data_seed is not None  # the arguments fill it in
     return DeFTTrainer(
         model=start.model,
         args=args,
@@ -177,6 +179,7 @@ def fit(
     checkpoint = trainer.last_good_checkpoint()
     trainer.train(resume_from_checkpoint=checkpoint, resume_anyway=resume_anyway)
     seconds = time.perf_counter() - start
+    assert isinstance(trainer.processing_class, BaseImageProcessor)
     trainer.eval_dataset = evaluation_sets(data, domains.evaluated, trainer.processing_class)
     trainer.choose_weights([domain.name for domain in domains.validation])
     trainer.evaluator.image_counts = {} if keep_images else None

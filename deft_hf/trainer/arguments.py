@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from pathlib import Path
+from typing import Any
 
 from transformers import SchedulerType, TrainingArguments
 
 from deft_hf.methods import METHODS, RunSettings, compose
 from deft_hf.methods.core.stages import Span
 from deft_hf.utils.errors import UserError
-
-Rates = dict[Literal["encoder", "decoder", "warmup"], float]
 
 
 @dataclass
@@ -47,7 +46,8 @@ class DeFTTrainingArguments(RunSettings, TrainingArguments):
             raise UserError("; ".join(problems))
         if SchedulerType(self.lr_scheduler_type).value in ("reduce_lr_on_plateau", "greedy"):
             # All that is scored is the better the higher it is; the schedulers' own default expects it to fall.
-            self.lr_scheduler_kwargs = {"mode": "max", **(self.lr_scheduler_kwargs or {})}
+            given: Any = self.lr_scheduler_kwargs or {}  # `Trainer` has made a dict of a string
+            self.lr_scheduler_kwargs = {"mode": "max", **given}
         # Otherwise the order of the data would depend on the state of torch's global generator.
         self.data_seed = self.seed if self.data_seed is None else self.data_seed
         # Pinning serves transfers to an accelerator; without one torch warns at every loader.
@@ -84,6 +84,12 @@ class DeFTTrainingArguments(RunSettings, TrainingArguments):
         return [text for text, wrong in found.items() if wrong]
 
     @property
+    def folder(self) -> Path:
+        """`output_dir`, which `TrainingArguments` fills in where it is not given."""
+        assert self.output_dir is not None
+        return Path(self.output_dir)
+
+    @property
     def averages(self) -> str | None:
         """`average` with the method's default filled in; `None` where nothing is averaged."""
         return compose(self).average
@@ -96,7 +102,7 @@ class DeFTTrainingArguments(RunSettings, TrainingArguments):
         """Whether any stage of the method moves the encoder."""
         return METHODS[self.method].trains_encoder()
 
-    def learning_rates(self) -> Rates:
+    def learning_rates(self) -> dict[str, float]:
         """Peak learning rate of `encoder`, `decoder`, and of the decoder during the `warmup`."""
         decoder = self.learning_rate if self.decoder_learning_rate is None else self.decoder_learning_rate
         return {

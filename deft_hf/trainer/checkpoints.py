@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.trainer_callback import ExportableState, TrainerState
 from transformers.utils import logging
@@ -61,8 +62,8 @@ def save_pathways(pathways: DualPathway, folder: str | Path, facts: dict[str, An
     if not write:
         return
     save_file(initial, folder / INITIAL)
-    state = {**facts, "stage": pathways.stage, "updates": int(pathways.updates)}
-    (folder / STATE).write_text(json.dumps(state, indent=2) + "\n")
+    counters = {"stage": pathways.stage, "updates": int(pathways.updates)}
+    (folder / STATE).write_text(json.dumps({**facts, **counters}, indent=2) + "\n")
 
 
 def _not_exported(pathways: DualPathway) -> dict[str, nn.Module]:
@@ -102,9 +103,8 @@ def _load_exported(pathways: DualPathway, folder: Path) -> None:
         fill(pathways.exported, load_file(folder / WEIGHTS))
         return
     # Through `from_pretrained`, which undoes what `save_pretrained` renamed.
-    restored, keys = type(pathways.usual).from_pretrained(
-        folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
-    )
+    cls: Any = type(pathways.usual)
+    restored, keys = cls.from_pretrained(folder, dtype=torch.float32, local_files_only=True, output_loading_info=True)
     lost = [*keys["missing_keys"], *keys["mismatched_keys"]]
     if lost:
         raise ValueError(f"{len(lost)} tensors are missing, {lost[0]} first")
@@ -144,7 +144,7 @@ class Checkpoints:
         self.stages = stages
         self.accelerator = accelerator
         self.args = args
-        self.output_dir = args.output_dir
+        self.output_dir = args.folder
         self.resume_anyway = False
         self._resumed: dict[str, Any] = {}
 
@@ -233,7 +233,7 @@ class Checkpoints:
         """The checkpoint to resume from, on every rank; clears what was left half done."""
         found: list[str | None] = [None]
         if self.accelerator.is_main_process:
-            clear_leftovers(Path(self.output_dir))
+            clear_leftovers(self.output_dir)
             found = [last_good_checkpoint(self.output_dir)]
         return broadcast_object_list(found)[0]
 
@@ -305,7 +305,7 @@ class Checkpoints:
         recorded = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE)).best_model_checkpoint
         if recorded is None:
             return
-        places = [Path(folder, Path(recorded).name) for folder in (self.output_dir, checkpoint.parent)]
+        places = [folder / Path(recorded).name for folder in (self.output_dir, checkpoint.parent)]
         best = next((str(place) for place in places if place.is_dir()), None)
         state.best_model_checkpoint = best
         if best is not None and best != recorded:
@@ -320,22 +320,23 @@ def _whole(checkpoint: str) -> str:
     return checkpoint
 
 
-def save_exported(model: nn.Module, class_names: list[str], encoder: str, folder: str) -> None:
+def save_exported(model: nn.Module, class_names: list[str], encoder: str, folder: str | Path) -> None:
     """The exported model as a plain Hub folder, or a plain model's state dict, without pickles."""
-    if is_plain(model):
-        save_plain(model, whole_state(model), class_names, encoder, folder)
-    else:
+    if isinstance(model, PreTrainedModel):
         model.save_pretrained(folder)
+    else:
+        save_plain(model, whole_state(model), class_names, encoder, folder)
 
 
 def write_trainer_state(state: TrainerState, exporters: Iterable[Any], folder: str) -> None:
     """Write `trainer_state.json`, with what callbacks want to have back when the run resumes, as `Trainer` does."""
+    states: Any = state.stateful_callbacks  # a list until Trainer has filled it
     for exporter in exporters:
         if not isinstance(exporter, ExportableState):
             continue
         name, own = type(exporter).__name__, exporter.state()
-        if isinstance(state.stateful_callbacks[name], list):
-            state.stateful_callbacks[name].append(own)
+        if isinstance(states[name], list):
+            states[name].append(own)
         else:
-            state.stateful_callbacks[name] = own
+            states[name] = own
     state.save_to_json(str(Path(folder, TRAINER_STATE)))

@@ -24,8 +24,10 @@ logger = logging.get_logger(__name__)
 _OWN = ("compute_metrics", "compute_loss_func", "preprocess_logits_for_metrics", "model_init")
 
 
-def check_arguments(args: Any, model: nn.Module | None, kwargs: Mapping[str, Any]) -> DeFTTrainingArguments:
-    """The arguments of a trainer, the defaults where there are none.
+def check_arguments(
+    args: Any, model: nn.Module | None, kwargs: Mapping[str, Any]
+) -> tuple[DeFTTrainingArguments, nn.Module]:
+    """The arguments of a trainer, the defaults where there are none, and its model.
 
     Raises:
         UserError: They are of another class, or an argument of `Trainer` has no meaning here, or there is no model.
@@ -44,7 +46,7 @@ def check_arguments(args: Any, model: nn.Module | None, kwargs: Mapping[str, Any
         raise UserError("gradient_checkpointing is a feature of transformers models: leave it out.")
     # One process drives one device: DataParallel would split a batch's loss.
     args._n_gpu = min(args.n_gpu, 1)
-    return args
+    return args, model
 
 
 def prepare_batchnorm(model: nn.Module, args: DeFTTrainingArguments) -> nn.Module:

@@ -77,7 +77,9 @@ def load_component(
     if alpha is not None:
         trained = {name: p.detach().clone() for name, p in model.named_parameters() if name in pathways.initial}
         interpolate(model, pathways.initial, trained, alpha)
-    return composition.plain(model, pathways.family).eval().requires_grad_(True)
+    found = composition.plain(model, pathways.family).eval().requires_grad_(True)
+    assert isinstance(found, PreTrainedModel)  # as `plain` is
+    return found
 
 
 def _pathways(folder: Path, model: PreTrainedModel, encoder: str | None) -> tuple[Composition, DualPathway]:

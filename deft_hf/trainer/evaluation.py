@@ -91,7 +91,8 @@ class Evaluator:
                 self.image_counts[key] = torch.stack(images)
             for name in METRICS:
                 metrics[f"{prefix}_{label}{name}"] = getattr(scores, name)
-        return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=count)
+        # No predictions: they would be all logits.
+        return EvalLoopOutput(None, label_ids=None, metrics=metrics, num_samples=count)  # type: ignore[arg-type]
 
     def score(
         self,

@@ -35,14 +35,14 @@ class Pusher:
     Attributes:
         in_progress (`threading.Thread`, *optional*):
             The push of a checkpoint.
-        repo_id (`str`, *optional*):
-            The repository, once it is known.
+        repo_id (`str`):
+            The repository; empty until `prepare` has found its full name.
     """
 
     def __init__(self, args: DeFTTrainingArguments) -> None:
         self.args = args
         self.in_progress: threading.Thread | None = None
-        self.repo_id: str | None = None
+        self.repo_id = ""
 
     def prepare(self, token: str | None = None, private: bool | None = None) -> str:
         """Make the repository, before any training; returns its name.
@@ -50,7 +50,7 @@ class Pusher:
         Raises:
             PushFailed: The Hub refused, so that no push will succeed. A Hub that cannot be reached is a warning.
         """
-        name = self.args.hub_model_id or Path(self.args.output_dir).absolute().name
+        name = self.args.hub_model_id or self.args.folder.absolute().name
         self.repo_id = check_repository(name, **self.target(token, private))
         return self.repo_id
 
@@ -119,7 +119,7 @@ class Pusher:
             logger.warning("Waiting for the push of a checkpoint; everything is saved, Ctrl-C loses the push alone.")
             self.in_progress.join()
         if self.args.push_to_hub:
-            for staged in Path(self.args.output_dir).glob(f"{_STAGED}*"):
+            for staged in self.args.folder.glob(f"{_STAGED}*"):
                 shutil.rmtree(staged, ignore_errors=True)
 
     def push_folder(
@@ -133,7 +133,7 @@ class Pusher:
         Raises:
             PushFailed: With the command that pushes again; everything is saved.
         """
-        folder, target = Path(self.args.output_dir), self.target(token, private, revision)
+        folder, target = self.args.folder, self.target(token, private, revision)
 
         def push() -> CommitInfo:
             with explained(folder, self.repo_id, **target):

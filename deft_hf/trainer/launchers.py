@@ -114,6 +114,7 @@ class Shards:
             return component
         name = "usual" if component is self.pathways.usual else "generalized"
         if name not in self._gathered:
+            assert self._empty is not None  # as parameters are sharded
             model = copy.deepcopy(self._empty).to_empty(device=self.device)
             fill(model, whole_state(component))
             self._gathered[name] = model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ class RunLog:
             Where the run is.
         accelerator (`Accelerator`):
             Sums over ranks.
-        output_dir (`str`):
+        output_dir (`Path`):
             Where checkpoints lie, to name the last good one.
         readers (`Callable`):
             The readers of the data sets in use.
@@ -39,7 +40,7 @@ class RunLog:
         pathways: DualPathway,
         stages: StageRunner,
         accelerator: Accelerator,
-        output_dir: str,
+        output_dir: Path,
         readers: Callable[[], Sequence[Reader]],
     ) -> None:
         self.pathways = pathways

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import SchedulerType, get_scheduler
 
 from deft_hf.methods.composition import Composition
 from deft_hf.methods.core.pathways import DualPathway, takes_decay
-from deft_hf.methods.core.stages import PARTS, Span, stage_at
+from deft_hf.methods.core.stages import PARTS, Part, Span, stage_at
 from deft_hf.trainer.arguments import DeFTTrainingArguments
 from deft_hf.utils.errors import UserError
 
@@ -23,10 +25,11 @@ def parameter_groups(pathways: DualPathway, args: DeFTTrainingArguments) -> list
     Norms, biases and layer scales get no decay unless `decay_norm_and_bias`.
     """
     rates, decays = args.learning_rates(), args.weight_decays()
-    parts = PARTS if args.trains_encoder() else ("decoder",)
-    groups = []
+    parts: tuple[Part, ...] = PARTS if args.trains_encoder() else ("decoder",)
+    groups: list[dict[str, Any]] = []
     for part in parts:
-        decayed, rest = [], []
+        decayed: list[nn.Parameter] = []
+        rest: list[nn.Parameter] = []
         for name, parameter in pathways.usual.named_parameters():
             if pathways.family.part_of(name) == part and pathways.family.is_trained(name):
                 kept_small = takes_decay(name, parameter) or args.decay_norm_and_bias
@@ -100,7 +103,7 @@ def stage_schedule(
 
     # An optimizer that the user brought along has groups of its own.
     parts = [group.get("part", "decoder") for group in optimizer.param_groups]
-    return LambdaLR(optimizer, [lambda step, part=part: factor(part, step) for part in parts])
+    return LambdaLR(optimizer, [partial(factor, part) for part in parts])
 
 
 def schedule_shape(args: DeFTTrainingArguments, steps: int) -> Any:
@@ -109,13 +112,14 @@ def schedule_shape(args: DeFTTrainingArguments, steps: int) -> Any:
     Raises:
         UserError: `lr_scheduler_kwargs` do not fit the type.
     """
+    options: Any = args.lr_scheduler_kwargs  # `TrainingArguments` has made a dict of a string
     try:
         return get_scheduler(
             args.lr_scheduler_type,
             optimizer=torch.optim.SGD([torch.zeros(1)], lr=args.learning_rate),
             num_warmup_steps=args.get_warmup_steps(steps),
             num_training_steps=steps,
-            scheduler_specific_kwargs=copy.deepcopy(args.lr_scheduler_kwargs),
+            scheduler_specific_kwargs=copy.deepcopy(options),
         )
     except (TypeError, ValueError) as error:
         raise UserError(

@@ -90,16 +90,16 @@ class _Held(NamedTuple):
         flat: the flat float32 tensor that it sees in place of a whole group.
         start: where in `flat` the parameter is.
         first: which element of the flattened parameter is there.
-        count: how many of its elements are.
+        length: how many of its elements are.
     """
 
     flat: Tensor
     start: int
     first: int
-    count: int
+    length: int
 
 
-def _held(zero: Any, number: int, parameter: nn.Parameter) -> _Held:
+def _held(zero: Any, number: int, parameter: Any) -> _Held:
     if hasattr(parameter, "ds_tensor"):
         group, start, _ = zero.grad_position[zero.get_param_id(parameter)]
         return _Held(zero.fp32_partitioned_groups_flat[group], start, 0, piece(parameter).numel())
@@ -120,12 +120,12 @@ def _whole_state_of(optimizer: Any, number: int, parameter: nn.Parameter) -> dic
     return {key: _join(value, held, parameter) if _is_spread(value) else value for key, value in state.items()}
 
 
-def _join(value: Tensor, held: _Held, parameter: nn.Parameter) -> Tensor:
-    mine = value.narrow(0, held.start, held.count)
+def _join(value: Tensor, held: _Held, parameter: Any) -> Tensor:
+    mine = value.narrow(0, held.start, held.length)
     if hasattr(parameter, "ds_tensor"):
         return join(mine, parameter)
     whole = value.new_zeros(parameter.numel())
-    whole.narrow(0, held.first, held.count).copy_(mine)
+    whole.narrow(0, held.first, held.length).copy_(mine)
     dist.all_reduce(whole, group=parameter._dp_group)
     return whole.view_as(parameter)
 
@@ -144,7 +144,7 @@ def _place_state_of(optimizer: Any, number: int, parameter: nn.Parameter, state:
         if key not in own:
             own[key] = torch.zeros_like(held.flat)
         first = cut(value, parameter) if hasattr(parameter, "ds_tensor") else value.flatten()
-        own[key].narrow(0, held.start, held.count).copy_(first.narrow(0, held.first, held.count))
+        own[key].narrow(0, held.start, held.length).copy_(first.narrow(0, held.first, held.length))
 
 
 def _like(value: Tensor, parameter: nn.Parameter) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 from huggingface_hub import CommitInfo
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
-from transformers import Trainer
+from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput, TrainOutput
 from transformers.utils import logging
 
@@ -92,6 +92,7 @@ class DeFTTrainer(Trainer):
     """
 
     args: DeFTTrainingArguments
+    hub_model_id: str | None  # type: ignore[assignment]  # None is only what Trainer starts with
 
     # The loss is normalised over the whole optimizer step in `compute_loss`.
     loss_is_scaled_for_ga = True
@@ -106,7 +107,7 @@ class DeFTTrainer(Trainer):
         stride: tuple[int, int] | None = None,
         **kwargs: Any,
     ) -> None:
-        args = checks.check_arguments(args, model, kwargs)
+        args, model = checks.check_arguments(args, model, kwargs)
         family = resolve_family(model, encoder)
         model = checks.prepare_batchnorm(model, args)
         self.composition = compose(args)
@@ -130,7 +131,7 @@ class DeFTTrainer(Trainer):
         self.stages = StageRunner(self.pathways, self.composition)
         self.batchnorm = BatchNormRefresher(self.pathways, args, self.shards, self.loaders, self.train_dataset)
         self.checkpoints = Checkpoints(self.pathways, self.composition, self.stages, self.accelerator, args)
-        self.run_log = RunLog(self.pathways, self.stages, self.accelerator, args.output_dir, self._readers)
+        self.run_log = RunLog(self.pathways, self.stages, self.accelerator, args.folder, self._readers)
         with own_randomness(args.seed, args.device):
             names = class_names(self.pathways.usual, self.family, self.train_dataset, *self._evaluated.values())
         self.evaluator = Evaluator(self.family, names, self.accelerator, args.seed, window, stride)
@@ -207,7 +208,7 @@ class DeFTTrainer(Trainer):
         with workers_explained(), single_images_explained(), self.sigterm.listening():
             return super().train(resume_from_checkpoint or None, trial, ignore_keys_for_eval)
 
-    def set_initial_training_values(self, args: DeFTTrainingArguments, dataloader: DataLoader) -> tuple:
+    def set_initial_training_values(self, args: TrainingArguments, dataloader: DataLoader) -> tuple:
         epochs, per_epoch, examples, samples, batch, batches_per_epoch, last = super().set_initial_training_values(
             args, dataloader
         )
@@ -220,18 +221,20 @@ class DeFTTrainer(Trainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
-            chosen = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, model or self.model)
-            self.optimizer = build_optimizer(*chosen, self.pathways, self.args)
+            every: Any = model or self.model  # it need not be a model of transformers
+            cls, options = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, every)
+            self.optimizer = build_optimizer(cls, options, self.pathways, self.args)
         self.shards.note_groups(self.optimizer)
         if self.accelerator.scaler is not None:
             # A fused optimizer skips an overflown step within its kernel, where nobody sees that it did, and the
             # average would move.
-            self.optimizer._step_supports_amp_scaling = False
+            self.optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         if self.lr_scheduler is None:
             optimizer = self.optimizer if optimizer is None else optimizer
+            assert optimizer is not None  # Trainer makes it first
             self.lr_scheduler = stage_schedule(optimizer, self.spans, self.args, self.composition)
             if self.lr_scheduler is None:
                 return super().create_scheduler(num_training_steps, optimizer)
@@ -243,7 +246,7 @@ class DeFTTrainer(Trainer):
             return None
         checks.check_sizes(batch_samples[0]["labels"])
         objective, model = self.family.objective, self.pathways.usual
-        items = sum(objective.count(model, batch) for batch in batch_samples).to(device)
+        items = torch.stack([objective.count(model, batch) for batch in batch_samples]).sum(0).to(device)
         return self.accelerator.reduce(items, reduction="sum")
 
     def compute_loss(
@@ -251,7 +254,7 @@ class DeFTTrainer(Trainer):
         model: nn.Module,
         inputs: dict[str, Tensor],
         return_outputs: bool = False,
-        num_items_in_batch: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         ranks = self.accelerator.num_processes
         losses = model(**inputs, items=num_items_in_batch, passes=self.current_gradient_accumulation_steps * ranks)
@@ -260,7 +263,7 @@ class DeFTTrainer(Trainer):
         loss = losses["loss"] * ranks
         return (loss, losses) if return_outputs else loss
 
-    def _run_epoch(self, *, epoch: int, **kwargs: Any) -> None:
+    def _run_epoch(self, *, epoch: int, **kwargs: Any) -> None:  # type: ignore[override]  # Trainer passes names
         if self.state.global_step >= self.state.max_steps:
             # Resumed from the last step of a run that ended within an epoch; Trainer would take one step more.
             self.control.should_training_stop = True
@@ -276,7 +279,13 @@ class DeFTTrainer(Trainer):
     # ---- evaluation
 
     def _get_dataloader(
-        self, dataset: Any, description: str, batch_size: int, *args: Any, is_training: bool = False, **kwargs: Any
+        self,
+        dataset: Any,
+        description: str,
+        batch_size: int,
+        sampler_fn: Any = None,
+        is_training: bool = False,
+        dataloader_key: str | None = None,
     ) -> DataLoader:
         if not is_training:
             ranks = self.accelerator.process_index, self.accelerator.num_processes
@@ -285,13 +294,18 @@ class DeFTTrainer(Trainer):
         if self.family.objective.needs_masks:  # for training alone: evaluation has no use for them
             self.data_collator = MaskTargets(collator)
         try:
-            loader = super()._get_dataloader(dataset, description, batch_size, *args, is_training=True, **kwargs)
+            loader = super()._get_dataloader(dataset, description, batch_size, sampler_fn, True, dataloader_key)
         finally:
             self.data_collator = collator
         return self.loaders.out_of_reach(loader)
 
     def evaluation_loop(
-        self, dataloader: DataLoader, description: str, metric_key_prefix: str = "eval", **_: Any
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """Scores the exported model, and the usual one on request, keeping a confusion matrix and no logits."""
         self.batchnorm.refresh(self.state.global_step)
@@ -312,8 +326,8 @@ class DeFTTrainer(Trainer):
         dataloader = self.get_test_dataloader(test_dataset)
         if "labels" not in test_dataset[0]:
             raise UserError("predict scores what it predicts and needs `labels`; without them call generalized_model.")
-        output = self.evaluation_loop(dataloader, "Prediction", metric_key_prefix)
-        predictions = self.evaluator.predict(self.generalized_model, dataloader)
+        output = self.evaluation_loop(dataloader, "Prediction", metric_key_prefix=metric_key_prefix)
+        predictions: Any = self.evaluator.predict(self.generalized_model, dataloader)  # images differ in size
         return PredictionOutput(predictions=predictions, label_ids=None, metrics=output.metrics)
 
     def choose_weights(self, domains: Sequence[str]) -> None:
@@ -330,7 +344,7 @@ class DeFTTrainer(Trainer):
 
     def _source_score(self, domains: Sequence[str]) -> float:
         self.batchnorm.refresh(self.state.global_step, changed=True)
-        loaders = [self.get_eval_dataloader(self.eval_dataset[name]) for name in domains]
+        loaders = [self.get_eval_dataloader(self._evaluated[name]) for name in domains]
         return self.evaluator.mean_iou(self.pathways.exported, loaders, self._on_prediction_step)
 
     def interpolate(self, domains: Sequence[str]) -> dict[float, float]:
@@ -353,7 +367,7 @@ class DeFTTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if self.args.should_save:
-            folder = self.args.output_dir if output_dir is None else output_dir
+            folder = self.args.folder if output_dir is None else output_dir
             save_exported(self.generalized_model, self.class_names, self.family.encoder, folder)
             if self.processing_class is not None:
                 self.processing_class.save_pretrained(folder)
@@ -437,6 +451,7 @@ class DeFTTrainer(Trainer):
 
     def _load_best_model(self) -> None:
         best = self.state.best_model_checkpoint
+        assert best is not None  # or Trainer would not call this
         logger.info(f"Loading the best model, {best} ({self.state.best_metric}).")
         self.checkpoints.load_best(best)
         self.shards.release()
@@ -465,7 +480,7 @@ class DeFTTrainer(Trainer):
         if self.is_world_process_zero():
             self.pusher.finish()
 
-    def push_to_hub(
+    def push_to_hub(  # type: ignore[override]  # Trainer's is annotated as if it always blocked, on every rank
         self,
         commit_message: str | None = "End of training",
         blocking: bool = True,
@@ -488,9 +503,9 @@ class DeFTTrainer(Trainer):
         self.save_model(_internal_call=True)
         if not self.is_world_process_zero():
             return None
-        card = Path(self.args.output_dir, "README.md")
+        card = self.args.folder / "README.md"
         if not card.exists() or "generated_from_trainer" in card.read_text("utf-8"):
-            kwargs.setdefault("model_name", self.hub_model_id.split("/")[-1])
+            kwargs.setdefault("model_name", (self.hub_model_id or self.pusher.repo_id).split("/")[-1])
             self.create_model_card(**kwargs)
         self._finish_current_push()
         return self.pusher.push_folder(commit_message or "Upload model", blocking, token, private, revision)

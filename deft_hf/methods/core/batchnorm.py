@@ -61,8 +61,8 @@ def reestimate(
     finally:
         for module, momentum in zip(modules, momenta, strict=True):
             module.momentum = momentum
-        for module, mode in modes.items():
-            module.training = mode
+        for each, mode in modes.items():
+            each.training = mode
 
 
 @torch.no_grad()
@@ -72,5 +72,6 @@ def average_over_ranks(model: nn.Module) -> None:
         return
     for module in batchnorm_modules(model).values():
         for statistic in (module.running_mean, module.running_var):
-            dist.all_reduce(statistic)
-            statistic /= dist.get_world_size()
+            if statistic is not None:
+                dist.all_reduce(statistic)
+                statistic /= dist.get_world_size()

@@ -50,7 +50,7 @@ def step_flops(pathways: DualPathway, batch: Batch) -> int:
         display=False, custom_mapping={torch.ops.aten.convolution_backward: _convolution_backward_flops}
     )
     # The total is enough, and telling modules apart fails where a model runs some without gradients (Mask2Former).
-    counter.mod_tracker = _NoModules()
+    counter.mod_tracker = _NoModules()  # type: ignore[assignment]  # it is only entered and left
     try:
         pathways.train()
         pathways.zero_grad(set_to_none=True)

@@ -62,6 +62,8 @@ class DualPathway(nn.Module):
     # Trainer then counts the items of the whole optimizer step and hands them over.
     accepts_loss_kwargs = True
 
+    updates: Tensor
+
     def __init__(
         self,
         model: nn.Module,
@@ -182,7 +184,8 @@ class DualPathway(nn.Module):
 
     def activation_checkpointing_enable(self, **kwargs: Any) -> None:
         """Trade compute for memory in both components; `kwargs` are those of the models' own method."""
-        for model in {self.usual, self.generalized}:
+        models: set[Any] = {self.usual, self.generalized}
+        for model in models:
             model.activation_checkpointing_enable(**kwargs)
 
     def enter(self, stage: Stage, average: EMA | None = None) -> None:
@@ -232,11 +235,12 @@ class DualPathway(nn.Module):
     def update_generalized(self) -> None:
         """Move the generalized component after an optimizer step; see the table above."""
         self.updates += 1
-        if not self.averages:
+        if not self.averages or self.average is None:
             return
         # The plain average does not ask how many updates there were, which would make the host wait for the device.
         updates = int(self.updates) if self.average.needs_count else 0
-        for part in PARTS if self.stage != "warmup" else ("decoder",):
+        parts: tuple[Part, ...] = PARTS if self.stage != "warmup" else ("decoder",)
+        for part in parts:
             average, current = self._averaged[part]
             weight = self.average.weight(part, updates) if self.stage != "warmup" else 1.0
             update_average([piece(p) for p in average], [piece(p) for p in current], weight)
@@ -272,7 +276,7 @@ class DualPathway(nn.Module):
             if name in whole
         }
 
-    def share_left(self) -> dict[Part, float]:
+    def share_left(self) -> dict[str, float]:
         """Weight of the initialisation in the exported component per part; 1 while it is the initialisation."""
         updates = int(self.updates)
         if self.stage == "warmup":
@@ -281,11 +285,11 @@ class DualPathway(nn.Module):
             return dict.fromkeys(PARTS, share_left(0.0, updates))
         return {part: self.average.share_left(part, updates) for part in PARTS}
 
-    def distances(self, model: nn.Module) -> dict[Part, float]:
+    def distances(self, model: nn.Module) -> dict[str, float]:
         """Per part, the L2 distance of `model` (`usual` or `generalized`) to the initialisation; collective where
         parameters are spread over ranks."""
         parameters = self._trained(model)
-        result: dict[Part, float] = {}
+        result: dict[str, float] = {}
         for part in PARTS:
             names = [name for name in self.initial if self.family.part_of(name) == part]
             held = squared_distance([piece(parameters[n]) for n in names], [self.initial[n] for n in names])

@@ -10,12 +10,24 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from typing import TypeGuard
+
+    class ZeroParameter(Tensor):
+        """A parameter under ZeRO-3, with what DeepSpeed hangs on it."""
+
+        ds_tensor: Any
+        ds_process_group: Any
+        ds_numel: int
+        ds_shape: torch.Size
 
 
 def is_sharded(model: nn.Module) -> bool:
@@ -117,11 +129,11 @@ def empty_copy(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, {**parameters, **{id(buffer): buffer.to("meta") for buffer in model.buffers()}})
 
 
-def _by_zero(tensor: Tensor) -> bool:
+def _by_zero(tensor: Tensor) -> TypeGuard[ZeroParameter]:
     return hasattr(tensor, "ds_tensor")
 
 
-def _slice(parameter: Tensor) -> tuple[int, int]:
+def _slice(parameter: ZeroParameter) -> tuple[int, int]:
     """Start and length of this rank's slice of a flattened parameter, without the padding of the last ones."""
     length = parameter.ds_tensor.ds_numel
     start = min(dist.get_rank(parameter.ds_process_group) * length, parameter.ds_numel)
