@@ -41,24 +41,35 @@ def compare(
     since runs have processes of their own.
 
     Args:
-        recipe: path of the recipe; OUTPUT is its `training.output_dir`.
-        methods: names of rows with commas between them, each with settings of its own after colons.
-        seeds: how many, from 0; or which.
-        overrides: `key.sub=value`, as for `deft_hf.train`.
-        baselines: the methods that the others are compared with, a report each.
-        jobs: processes at once. They share the cores, unless OMP_NUM_THREADS says how many threads a process has;
-            another number of threads rounds differently.
-        rates: learning rates to tune each method over, on source validation; none: as the recipe says.
-        values: tune each method's own value too, at the rate chosen.
-        curve_points: how often the first seed is scored while training; runs that are done stay as they are.
-        costs: measure time and memory of a step.
-        command: what to quote as the command behind the report.
+        recipe (`str`):
+            Path of the recipe; OUTPUT is its `training.output_dir`.
+        methods (`str`, *optional*, defaults to `"joint,lp_ft,deft"`):
+            Names of rows, separated by commas, each with settings of its own after colons.
+        seeds (`int` or `Sequence[int]`, *optional*, defaults to `3`):
+            Number of seeds, from 0 on, or the seeds themselves.
+        overrides (`Sequence[str]`, *optional*, defaults to `()`):
+            Overrides `key.sub=value`, as for `deft_hf.train`.
+        baselines (`Sequence[str]`, *optional*, defaults to `('joint',)`):
+            Methods that the others are compared with, one report per baseline.
+        jobs (`int`, *optional*, defaults to `1`):
+            Number of processes at a time. They share the cores, unless OMP_NUM_THREADS says how many threads a process
+            has; another number of threads rounds differently.
+        rates (`Sequence[float]`, *optional*, defaults to `()`):
+            Learning rates to tune each method over, on source validation; without any, the recipe's are used.
+        values (`bool`, *optional*, defaults to `False`):
+            Whether to tune each method's own value too, at the chosen rate.
+        curve_points (`int`, *optional*, defaults to `0`):
+            How often the first seed is scored during training; finished runs do not change.
+        costs (`bool`, *optional*, defaults to `True`):
+            Whether to measure time and memory of a step.
+        command (`str`, *optional*, defaults to `""`):
+            Command to quote in the report.
 
     Returns:
-        What is in the first report.
+        `Comparison`: The results in the first report.
 
     Raises:
-        UserError: a mistake in recipe or arguments, or OUTPUT holds something else, before anything is trained.
+        UserError: If recipe or arguments contain a mistake, or OUTPUT holds something else; before any training.
     """
     variants = parse_variants(methods)
     for name in baselines:

@@ -46,10 +46,14 @@ class Plan:
     """The common ground of all runs.
 
     Args:
-        recipe: path of the recipe.
-        overrides: `key=value` of the command line.
-        folder: where the run folders lie.
-        curve_points: how often, and on how many images a domain, the first seed is scored while training.
+        recipe (`str`):
+            Path of the recipe.
+        overrides (`tuple[str, ...]`):
+            Overrides `key=value` of the command line.
+        folder (`Path`):
+            Folder of the run folders.
+        curve_points (`int`, *optional*, defaults to `0`):
+            How often, and on how many images a domain, the first seed is scored while training.
     """
 
     recipe: str
@@ -62,13 +66,17 @@ class Plan:
         """The run of some settings at a seed.
 
         Args:
-            settings: recipe keys and their values.
-            seed: of everything random.
-            curve: score while training, if the plan asks for it.
-            source_only: leave the unseen domains out, so that nothing can be chosen on them.
+            settings (`Settings`):
+                Recipe keys and their values.
+            seed (`int`):
+                Random seed.
+            curve (`bool`, *optional*, defaults to `False`):
+                Whether to score during training, if the plan asks for it.
+            source_only (`bool`, *optional*, defaults to `False`):
+                Whether to leave the unseen domains out, so that nothing can be chosen on them.
 
         Raises:
-            UserError: what the recipe refuses.
+            UserError: If the recipe refuses the settings.
         """
         changes: dict[str, Any] = {**settings, "training.seed": seed, "data.check": False}
         if curve and self.curve_points:
@@ -89,11 +97,13 @@ class Plan:
         """Build the arguments of every variant, so that what they refuse comes out before anything is trained.
 
         Args:
-            variants: by name.
-            values: whether values will be tuned that go by the number of steps.
+            variants (`Mapping[str, Variant]`):
+                Rows by name.
+            values (`bool`, *optional*, defaults to `False`):
+                Whether values will be tuned that depend on the number of steps.
 
         Raises:
-            UserError: what the recipe or the arguments refuse, with the variant's name; or a recipe that chooses a
+            UserError: If the recipe or the arguments refuse a variant, with its name, or the recipe chooses a
                 checkpoint, by one component where two rows may be read from one run.
         """
         for name, variant in variants.items():
@@ -114,7 +124,7 @@ class Plan:
         """`training.max_steps` under these settings.
 
         Raises:
-            UserError: the recipe counts epochs.
+            UserError: If the recipe counts epochs.
         """
         steps = self._load(settings).training.max_steps
         if steps < 1:

@@ -30,15 +30,21 @@ def tune(
     that one, asked for or not. What a variant sets of its own is left at that, and nothing else is tried for it.
 
     Args:
-        plan: of the comparison.
-        variants: by name.
-        rates: learning rates.
-        values: try values too.
-        source: names of the source validation domains.
-        jobs: processes at once.
+        plan (`Plan`):
+            Plan of the comparison.
+        variants (`Mapping[str, Variant]`):
+            Rows by name.
+        rates (`Sequence[float]`):
+            Learning rates to try.
+        values (`bool`):
+            Whether to try each method's own value too.
+        source (`Sequence[str]`):
+            Names of the source validation domains.
+        jobs (`int`):
+            Number of processes at a time.
 
     Returns:
-        The settings chosen for each variant, and everything that was tried.
+        `tuple[dict[str, Settings], list[Trial]]`: The chosen settings of each variant, and everything that was tried.
     """
     trials: list[Trial] = []
     tuned = {name: variant for name, variant in variants.items() if variant.like is None}

@@ -14,11 +14,12 @@ from deft_hf.utils.errors import UserError
 
 
 def parse_variants(text: str) -> dict[str, Variant]:
-    """Variants by name from `joint,deft,deft:method.ema_decay_steps=40000`: names of rows, with settings of
-    one's own after colons.
+    """Variants by name from text such as `joint,deft,deft:method.ema_decay_steps=40000`.
+
+    The text has names of rows, with settings of one's own after colons.
 
     Raises:
-        UserError: an unknown or repeated name, or a setting that is no `key=value`.
+        UserError: If a name is unknown or repeated, or a setting is not `key=value`.
     """
     known = variants()
     chosen: dict[str, Variant] = {}

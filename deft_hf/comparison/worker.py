@@ -27,8 +27,10 @@ def work(folder: Path, environment: Mapping[str, str]) -> None:
     """Train and score what the folder's recipe says, unless that is done; a divergence is written down.
 
     Args:
-        folder: holds the recipe; takes the log and everything that comes of the run.
-        environment: variables to set, `OMP_NUM_THREADS` among them.
+        folder (`Path`):
+            Folder with the recipe, which receives the log and the results.
+        environment (`Mapping[str, str]`):
+            Environment variables to set, such as `OMP_NUM_THREADS`.
     """
     os.environ.update(environment)
     torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))

@@ -80,8 +80,10 @@ class Launcher(NamedTuple):
     """What a launcher does to a run.
 
     Attributes:
-        shards_parameters: Parameters are spread over ranks: ZeRO-3 or FSDP2.
-        hides_gradients: Gradients cannot be read between backward and step: DeepSpeed.
+        shards_parameters (`bool`, *optional*, defaults to `False`):
+            Whether parameters are sharded over ranks: ZeRO-3 or FSDP2.
+        hides_gradients (`bool`, *optional*, defaults to `False`):
+            Whether gradients cannot be read between backward and step: DeepSpeed.
     """
 
     shards_parameters: bool = False
@@ -106,8 +108,10 @@ class Run(Protocol):
     """What an ingredient may know of the run that it is in; see [`~deft_hf.methods.composition.Composition`].
 
     Attributes:
-        method: The method.
-        average: Key of `AVERAGES`; `None` where nothing is averaged.
+        method (`Method`):
+            The method.
+        average (`str` or `None`):
+            Key of `AVERAGES`; `None` where nothing is averaged.
     """
 
     method: Method
@@ -123,12 +127,18 @@ class Ingredient:
     A subclass sets the attributes and overrides the hooks that it needs; each hook does nothing by default.
 
     Attributes:
-        name: In tables and messages.
-        summary: What it is, one line.
-        paper: Authors, year and link.
-        Settings: Dataclass of its settings, each made by [`setting`].
-        variants: Rows that `compare` gets from it, by name.
-        adapts: It changes the model before training, so that what is exported is a changed copy.
+        name (`ClassVar[str]`):
+            In tables and messages.
+        summary (`ClassVar[str]`):
+            What it is, one line.
+        paper (`ClassVar[str | None]`, *optional*):
+            Authors, year and link.
+        Settings (`ClassVar[type]`, *optional*, defaults to `NoSettings`):
+            Dataclass of its settings, each made by [`setting`].
+        variants (`ClassVar[Mapping[str, Variant]]`, *optional*, defaults to `{}`):
+            Rows that `compare` gets from it, by name.
+        adapts (`ClassVar[bool]`, *optional*, defaults to `False`):
+            It changes the model before training, so that what is exported is a changed copy.
     """
 
     name: ClassVar[str]
@@ -219,8 +229,10 @@ class Method(Ingredient):
     """A method: the stages that a run goes through, with its own hooks as those of an [`Ingredient`].
 
     Attributes:
-        stages: In order. Each starts from a snapshot of the last.
-        default_average: The average that it has where none is asked for: a key of `AVERAGES`, or `None`.
+        stages (`ClassVar[tuple[Stage, ...]]`):
+            In order. Each starts from a snapshot of the last.
+        default_average (`ClassVar[str | None]`, *optional*):
+            The average that it has where none is asked for: a key of `AVERAGES`, or `None`.
     """
 
     stages: ClassVar[tuple[Stage, ...]]

@@ -114,7 +114,8 @@ def add_adapters(model: nn.Module, family: SegmentationFamily, rank: int, alpha:
             Scale of B A in units of the rank.
 
     Returns:
-        The family of the adapted model: its trained parameters are the adapters' and the decoder's.
+        `SegmentationFamily`: The family of the adapted model: its trained parameters are the adapters' and the
+        decoder's.
 
     Raises:
         UserError: `peft` cannot be imported; `rank` is below 1; the model has adapters already, or no layer to adapt.
@@ -168,8 +169,8 @@ def merged(model: nn.Module, family: SegmentationFamily) -> nn.Module:
 
     Args:
         model (`nn.Module`):
-            A model that `add_adapters` was called on; left alone, so that it may go on training. One without
-            adapters is returned as it is.
+            Model that `add_adapters` was called on; it is not changed and can be trained further. One without adapters
+            is returned itself.
         family (`SegmentationFamily`):
             Its family, of before or after `add_adapters`.
     """

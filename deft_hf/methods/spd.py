@@ -69,8 +69,10 @@ class Drift(NamedTuple):
     """What has to be known of the parameters before an optimizer step; one scalar tensor per parameter.
 
     Attributes:
-        distances: ||θ - θ_init||_2.
-        alignments: -<g, θ - θ_init>; negative where going down the gradient g leads back to the initialisation.
+        distances (`list[Tensor]`):
+            ||θ - θ_init||_2.
+        alignments (`list[Tensor]`):
+            -<g, θ - θ_init>; negative where going down the gradient g leads back to the initialisation.
     """
 
     distances: list[Tensor]
@@ -98,7 +100,7 @@ def drift(parameters: Sequence[Tensor], initial: Sequence[Tensor]) -> Drift:
 
 
 def project(parameters: Sequence[Tensor], initial: Sequence[Tensor], before: Drift, weight: float) -> None:
-    """Selective projection decay after an optimizer step, in place and per tensor:
+    """Selective projection decay after an optimizer step, in place and per tensor.
 
         if -<g, θ_prev - θ_init> < 0:   θ <- θ - λ r (θ - θ_init)
         r = clip((||θ - θ_init|| - ||θ_prev - θ_init||) / ||θ - θ_init||, 0, 1)

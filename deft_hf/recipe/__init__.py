@@ -51,6 +51,17 @@ class Recipe(Section):
             Any field of `TrainingArguments`.
         publish (`PublishSection`, *optional*):
             Where the exported model goes.
+
+    Example:
+
+    ```python
+    >>> from deft_hf import Recipe
+
+    >>> recipe = Recipe.load("quickstart", overrides=["training.max_steps=100"])
+    >>> recipe.method.name, recipe.training.max_steps
+    ('deft', 100)
+
+    ```
     """
 
     model: ModelSection = Field(description="The pretrained model.")

@@ -113,8 +113,9 @@ _PLACES = {"images", "masks", "image_suffix", "mask_suffix"}
 
 
 class FolderEntry(Entry):
-    """A domain of files: images and masks in two folders under `folder`, see `Domain.from_folder`; with a `layout` the
-    official tree of a data set, see `load_layout`.
+    """A domain of files: images and masks in two folders under `folder`, see `Domain.from_folder`.
+
+    With a `layout` the folder is the official tree of a data set, see `load_layout`.
     """
 
     folder: str = Field(description="Folder of the domain; a relative one starts at `data.root`.")

@@ -15,7 +15,7 @@ def check_arguments(recipe: Recipe) -> None:
     """Build the arguments of every method, so that what they refuse comes out before any file is read.
 
     Raises:
-        UserError: arguments that exclude each other, or that no schedule can be made of.
+        UserError: If arguments exclude each other, or no schedule can be made of them.
     """
     for method in [*recipe.method.baselines, recipe.method.name]:
         schedule_shape(method_arguments(recipe, method), steps=100)

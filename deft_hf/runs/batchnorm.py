@@ -20,8 +20,9 @@ from deft_hf.utils.randomness import own_randomness
 def reestimate_batchnorm(
     model: PreTrainedModel, processor: BaseImageProcessor, data: DataSection, args: DeFTTrainingArguments
 ) -> int:
-    """Take the BatchNorm statistics of a model anew, in place, on source images of the first epoch of training, as
-    `batchnorm: reestimate` does while training.
+    """Re-estimate the BatchNorm statistics of a model in place, as `batchnorm: reestimate` does during training.
+
+    The batches are source images of the first epoch of training.
 
     Args:
         model (`PreTrainedModel`):
@@ -37,7 +38,7 @@ def reestimate_batchnorm(
         `int`: how many batches they were taken on; 0: the model has no BatchNorm.
 
     Raises:
-        UserError: the data cannot be read.
+        UserError: If the data cannot be read.
     """
     if not batchnorm_modules(model):
         return 0

@@ -26,7 +26,7 @@ def load_domains(data: DataSection) -> Domains:
             The `data` section of a recipe.
 
     Raises:
-        UserError: all that is wrong with the files of all domains.
+        UserError: If files are wrong; the message lists everything that is, in all domains.
     """
     sections = [
         [_domain(entry, data, entry.label_space(data)) for entry in entries]

@@ -80,7 +80,7 @@ def read_facts(folders: Mapping[str, Path]) -> dict[str, RunFacts]:
             By method, its folder; see `method_folders`.
 
     Raises:
-        UserError: a file of them is damaged.
+        UserError: If a file of them is damaged.
     """
     return {method: _read(folder / METRICS, method) for method, folder in folders.items()}
 

@@ -84,8 +84,9 @@ def finish(
 def starting_weights(
     model: ModelSection, data: DataSection, domains: Domains, seed: int, initial: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """What distances are taken from, of the parameters that are trained: the pretrained encoder, and the rest as the
-    last stage found it.
+    """The weights that distances of trained parameters are measured from.
+
+    They are those of the pretrained encoder, and of the rest as the last stage found it.
 
     Args:
         model (`ModelSection`):

@@ -80,7 +80,7 @@ def claimed_folder(recipe: Recipe, resume_anyway: bool = False) -> Iterator[Path
         `Path`: the folder.
 
     Raises:
-        UserError: the folder holds another run, or files of something else, cannot be written to, or belongs to a
+        UserError: If the folder holds another run, or files of something else, cannot be written to, or belongs to a
             process that still runs. Nothing is touched.
     """
     folder = Path(recipe.training.output_dir)
@@ -185,9 +185,7 @@ def _differences(old: Any, new: Any, key: str = "") -> dict[str, str]:
 
 
 def _other_batch(training: TrainingSection, folders: Collection[Path], changed: bool) -> dict[str, str]:
-    """In words, that what was trained had another global batch than what would be trained now; `changed`: by the
-    recipes it could have.
-    """
+    """A difference in global batch size between the checkpoints and this run; `changed`: the recipes allow one."""
     done = all((folder / METRICS).is_file() for folder in folders)
     if training.auto_find_batch_size or (done and not changed):
         return {}

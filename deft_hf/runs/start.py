@@ -28,7 +28,7 @@ def open_start(
             Print what was opened and what of it is new.
 
     Raises:
-        UserError: what `open_pretrained` refuses.
+        UserError: If `open_pretrained` refuses the checkpoint.
     """
     start = open_pretrained(
         model.pretrained,

@@ -48,7 +48,7 @@ def train(recipe: Recipe, resume_anyway: bool = False) -> Path:
         `Path`: the output folder, which is a plain Hub folder.
 
     Raises:
-        UserError: anything in data or output folder that is wrong, before training starts; a push that failed.
+        UserError: If anything in data or output folder is wrong, before training starts, or a push failed.
 
     Example:
 
@@ -135,7 +135,7 @@ def make_trainer(args: DeFTTrainingArguments, model: ModelSection, data: DataSec
             The data, loaded.
 
     Raises:
-        UserError: what `open_start` and `DeFTTrainer` refuse.
+        UserError: If `open_start` or `DeFTTrainer` refuses something.
     """
     start = open_start(model, data, domains.labels, args.seed)
     assert args.data_seed is not None  # the arguments fill it in

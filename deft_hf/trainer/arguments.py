@@ -22,14 +22,17 @@ class DeFTTrainingArguments(RunSettings, TrainingArguments):
     serves both parts. Each setting is described in the settings class of its method in `deft_hf.methods`.
 
     Raises:
-        UserError: Values that exclude each other or lie outside their range, all in one message.
+        UserError: If values exclude each other or are out of range; one message lists them all.
 
     Example:
 
     ```python
-    from deft_hf import DeFTTrainingArguments
+    >>> from deft_hf import DeFTTrainingArguments
 
-    args = DeFTTrainingArguments("out", method="deft", max_steps=20_000, decoder_warmup_steps=2_000)
+    >>> args = DeFTTrainingArguments("out", method="deft", max_steps=20_000, decoder_warmup_steps=2_000)
+    >>> [(span.stage, span.steps) for span in args.spans(args.max_steps)]
+    [('warmup', 2000), ('decoupled', 20000)]
+
     ```
     """
 

@@ -23,9 +23,16 @@ class LoopCallback(TrainerCallback):
     Args:
         accelerator (`Accelerator`):
             Knows whether an optimizer step was skipped.
-        stages (`StageRunner`), log (`RunLog`), checkpoints (`Checkpoints`), batchnorm (`BatchNormRefresher`),
+        stages (`StageRunner`):
+            Told of begin, steps and end.
+        log (`RunLog`):
+            Told of steps; checks that the loss is finite.
+        checkpoints (`Checkpoints`):
+            Compares a resumed run with its checkpoint.
+        batchnorm (`BatchNormRefresher`):
+            Told of steps.
         shards (`Shards`):
-            The parts.
+            Lets go of gathered copies after a step.
         global_batch (`Callable`):
             Images of an optimizer step over all ranks.
     """

@@ -48,10 +48,14 @@ def save_pathways(pathways: DualPathway, folder: str | Path, facts: dict[str, An
     Every rank calls it, since parameters may be spread over them.
 
     Args:
-        folder: a folder that holds the exported model already.
-        facts: plain values to keep beside the counters: what a resumed run must have in common, and figures for
-            people.
-        write: whether this rank writes.
+        pathways (`DualPathway`):
+            Components to save.
+        folder (`str` or `Path`):
+            Folder that holds the exported model already.
+        facts (`dict[str, Any]`):
+            Plain values to keep next to the counters: what a resumed run must have in common, and figures for people.
+        write (`bool`, *optional*, defaults to `True`):
+            Whether this rank writes.
     """
     folder = Path(folder)
     for name, component in _not_exported(pathways).items():
@@ -77,7 +81,7 @@ def load_pathways(pathways: DualPathway, folder: str | Path) -> dict[str, Any]:
     """Restore both components, the initialisation and the counters from a checkpoint folder; returns the facts.
 
     Raises:
-        UserError: a file is missing, or holds another model.
+        UserError: If a file is missing or holds another model.
     """
     folder = Path(folder)
     components = _not_exported(pathways)
@@ -173,7 +177,7 @@ class Checkpoints:
                 What else to keep in `deft_state.json`.
 
         Returns:
-            Its folder.
+            `Path`: Its folder.
 
         Raises:
             UserError: The disk is full or fails; nothing is left behind.

@@ -90,10 +90,10 @@ def check_classes(name: str, dataset: Any, known: int, args: DeFTTrainingArgumen
 
 
 def check_selection(args: DeFTTrainingArguments, eval_dataset: Any) -> None:
-    """transformers fills in `loss` where it needs a metric, and evaluation here has none.
+    """The metric to select on is one of this run: `Trainer` fills in `loss`, which evaluation here does not give.
 
     Raises:
-        UserError: `metric_for_best_model` is no metric of this run.
+        UserError: If `metric_for_best_model` is not a metric of this run.
     """
     if args.metric_for_best_model is None and args.save_strategy != "best":
         return
@@ -134,8 +134,10 @@ def check_data(
     """Everything about a trainer's data that can be known to be wrong before it trains.
 
     Args:
-        train_dataset (`Dataset`, *optional*), eval_dataset (`Dataset` or `dict`, *optional*):
-            As the trainer has them.
+        train_dataset (`Dataset`, *optional*):
+            Training data of the trainer.
+        eval_dataset (`Dataset` or `dict`, *optional*):
+            Evaluation data of the trainer.
         known (`int`):
             Classes of the model.
         args (`DeFTTrainingArguments`):

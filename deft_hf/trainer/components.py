@@ -26,7 +26,7 @@ def model_folder(folder: str | Path) -> Path:
     """A folder that holds a model, as it was written.
 
     Raises:
-        UserError: it holds none, or is a checkpoint that is damaged.
+        UserError: If it holds none, or is a checkpoint that is damaged.
     """
     folder = Path(folder).expanduser()
     refuse_damaged(folder)
@@ -41,7 +41,7 @@ def refuse_damaged(folder: Path) -> None:
     """Look at a checkpoint's manifest, where the folder is one.
 
     Raises:
-        UserError: it is damaged.
+        UserError: If it is damaged.
     """
     is_checkpoint = (folder / MANIFEST).exists() or (folder / STATE).exists() or folder.name.startswith("checkpoint-")
     if is_checkpoint and folder.is_dir() and (problem := damage(folder)):
@@ -54,16 +54,20 @@ def load_component(
     """One of the models of a checkpoint, in float32 on the CPU, adapters merged.
 
     Args:
-        folder: a checkpoint, or, for the model that it was exported with, a final folder.
-        which: `generalized`: the moving average, or the trained model where nothing is averaged. `usual`: the trained
+        folder (`str` or `Path`):
+            A checkpoint, or, for the model that it was exported with, a final folder.
+        which (`Which`, *optional*):
+            `generalized`: the moving average, or the trained model where nothing is averaged. `usual`: the trained
             weights. `interpolated`: (1 - α) θ_init + α θ_usual, on the line from the last stage's initialisation to
             the trained weights (WiSE-FT, Wortsman et al., CVPR 2022, arXiv 2109.01903); BatchNorm statistics are the
             usual ones. None: the model that the folder opens as.
-        alpha: of `interpolated`, from 0 to 1.
-        encoder: dotted path of the encoder, for a model that deft_hf does not know.
+        alpha (`float`, *optional*):
+            Of `interpolated`, from 0 to 1.
+        encoder (`str`, *optional*):
+            Dotted path of the encoder, for a model that deft_hf does not know.
 
     Raises:
-        UserError: the folder is damaged or does not hold this model; `alpha` is missing or out of its range.
+        UserError: If the folder is damaged or does not hold this model; `alpha` is missing or out of its range.
     """
     folder = model_folder(folder)
     interpolated = which == "interpolated"

@@ -32,7 +32,9 @@ class Evaluator:
             Sums over ranks.
         seed (`int`):
             Of what loaders draw.
-        window, stride (`tuple[int, int]`, *optional*):
+        window (`tuple[int, int]`, *optional*):
+            (height, width) in pixels of a sliding window.
+        stride (`tuple[int, int]`, *optional*):
             (height, width) in pixels of a sliding window.
 
     Attributes:

@@ -128,7 +128,7 @@ class Pusher:
         """Push `args.output_dir`, without checkpoints.
 
         Returns:
-            The commit, or a Future of it without `blocking`.
+            `CommitInfo` or `Future[CommitInfo]`: The commit, or a Future of it without `blocking`.
 
         Raises:
             PushFailed: With the command that pushes again; everything is saved.

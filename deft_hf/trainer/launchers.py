@@ -33,7 +33,8 @@ def check_launcher(
     """Refuse what cannot be the same method under the launcher's settings, and set the rest so that it is.
 
     Returns:
-        The dtype that the model is to compute in by an autocast of its own, where Accelerate has none.
+        `torch.dtype` or `None`: The dtype that the model is to compute in by an autocast of its own, where Accelerate
+        has none.
 
     Raises:
         UserError: FSDP1, a DeepSpeed config with an optimizer, a scheduler, fp16 or offloading to NVMe, or a method
@@ -108,8 +109,10 @@ class Shards:
         self._groups: list[list[str]] | None = None
 
     def whole(self, component: nn.Module) -> nn.Module:
-        """A component with whole parameters on this device: itself, or where they are spread over ranks a copy that
-        lasts until the next step. Collective."""
+        """A component with full parameters on this device: itself, or, if they are sharded, a gathered copy.
+
+        The copy lasts until the next step. Collective.
+        """
         if not is_sharded(component):
             return component
         name = "usual" if component is self.pathways.usual else "generalized"

@@ -46,8 +46,10 @@ def build_optimizer(
     """An optimizer over the groups of `parameter_groups`.
 
     Args:
-        cls (`type`), options (`dict`):
-            As `Trainer.get_optimizer_cls_and_kwargs` returns them.
+        cls (`type`):
+            Class of the optimizer.
+        options (`dict`):
+            Its arguments, as `Trainer.get_optimizer_cls_and_kwargs` returns them.
         pathways (`DualPathway`):
             What is trained.
         args (`DeFTTrainingArguments`):
@@ -70,15 +72,21 @@ def stage_schedule(
     steps of stage 2 too, so that its rate hardly falls.
 
     Args:
-        optimizer: with the groups of `parameter_groups`.
-        spans: the stages of the run.
+        optimizer (`torch.optim.Optimizer`):
+            Optimizer with the groups of `parameter_groups`.
+        spans (`Sequence[Span]`):
+            Stages of the run.
+        args (`DeFTTrainingArguments`):
+            Type and arguments of the schedule, and rates.
+        composition (`Composition`):
+            The method and its ingredients, which may shift the schedule.
 
     Returns:
-        The scheduler, or `None` where the type is no function of the step and there is one stage: Trainer's own will
-            do.
+        `LambdaLR` or `None`: The scheduler; `None` if the type is not a function of the step and there is one stage,
+        for which Trainer's own is right.
 
     Raises:
-        UserError: such a type with more than one stage, or with a method that shifts the schedule.
+        UserError: If such a type is used with more than one stage, or with a method that shifts the schedule.
     """
     shapes = [schedule_shape(args, max(span.steps, spans[-1].steps)) for span in spans]
     if any(type(shape) is not LambdaLR for shape in shapes):

@@ -30,9 +30,12 @@ def whole_optimizer_state(optimizer: Any, groups: Groups, keep: bool = True) -> 
     """`state_dict()` of an optimizer as if nothing had been spread, on the CPU. Collective.
 
     Args:
-        optimizer: as Accelerate prepared it, after a step.
-        groups: the parameters of each of its groups, in order.
-        keep: `False` takes part and keeps nothing, for the ranks that do not write.
+        optimizer (`Any`):
+            As Accelerate prepared it, after a step.
+        groups (`Groups`):
+            The parameters of each of its groups, in order.
+        keep (`bool`, *optional*, defaults to `True`):
+            `False` takes part in the gathering and keeps nothing, for ranks that do not write.
     """
     state, kept_groups, index = {}, [], 0
     for number, (group, parameters) in enumerate(zip(inner(optimizer).param_groups, groups, strict=True)):
@@ -52,9 +55,12 @@ def load_optimizer_state(optimizer: Any, groups: Groups, saved: Mapping[str, Any
     """Spread what `whole_optimizer_state` or a plain optimizer kept; every rank reads the same.
 
     Args:
-        optimizer: as Accelerate prepared it, before its first step.
-        groups: the parameters of each of its groups, in order.
-        saved: a state dict of torch's form.
+        optimizer (`Any`):
+            As Accelerate prepared it, before its first step.
+        groups (`Groups`):
+            The parameters of each of its groups, in order.
+        saved (`Mapping[str, Any]`):
+            State dict in torch's form.
     """
     base = inner(optimizer)
     for number, (group, kept, parameters) in enumerate(
@@ -87,10 +93,14 @@ class _Held(NamedTuple):
     """What this rank's torch optimizer sees of a parameter under DeepSpeed.
 
     Attributes:
-        flat: the flat float32 tensor that it sees in place of a whole group.
-        start: where in `flat` the parameter is.
-        first: which element of the flattened parameter is there.
-        length: how many of its elements are.
+        flat (`Tensor`):
+            The flat float32 tensor that it sees in place of a whole group.
+        start (`int`):
+            Where in `flat` the parameter is.
+        first (`int`):
+            Which element of the flattened parameter is there.
+        length (`int`):
+            How many of its elements are.
     """
 
     flat: Tensor

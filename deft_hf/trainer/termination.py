@@ -25,10 +25,11 @@ class StopOnSigterm(TrainerCallback):
     """Saves and leaves at the end of the step in which SIGTERM came, on every rank in the same one.
 
     The status is the shell's for this signal, so that a scheduler takes the run for stopped and not for done. A run
-    that is started again goes on from the checkpoint, and ends as one that was left alone.
+    that is restarted resumes from the checkpoint and ends like one that was not stopped.
 
     Attributes:
-        heard: whether SIGTERM is waited for, a bool in memory that data-loader workers share.
+        heard (`Tensor`):
+            Whether SIGTERM is waited for, a bool in memory that data-loader workers share.
     """
 
     def __init__(self) -> None:

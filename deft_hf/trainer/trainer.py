@@ -58,36 +58,51 @@ class DeFTTrainer(Trainer):
     model; `generalized_model` is it, a plain model of the class that came in.
 
     Args:
-        model (`nn.Module`):
+        model (`nn.Module`, *optional*):
             A semantic segmentation model; it becomes the usual component, in float32. Any `nn.Module` whose forward
-            takes images and returns logits (N, C, h, w) will do, with `encoder`; what is saved of one is its state
-            dict.
+            takes images and returns logits (N, C, h, w) works too, with `encoder`; its state dict is what is saved.
         args (`DeFTTrainingArguments`, *optional*):
-            See there.
+            Training arguments, with the method and its settings.
         encoder (`str`, *optional*):
             Dotted path of the encoder, for a model that deft_hf does not know.
-        window, stride (`tuple[int, int]`, *optional*):
-            (height, width) in pixels for sliding-window evaluation; default: the whole image.
-        kwargs:
-            What else `Trainer` takes. `train_dataset` yields `pixel_values` (3, H, W) float and `labels` (H, W)
+        window (`tuple[int, int]`, *optional*):
+            Height and width in pixels of the window of sliding-window evaluation; the whole image by default.
+        stride (`tuple[int, int]`, *optional*):
+            Steps between windows down and across, in pixels; two thirds of the window by default.
+        kwargs (`Any`):
+            Further arguments of `Trainer`. `train_dataset` yields `pixel_values` (3, H, W) float and `labels` (H, W)
             integer, 255 = ignored; `eval_dataset` the same, or a dict of such data sets by domain, whose labels may be
             of any size: predictions are resized to it. Metrics are `eval_<domain>_mean_iou`, `_mean_accuracy` and
-            `_pixel_accuracy` of the generalized model; with `args.evaluate_usual` also
-            `eval_<domain>_usual_mean_iou` and so on.
+            `_pixel_accuracy` of the generalized model; with `args.evaluate_usual` also `eval_<domain>_usual_mean_iou`
+            and so on.
 
     Raises:
-        UserError: The model cannot be split, or an argument of `Trainer` has no meaning here.
+        UserError: If the model cannot be split, or an argument of `Trainer` has no meaning here.
 
     Example:
 
     ```python
-    from deft_hf import DeFTTrainer, DeFTTrainingArguments
-    from transformers import AutoModelForSemanticSegmentation
+    >>> from deft_hf import DeFTTrainer, DeFTTrainingArguments, Domain
+    >>> from deft_hf.data.sampling import EvaluationSet, TrainingSet
+    >>> from deft_hf.data.transforms import EvalTransform, TrainTransform
+    >>> from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
-    model = AutoModelForSemanticSegmentation.from_pretrained("nvidia/mit-b0", num_labels=19)
-    args = DeFTTrainingArguments("out", method="deft", max_steps=20_000, learning_rate=6e-5)
-    trainer = DeFTTrainer(model, args, train_dataset=city, eval_dataset={"city": val, "night": night})
-    trainer.train()
+    >>> day, night = (Domain.from_streets(look, count=4, size=(64, 64)) for look in ("clear", "night"))
+    >>> model = SegformerForSemanticSegmentation(SegformerConfig(num_labels=7))  # or one that is pretrained
+    >>> args = DeFTTrainingArguments(
+    ...     "out", method="deft", max_steps=2, decoder_warmup_steps=1, per_device_train_batch_size=2
+    ... )
+    >>> trainer = DeFTTrainer(
+    ...     model,
+    ...     args,
+    ...     train_dataset=TrainingSet([day], TrainTransform(crop=(64, 64))),
+    ...     eval_dataset={"night": EvaluationSet(night, EvalTransform(size=None))},
+    ... )
+    >>> output = trainer.train()
+    >>> scores = trainer.evaluate()
+    >>> 0 <= scores["eval_night_mean_iou"] <= 1
+    True
+
     ```
     """
 
@@ -195,8 +210,10 @@ class DeFTTrainer(Trainer):
         Args:
             resume_from_checkpoint (`str` or `bool`, *optional*):
                 A checkpoint, or `True` for the last good one in `args.output_dir`.
-            trial, ignore_keys_for_eval (*optional*):
-                As `Trainer` has them.
+            trial (`Any`, *optional*):
+                As for `Trainer`.
+            ignore_keys_for_eval (`list[str]`, *optional*):
+                As for `Trainer`.
             resume_anyway (`bool`, *optional*, defaults to `False`):
                 Resume from a checkpoint of other settings; see [`Checkpoints.check_resumed`].
 
@@ -492,7 +509,8 @@ class DeFTTrainer(Trainer):
         """Save the model into `args.output_dir` and push that folder, without checkpoints; arguments are `Trainer`'s.
 
         Returns:
-            The commit, or a Future of it without `blocking`; `None` on other processes than the first.
+            `CommitInfo` or `Future[CommitInfo]` or `None`: The commit, or a Future of it without `blocking`; `None` on
+            other processes than the first.
 
         Raises:
             PushFailed: With the command that pushes again; everything is saved.

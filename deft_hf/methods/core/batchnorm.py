@@ -36,16 +36,18 @@ def mend_momentum(model: nn.Module) -> list[str]:
 def reestimate(
     model: nn.Module, batches: Iterable[Tensor | Any], forward: Callable[[nn.Module, Tensor], Any] | None = None
 ) -> None:
-    """Take the running statistics of every BatchNorm anew: the plain mean over `batches`, everything else in eval
-    mode.
+    """Re-estimate the running statistics of every BatchNorm as the mean over `batches`, all else in eval mode.
 
     An average of weights has statistics that none of the averaged models had, so they are estimated on source data, as
     SWA does (Izmailov et al., UAI 2018, arXiv 1803.05407, section 3.2).
 
     Args:
-        model: a model that takes images; left in the modes it was in.
-        batches: float tensors (N, 3, H, W) on the model's device, at least one.
-        forward: runs the model on one of them; default: as `pixel_values`.
+        model (`nn.Module`):
+            Model that takes images; its modes are restored.
+        batches (`Iterable[Tensor | Any]`):
+            Float tensors (N, 3, H, W) on the model's device, at least one.
+        forward (`Callable[[nn.Module, Tensor], Any]`, *optional*):
+            Runs the model on a batch; by default the batch is its only argument.
     """
     modules = list(batchnorm_modules(model).values())
     modes = {module: module.training for module in model.modules()}

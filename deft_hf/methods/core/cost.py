@@ -40,8 +40,10 @@ def step_flops(pathways: DualPathway, batch: Batch) -> int:
     Gradients are cleared before and after. Parameters, buffers, modes and random states are left as they were.
 
     Args:
-        pathways: in any mode; counted in training mode.
-        batch: `pixel_values` (N, 3, H, W) float and `labels` (N, H, W) int64, on the model's device.
+        pathways (`DualPathway`):
+            Components, in any mode; counted in training mode.
+        batch (`Batch`):
+            `pixel_values` (N, 3, H, W) float and `labels` (N, H, W) int64, on the model's device.
     """
     device = pathways.updates.device
     modes = {module: module.training for module in pathways.modules()}
@@ -83,11 +85,15 @@ def method_flops(
     """Floating-point operations of a whole training run: the sum over its stages of steps x operations of a step.
 
     Args:
-        model: a segmentation model, on the device that counts; copied, not changed.
-        family: its encoder/decoder split and objective.
-        stages: pairs of a stage and its optimizer steps.
-        batch: what one optimizer step passes through the model, or the same share of it for all runs that are
-            compared; see `step_flops`.
+        model (`nn.Module`):
+            A segmentation model, on the device that counts; copied, not changed.
+        family (`SegmentationFamily`):
+            Its encoder/decoder split and objective.
+        stages (`Sequence[tuple[Stage, int]]`):
+            Pairs of a stage and its optimizer steps.
+        batch (`Batch`):
+            What one optimizer step passes through the model, or the same share of it for all runs that are compared;
+            see `step_flops`.
     """
     pathways = DualPathway(copy.deepcopy(model), family)
     cost: dict[Stage, int] = {}
@@ -102,8 +108,14 @@ def equal_compute_steps(flops: int, model: nn.Module, family: SegmentationFamily
     """How many whole steps of ordinary (`joint`) fine-tuning `flops` floating-point operations buy.
 
     Args:
-        flops: what a run costs, as `method_flops` counts it on the same `batch`.
-        model, family, batch: as for `method_flops`; the model that is to be fine-tuned, without adapters.
+        flops (`int`):
+            What a run costs, as `method_flops` counts it on the same `batch`.
+        model (`nn.Module`):
+            Model that is to be fine-tuned, without adapters.
+        family (`SegmentationFamily`):
+            As for `method_flops`.
+        batch (`Batch`):
+            As for `method_flops`.
     """
     return flops // method_flops(model, family, [("joint", 1)], batch)
 

@@ -9,11 +9,13 @@ from torch import Tensor
 
 
 def squared_distance(parameters: Iterable[Tensor], initial: Iterable[Tensor]) -> Tensor:
-    """sum over all tensors of ||parameter - initial||^2, a differentiable float32 scalar.
+    """Sum over all tensors of ||parameter - initial||^2, a differentiable float32 scalar.
 
     Args:
-        parameters: float tensors.
-        initial: tensors of the same shapes, on any device.
+        parameters (`Iterable[Tensor]`):
+            Float tensors.
+        initial (`Iterable[Tensor]`):
+            Tensors of the same shapes, on any device.
 
     `weight / 2` times this is the distance regulariser of the usual component. The paper names a "simple distance
     regularization" without giving its form in public; this one (L2-SP: Li et al., ICML 2018, arXiv 1802.01483, eq. 2)

@@ -13,8 +13,7 @@ if TYPE_CHECKING:
 
 
 def run_decay(decay: float, steps: int, quoted_steps: int | None) -> float:
-    """The decay for a run of `steps` that keeps the share of the initialisation which `decay` leaves at
-    `quoted_steps`.
+    """The decay for a run of `steps` that leaves the share of the initialisation as `decay` at `quoted_steps`.
 
     With decay m, the share of the initialisation left after t updates is m^t, so m only means something together with
     the length of the run: m_run = m^(quoted_steps / steps), which gives m_run^steps = m^quoted_steps.

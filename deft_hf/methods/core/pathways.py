@@ -24,8 +24,7 @@ Penalties = Callable[["DualPathway"], Iterable[Tensor]]
 
 
 def takes_decay(name: str, parameter: Tensor) -> bool:
-    """Whether a parameter is a weight that is meant to be kept small: no norm, bias or layer scale, which are the
-    tensors of one dimension."""
+    """Whether weight decay applies to a parameter: not to norms, biases and layer scales, which have one dimension."""
     return len(whole_shape(parameter)) > 1 and not name.endswith("bias")
 
 
@@ -48,15 +47,44 @@ class DualPathway(nn.Module):
     column is that of [`~deft_hf.methods.core.ema.EMA`]; for others see `deft_hf.methods.averages`.
 
     Args:
-        model: a segmentation model; becomes `usual`, in float32 (or float64 where it comes so).
-        family: its encoder/decoder split and objective.
-        average: how the generalized copy follows, until `enter` says otherwise; `None` keeps no copy.
-        penalties: terms to add to the loss of an optimizer step after the warm-up, float32 scalars, from this object.
-        exported: the component that evaluation, checkpoints and the export are of.
-        exports_copy: the export is a changed copy of it: adapters, for one, are merged there.
-        initial_at_hand: keep the initialisation on the device of the parameters, not on the CPU, which spares a
-            transfer at each step where a regulariser reads it.
-        share_untrained: the components have one and the same tensor where no gradient ever reaches it.
+        model (`nn.Module`):
+            A segmentation model; becomes `usual`, in float32 (or float64 if it is that already).
+        family (`SegmentationFamily`):
+            Its encoder/decoder split and objective.
+        average (`EMA`, *optional*, defaults to `EMA()`):
+            How the generalized copy follows, until `enter` says otherwise; `None` keeps no copy.
+        penalties (`Penalties`, *optional*):
+            Terms to add to the loss of an optimizer step after the warm-up, float32 scalars, from this object.
+        exported (`Literal["generalized", "usual"]`, *optional*, defaults to `"generalized"`):
+            The component that evaluation, checkpoints and the export are of.
+        exports_copy (`bool`, *optional*, defaults to `False`):
+            Whether the export is a changed copy of it, in which adapters are merged, for example.
+        initial_at_hand (`bool`, *optional*, defaults to `False`):
+            Whether to keep the initialisation on the device of the parameters rather than on the CPU, which saves a
+            transfer at each step if a regulariser reads it.
+        share_untrained (`bool`, *optional*, defaults to `True`):
+            Whether the components share tensors that no gradient ever reaches.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from deft_hf import DualPathway, resolve_family
+    >>> from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+    >>> model = SegformerForSemanticSegmentation(SegformerConfig(num_labels=3))
+    >>> pathways = DualPathway(model, resolve_family(model))
+    >>> pathways.enter("decoupled")
+    >>> pathways.snapshot()
+    >>> optimizer = torch.optim.SGD(pathways.usual.parameters(), lr=0.01)
+    >>> losses = pathways.train()(torch.randn(2, 3, 64, 64), torch.randint(3, (2, 64, 64)))
+    >>> sorted(losses)
+    ['decoder_loss', 'encoder_loss', 'loss']
+    >>> losses["loss"].backward()
+    >>> optimizer.step()
+    >>> pathways.update_generalized()
+
+    ```
     """
 
     # Trainer then counts the items of the whole optimizer step and hands them over.
@@ -140,16 +168,21 @@ class DualPathway(nn.Module):
         """In training mode the losses of the current stage; in eval mode the exported model's outputs.
 
         Args:
-            pixel_values: (N, 3, H, W) float.
-            labels: (N, H, W) int64, 255 = ignored; needed in training, if only to make other targets of.
-            items: the objective's items (valid pixels, say) of the whole optimizer step; default: those of this batch.
-            passes: how many forward passes, over accumulation and ranks, the optimizer step has. Penalties are
-                shared out among them.
-            targets: what else the objective makes its loss of.
+            pixel_values (`Tensor`):
+                Images, float (N, 3, H, W).
+            labels (`Tensor`, *optional*):
+                Class ids, int64 (N, H, W), 255 = ignored; required in training.
+            items (`Tensor`, *optional*):
+                The objective's items (valid pixels, say) of the whole optimizer step; those of this batch by default.
+            passes (`int`, *optional*, defaults to `1`):
+                Number of forward passes of the optimizer step, over accumulation and ranks; penalties are divided by
+                it.
+            targets (`Any`):
+                Further targets of the objective.
 
         Returns:
-            In training a dict of scalars: `loss` for the backward, and its detached terms (`encoder_loss` and
-            `decoder_loss`, one of them, or `joint_loss`).
+            `dict[str, Tensor]`: In training, scalars: `loss` for the backward, and its detached terms (`encoder_loss`
+            and `decoder_loss`, one of them, or `joint_loss`).
         """
         if not self.training:
             return self.family.objective.forward(self.exported, pixel_values)
@@ -286,8 +319,10 @@ class DualPathway(nn.Module):
         return {part: self.average.share_left(part, updates) for part in PARTS}
 
     def distances(self, model: nn.Module) -> dict[str, float]:
-        """Per part, the L2 distance of `model` (`usual` or `generalized`) to the initialisation; collective where
-        parameters are spread over ranks."""
+        """The L2 distance of `model` (`usual` or `generalized`) to the initialisation, by part.
+
+        Collective if parameters are sharded over ranks.
+        """
         parameters = self._trained(model)
         result: dict[str, float] = {}
         for part in PARTS:

@@ -94,8 +94,10 @@ def whole_state(model: nn.Module, keep: bool = True) -> dict[str, Tensor]:
     """The state dict of `model` with whole tensors of their own on the CPU.
 
     Args:
-        model: whose parameters may be spread over ranks.
-        keep: `False` takes part and keeps nothing, for the ranks that do not write.
+        model (`nn.Module`):
+            Model whose parameters may be sharded over ranks.
+        keep (`bool`, *optional*, defaults to `True`):
+            `False` takes part in the gathering and keeps nothing, for ranks that do not write.
     """
     state = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
