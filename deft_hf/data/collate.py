@@ -176,8 +176,9 @@ def item_tensors(item: Any) -> dict[str, Tensor]:
     """The entries of a data set's item as tensors.
 
     Args:
-        item (`Any`): What a data set yields: a mapping with `pixel_values` and `labels` as tensors, NumPy arrays or
-            nested lists.
+        item (`Any`):
+            What a data set yields: a mapping with `pixel_values` and `labels` as tensors, NumPy arrays or nested
+            lists.
 
     Returns:
         `dict[str, Tensor]`: `pixel_values` and, where there is one, `recolored_pixel_values`: float32 (C, h, w);

@@ -41,8 +41,8 @@ class Domain:
         labels (`LabelSpace`):
             Label space that its masks are read with.
         dataset (`datasets.Dataset`):
-            Dataset with the columns `id` (distinct strings), `image` and `mask` (both
-            `datasets.Image(decode=False)`, so that a row costs nothing until `load` decodes it).
+            Dataset with the columns `id` (distinct strings), `image` and `mask` (both `datasets.Image(decode=False)`,
+            so that a row costs nothing until `load` decodes it).
         report (`DomainReport`, *optional*):
             Findings while pairing files.
         value_range (`ValueRange`, *optional*):
@@ -50,7 +50,7 @@ class Domain:
             `deft_hf.data.pictures.as_rgb`.
 
     Attributes:
-        report (`DomainReport`):
+        report (`DomainReport`, *optional*):
             Report of the pairing (pairs and orphans); `check` returns one that covers the contents too.
 
     Example:

@@ -24,7 +24,8 @@ def check_sources(reports: Sequence[DomainReport]) -> list[str]:
     """What the domains to train on hold, after a look at every mask.
 
     Args:
-        reports (`Sequence[DomainReport]`): From `Domain.check`, of the same classes.
+        reports (`Sequence[DomainReport]`):
+            From `Domain.check`, of the same classes.
 
     Returns:
         `list[str]`: What should be known before training: classes without a pixel, many ignored pixels.
@@ -62,9 +63,11 @@ def check_two_classes(name: str, dataset: Any) -> None:
     """Looks into a data set until two classes were found, in the first item as a rule.
 
     Args:
-        name (`str`): Name of the data set, for messages.
-        dataset (`Any`): A `TrainingSet`, an `EvaluationSet` or a data set of items with `labels`; streams, which can
-            be read once, are left alone.
+        name (`str`):
+            Name of the data set, for messages.
+        dataset (`Any`):
+            A `TrainingSet`, an `EvaluationSet` or a data set of items with `labels`; streams, which can be read once,
+            are left alone.
 
     Raises:
         UserError: All of it has pixels of fewer than two classes.

@@ -84,11 +84,11 @@ class CardFacts:
             The recipe, YAML.
         command (`str`):
             Shell command that runs the recipe.
-        figures (`Mapping[str, str]`):
+        figures (`Mapping[str, str]`, *optional*, defaults to `{}`):
             By PNG file, relative to the card, what it shows.
         page (`str`, *optional*):
             HTML file with all figures, relative to the card.
-        data (`Sequence[DataUse]`):
+        data (`Sequence[DataUse]`, *optional*, defaults to `()`):
             What it was trained and scored on, in the order to print.
         base_license (`str`, *optional*):
             Terms of the base model in words, where the recipe says them.

@@ -24,7 +24,7 @@ class RunFacts:
             Name of the method.
         average (`str`, *optional*):
             How the generalized component follows: `ema`, `debiased_ema`, `swa`, or none.
-        component (`str`):
+        component (`str`, *optional*, defaults to `"generalized"`):
             Which model of the training was exported: `generalized`, `usual` or `interpolated`.
         seed (`int`):
             Random seed of the run.
@@ -58,15 +58,15 @@ class RunFacts:
             What it ran on, in words.
         versions (`dict[str, str]`):
             Version of each package.
-        git (`dict[str, dict]`):
+        git (`dict[str, dict]`, *optional*, defaults to `{}`):
             Commit of the code and of the recipe's folder, and whether files there differ.
-        recipe (`dict`):
+        recipe (`dict`, *optional*, defaults to `{}`):
             The recipe, complete.
-        recipes_before (`list[str]`):
+        recipes_before (`list[str]`, *optional*, defaults to `[]`):
             Files of the recipes that the run was started with earlier.
-        data (`dict[str, list[dict]]`):
+        data (`dict[str, list[dict]]`, *optional*, defaults to `{}`):
             By section of the recipe, name, number of images and hash of each domain.
-        unreadable (`dict[str, list[str]]`):
+        unreadable (`dict[str, list[str]]`, *optional*, defaults to `{}`):
             By domain, ids of the images that could not be read.
         labels (`list[str]`):
             Class names in the order of their ids.
@@ -119,7 +119,7 @@ class RunFacts:
         """The facts in a `results/metrics.json`, of this version or an earlier one.
 
         Raises:
-            KeyError, TypeError: it holds something else.
+            KeyError, TypeError: If it holds something else.
         """
         known = {one.name for one in fields(cls)}
         found = {name: value for name, value in values.items() if name in known}

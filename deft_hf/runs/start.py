@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from deft_hf.data.labels import LabelSpace
 from deft_hf.models.new_tensors import summary
 from deft_hf.models.pretrained import Pretrained, open_pretrained
@@ -46,7 +48,8 @@ def open_start(
     )
     if data.value_range is not None:
         # Saved with it, so that `predict` opens images as training did.
-        start.processor.value_range = list(data.value_range)
+        processor: Any = start.processor
+        processor.value_range = list(data.value_range)
     if announce:
         kind, size = type(start.model).__name__, f"{start.model.num_parameters():,} parameters"
         new = summary(start.new, start.model.state_dict())

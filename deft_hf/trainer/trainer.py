@@ -46,8 +46,6 @@ from deft_hf.utils.errors import UserError, single_images_explained, workers_exp
 from deft_hf.utils.integrity import step_of
 from deft_hf.utils.randomness import own_randomness
 
-__all__ = ["DeFTTrainer", "DeFTTrainingArguments"]
-
 logger = logging.get_logger(__name__)
 
 
@@ -71,10 +69,9 @@ class DeFTTrainer(Trainer):
             Steps between windows down and across, in pixels; two thirds of the window by default.
         kwargs (`Any`):
             Further arguments of `Trainer`. `train_dataset` yields `pixel_values` (3, H, W) float and `labels` (H, W)
-            integer, 255 = ignored; `eval_dataset` the same, or a dict of such data sets by domain, whose labels may be
-            of any size: predictions are resized to it. Metrics are `eval_<domain>_mean_iou`, `_mean_accuracy` and
-            `_pixel_accuracy` of the generalized model; with `args.evaluate_usual` also `eval_<domain>_usual_mean_iou`
-            and so on.
+            integer, 255 = ignored; `eval_dataset` the same, or a dict of such datasets by domain, with labels of any
+            size. Metrics are `eval_<domain>_mean_iou`, `_mean_accuracy` and `_pixel_accuracy` of the generalized
+            model; with `args.evaluate_usual` also `eval_<domain>_usual_mean_iou` and so on.
 
     Raises:
         UserError: If the model cannot be split, or an argument of `Trainer` has no meaning here.
@@ -89,25 +86,18 @@ class DeFTTrainer(Trainer):
 
     >>> day, night = (Domain.from_streets(look, count=4, size=(64, 64)) for look in ("clear", "night"))
     >>> model = SegformerForSemanticSegmentation(SegformerConfig(num_labels=7))  # or one that is pretrained
-    >>> args = DeFTTrainingArguments(
-    ...     "out", method="deft", max_steps=2, decoder_warmup_steps=1, per_device_train_batch_size=2
-    ... )
-    >>> trainer = DeFTTrainer(
-    ...     model,
-    ...     args,
-    ...     train_dataset=TrainingSet([day], TrainTransform(crop=(64, 64))),
-    ...     eval_dataset={"night": EvaluationSet(night, EvalTransform(size=None))},
-    ... )
+    >>> args = DeFTTrainingArguments("out", method="deft", max_steps=2, decoder_warmup_steps=1)
+    >>> training = TrainingSet([day], TrainTransform(crop=(64, 64)))
+    >>> unseen = {"night": EvaluationSet(night, EvalTransform(size=None))}
+    >>> trainer = DeFTTrainer(model, args, train_dataset=training, eval_dataset=unseen)
     >>> output = trainer.train()
-    >>> scores = trainer.evaluate()
-    >>> 0 <= scores["eval_night_mean_iou"] <= 1
+    >>> 0 <= trainer.evaluate()["eval_night_mean_iou"] <= 1
     True
 
     ```
     """
 
     args: DeFTTrainingArguments
-    hub_model_id: str | None  # type: ignore[assignment]  # None is only what Trainer starts with
 
     # The loss is normalised over the whole optimizer step in `compute_loss`.
     loss_is_scaled_for_ga = True
@@ -243,15 +233,13 @@ class DeFTTrainer(Trainer):
             self.optimizer = build_optimizer(cls, options, self.pathways, self.args)
         self.shards.note_groups(self.optimizer)
         if self.accelerator.scaler is not None:
-            # A fused optimizer skips an overflown step within its kernel, where nobody sees that it did, and the
-            # average would move.
+            # A fused optimizer skips an overflown step unseen, within its kernel, and the average would move.
             self.optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         if self.lr_scheduler is None:
-            optimizer = self.optimizer if optimizer is None else optimizer
-            assert optimizer is not None  # Trainer makes it first
+            optimizer = optimizer or self.create_optimizer()
             self.lr_scheduler = stage_schedule(optimizer, self.spans, self.args, self.composition)
             if self.lr_scheduler is None:
                 return super().create_scheduler(num_training_steps, optimizer)
@@ -296,33 +284,22 @@ class DeFTTrainer(Trainer):
     # ---- evaluation
 
     def _get_dataloader(
-        self,
-        dataset: Any,
-        description: str,
-        batch_size: int,
-        sampler_fn: Any = None,
-        is_training: bool = False,
-        dataloader_key: str | None = None,
+        self, dataset: Any, description: str, batch_size: int, *args: Any, **kwargs: Any
     ) -> DataLoader:
-        if not is_training:
+        if not kwargs.get("is_training"):
             ranks = self.accelerator.process_index, self.accelerator.num_processes
             return self.loaders.evaluation(dataset, batch_size, *ranks)
         collator = self.data_collator
         if self.family.objective.needs_masks:  # for training alone: evaluation has no use for them
             self.data_collator = MaskTargets(collator)
         try:
-            loader = super()._get_dataloader(dataset, description, batch_size, sampler_fn, True, dataloader_key)
+            loader = super()._get_dataloader(dataset, description, batch_size, *args, **kwargs)
         finally:
             self.data_collator = collator
         return self.loaders.out_of_reach(loader)
 
     def evaluation_loop(
-        self,
-        dataloader: DataLoader,
-        description: str,
-        prediction_loss_only: bool | None = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
+        self, dataloader: DataLoader, description: str, *_: Any, metric_key_prefix: str = "eval", **__: Any
     ) -> EvalLoopOutput:
         """Scores the exported model, and the usual one on request, keeping a confusion matrix and no logits."""
         self.batchnorm.refresh(self.state.global_step)
@@ -467,8 +444,7 @@ class DeFTTrainer(Trainer):
         return trained
 
     def _load_best_model(self) -> None:
-        best = self.state.best_model_checkpoint
-        assert best is not None  # or Trainer would not call this
+        best = str(self.state.best_model_checkpoint)
         logger.info(f"Loading the best model, {best} ({self.state.best_metric}).")
         self.checkpoints.load_best(best)
         self.shards.release()
@@ -478,13 +454,9 @@ class DeFTTrainer(Trainer):
     # ---- the Hub
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Make the repository, before any training.
-
-        Raises:
-            PushFailed: The Hub refused, so that no push will succeed. A Hub that cannot be reached is a warning.
-        """
+        """Make the repository, before any training; a Hub that refuses raises `PushFailed`, one out of reach warns."""
         if self.is_world_process_zero():
-            self.hub_model_id = self.pusher.prepare(token, private)
+            self.hub_model_id = self.pusher.prepare(token, private)  # type: ignore[assignment]  # typed as None
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         if self.is_world_process_zero():
@@ -509,8 +481,7 @@ class DeFTTrainer(Trainer):
         """Save the model into `args.output_dir` and push that folder, without checkpoints; arguments are `Trainer`'s.
 
         Returns:
-            `CommitInfo` or `Future[CommitInfo]` or `None`: The commit, or a Future of it without `blocking`; `None` on
-            other processes than the first.
+            `CommitInfo`, `Future` or `None`: The commit; a future of it without `blocking`; `None` on other processes.
 
         Raises:
             PushFailed: With the command that pushes again; everything is saved.
@@ -523,7 +494,7 @@ class DeFTTrainer(Trainer):
             return None
         card = self.args.folder / "README.md"
         if not card.exists() or "generated_from_trainer" in card.read_text("utf-8"):
-            kwargs.setdefault("model_name", (self.hub_model_id or self.pusher.repo_id).split("/")[-1])
+            kwargs.setdefault("model_name", str(self.hub_model_id).split("/")[-1])
             self.create_model_card(**kwargs)
         self._finish_current_push()
         return self.pusher.push_folder(commit_message or "Upload model", blocking, token, private, revision)

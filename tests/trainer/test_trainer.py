@@ -581,7 +581,7 @@ def test_more_classes_in_the_data_than_in_the_model(tmp_path):
             item = super().__getitem__(index)
             return {**item, "labels": item["labels"].masked_fill(item["labels"] == 3, 12)}
 
-    with pytest.raises(UserError, match="train_dataset: its first item: labels hold the value 12, but the model has 7"):
+    with pytest.raises(UserError, match="its first item: labels hold the value 12, but the model has 7"):
         trainer(tmp_path, train=Wider(2))
     domain = Domain.from_streets(
         "clear", LabelSpace(("a", "b"), ids={i: i % 2 for i in range(7)}), count=1, size=(32, 32)
