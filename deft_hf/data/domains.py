@@ -106,18 +106,17 @@ class Domain:
             labels (`LabelSpace`):
                 The label space of the masks.
             name (`str`, *optional*):
-                Default: the name of `root`.
+                Name of the domain; that of `root` by default.
             images (`str`, *optional*, defaults to `"images"`):
                 Folder of the images in `root`.
             masks (`str`, *optional*, defaults to `"masks"`):
                 Folder of the masks in `root`.
             split (`str`, *optional*):
-                A key of ROOT/split.json, which maps names of splits to lists of ids. Default: all pairs.
+                A key of ROOT/split.json, which maps names of splits to lists of ids; all pairs by default.
             image_suffix (`str`, *optional*, defaults to `""`):
-                What stands at the end of an image's stem and is no part of its id (`_leftImg8bit`). Files without it
-                are not looked at.
+                Suffix of the images' stems that is not part of the id (`_leftImg8bit`). Files without it are ignored.
             mask_suffix (`str`, *optional*, defaults to `""`):
-                The same for masks (`_gtFine_labelIds`).
+                Suffix of the masks' stems (`_gtFine_labelIds`).
             value_range (`ValueRange`, *optional*):
                 As for `Domain`.
 
@@ -173,7 +172,7 @@ class Domain:
             split (`str`):
                 Name of the split, as `load_dataset` takes it.
             name (`str`, *optional*):
-                Default: the last part of `path`.
+                Name of the domain; the last part of `path` by default.
             image_column (`str`, *optional*, defaults to `"image"`):
                 Column of images.
             mask_column (`str`, *optional*, defaults to `"mask"`):
@@ -225,7 +224,7 @@ class Domain:
             look (`str`):
                 One of `deft_hf.data.LOOKS`.
             labels (`LabelSpace`, *optional*):
-                Default: `STREETS`, whose ids the masks hold.
+                Label space; `STREETS` by default, whose ids the masks hold.
             count (`int`):
                 Number of images.
             seed (`int`, *optional*, defaults to `0`):
@@ -233,7 +232,7 @@ class Domain:
             size (`tuple[int, int]`, *optional*, defaults to `(192, 256)`):
                 (height, width) in pixels.
             name (`str`, *optional*):
-                Default: the look.
+                Name of the domain; the look by default.
 
         Raises:
             UserError: An unknown look, or no image asked for.

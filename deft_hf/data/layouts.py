@@ -96,7 +96,7 @@ def load_layout(
         split (`str`, *optional*):
             `train` or `val`; `test` too of GTA5, whose splits stand in `split.mat` (of `read_mapping.zip`).
         name (`str`, *optional*):
-            Default: the name of `root`.
+            Name of the domain; that of `root` by default.
 
     Raises:
         UserError: An unknown split, no such tree, or what `Domain.from_folder` refuses.

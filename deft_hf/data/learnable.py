@@ -25,7 +25,7 @@ def check_sources(reports: Sequence[DomainReport]) -> list[str]:
 
     Args:
         reports (`Sequence[DomainReport]`):
-            From `Domain.check`, of the same classes.
+            Reports of `Domain.check`, for domains of the same classes.
 
     Returns:
         `list[str]`: What should be known before training: classes without a pixel, many ignored pixels.

@@ -36,11 +36,11 @@ class TrainingSet(Dataset):
             Called with (image, mask, rng) as a `TrainTransform` is.
         weights (`Sequence[float]`, *optional*):
             Share of the items of each domain, positive, of any sum. An epoch keeps to them within one item, and
-            exactly on average over epochs. Default: the domains' sizes.
+            exactly on average over epochs. By default the domains' sizes.
         seed (`int`, *optional*, defaults to `0`):
             Not negative.
         length (`int`, *optional*):
-            Items an epoch. Default: the number of images of all domains.
+            Items per epoch; the number of images of all domains by default.
         unreadable (`str`, *optional*, defaults to `"stop"`):
             `stop` or `skip`, see `Reader`.
 

@@ -55,9 +55,9 @@ class TrainTransform:
         recolor (`bool`, *optional*, defaults to `False`):
             Whether to add a copy of the crop recoloured by `lab_recolor`.
         mean (`Sequence[float]`, *optional*, defaults to `IMAGENET_MEAN`):
-            Per channel, of pixels in 0..1; the image processor's.
+            Mean per channel, of pixels in 0..1; the image processor's.
         std (`Sequence[float]`, *optional*, defaults to `IMAGENET_STD`):
-            The same.
+            Standard deviation per channel, of pixels in 0..1; the image processor's.
         resize (`tuple[int, int]`, *optional*):
             (height, width) that an image counts as being resized to before it is scaled, such as (720, 1280) for GTA5;
             None: its own size.
@@ -156,9 +156,9 @@ class EvalTransform:
         size (`tuple[int, int]` or `None`):
             (height, width) that images are resized to (bilinear, antialiased); None: their own.
         mean (`Sequence[float]`, *optional*, defaults to `IMAGENET_MEAN`):
-            Per channel, of pixels in 0..1; the image processor's.
+            Mean per channel, of pixels in 0..1; the image processor's.
         std (`Sequence[float]`, *optional*, defaults to `IMAGENET_STD`):
-            The same.
+            Standard deviation per channel, of pixels in 0..1; the image processor's.
     """
 
     size: tuple[int, int] | None

@@ -42,7 +42,7 @@ def setting(
 
     Args:
         default (`Any`):
-            Its default.
+            Default value.
         help (`str`):
             One or two sentences for the references of arguments and recipe keys.
         allowed (`Range`, *optional*):
@@ -192,7 +192,7 @@ class Ingredient:
 
         Args:
             step (`int`):
-                From 0.
+                Step of the schedule, from 0.
             steps (`int`):
                 Length of the stage.
             warmup (`int`):
@@ -215,7 +215,7 @@ class Ingredient:
 
         Args:
             pathways (`DualPathway`):
-                With the trained weights.
+                Components with the trained weights.
             score (`Callable`):
                 Scores the exported model as it stands on source validation; higher is better.
         """

@@ -127,7 +127,7 @@ class Composition:
             model (`nn.Module`):
                 Becomes the usual component.
             family (`SegmentationFamily`):
-                As `adapt` returned it.
+                Family as returned by `adapt`.
             initial_at_hand (`bool`, *optional*, defaults to `False`):
                 See [`DualPathway`].
         """

@@ -107,9 +107,9 @@ def add_adapters(model: nn.Module, family: SegmentationFamily, rank: int, alpha:
         model (`nn.Module`):
             A segmentation model. The draws of A depend on its layers and on torch's global seed alone.
         family (`SegmentationFamily`):
-            Its split, as `resolve_family` gives it.
+            Its split, from `resolve_family`.
         rank (`int`):
-            Of B A, at least 1.
+            Rank of B A, at least 1.
         alpha (`float`):
             Scale of B A in units of the rank.
 
@@ -172,7 +172,7 @@ def merged(model: nn.Module, family: SegmentationFamily) -> nn.Module:
             Model that `add_adapters` was called on; it is not changed and can be trained further. One without adapters
             is returned itself.
         family (`SegmentationFamily`):
-            Its family, of before or after `add_adapters`.
+            Its family, before or after `add_adapters`.
     """
     if not has_adapters(model):
         return model

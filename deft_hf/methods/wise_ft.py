@@ -90,7 +90,7 @@ def interpolate(model: nn.Module, initial: Mapping[str, Tensor], trained: Mappin
         trained (`Mapping[str, Tensor]`):
             The trained parameters by name, on the model's device.
         alpha (`float`):
-            From 0 to 1.
+            Share of the trained weights, from 0 to 1.
     """
     import torch
 

@@ -69,7 +69,7 @@ class CardFacts:
         model_name (`str`):
             Heading of the card.
         config (`PreTrainedConfig`):
-            Of the model; the snippet loads and calls it as its kind wants.
+            Config of the model; the snippet depends on its type.
         base_model (`str`):
             Hub name or folder of the pretrained model, as `from_pretrained` took it.
         settings (`Mapping[str, Any]`):
@@ -85,7 +85,7 @@ class CardFacts:
         command (`str`):
             Shell command that runs the recipe.
         figures (`Mapping[str, str]`, *optional*, defaults to `{}`):
-            By PNG file, relative to the card, what it shows.
+            Caption of each PNG file, by path relative to the card.
         page (`str`, *optional*):
             HTML file with all figures, relative to the card.
         data (`Sequence[DataUse]`, *optional*, defaults to `()`):

@@ -73,7 +73,7 @@ class RunFacts:
         scores (`dict[str, dict]`):
             By domain, `Scores.to_dict()` of the exported model.
         usual_scores (`dict[str, dict]`, *optional*):
-            The same of the usual component, where it was scored too.
+            Scores of the usual component, if it was evaluated.
         layer_distances (`dict[str, dict[str, float]]`, *optional*):
             In a comparison, by component and layer, ||θ - θ_init|| / ||θ_init||.
     """

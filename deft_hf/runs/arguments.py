@@ -31,7 +31,7 @@ def method_arguments(recipe: Recipe, method: str) -> DeFTTrainingArguments:
         recipe (`Recipe`):
             The recipe.
         method (`str`):
-            Its method, or one of its baselines.
+            Method of the recipe, or one of its baselines.
     """
     changes = {"method": method, **identity_defaults()} if method != recipe.method.name else _pushing(recipe.publish)
     folder = method_folder(recipe.training.output_dir, method, recipe.method.name)

@@ -28,9 +28,9 @@ def reestimate_batchnorm(
         model (`PreTrainedModel`):
             The model.
         processor (`BaseImageProcessor`):
-            For mean and deviation of its images.
+            Image processor, for mean and deviation.
         data (`DataSection`):
-            Its source domains are read.
+            Data section, whose source domains are read.
         args (`DeFTTrainingArguments`):
             Batch size, seeds, and how many batches (`batchnorm_batches`).
 

@@ -29,9 +29,9 @@ def write_card(recipe: Recipe, domains: Domains, facts: Mapping[str, RunFacts]) 
 
     Args:
         recipe (`Recipe`):
-            Of the run.
+            Recipe of the run.
         domains (`Domains`):
-            Its data, loaded.
+            Data of the run, loaded.
         facts (`Mapping[str, RunFacts]`):
             By method.
     """

@@ -77,9 +77,9 @@ def training_set(data: DataSection, source: list[Domain], processor: BaseImagePr
         source (`list[Domain]`):
             The domains of `data.source`.
         processor (`BaseImageProcessor`):
-            For mean and deviation.
+            Image processor, for mean and deviation.
         seed (`int`):
-            Of the choice of images; see `TrainingSet`.
+            Seed of the order of images; see `TrainingSet`.
     """
     mean, std = normalization(processor)
     assert data.crop_size is not None  # the section fills it in
@@ -110,7 +110,7 @@ def evaluation_sets(
         evaluated (`list[Domain]`):
             The domains.
         processor (`BaseImageProcessor`):
-            For mean and deviation.
+            Image processor, for mean and deviation.
         images (`int`, *optional*):
             How many of each at most; `None`: all.
     """

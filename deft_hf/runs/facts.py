@@ -26,9 +26,9 @@ def collect_facts(
 
     Args:
         trainer (`DeFTTrainer`):
-            Of the run.
+            Trainer of the run.
         domains (`Domains`):
-            Its data.
+            Data of the run.
         origin (`Origin`):
             What it was started with.
         seconds (`float`):

@@ -39,9 +39,9 @@ def finish(
 
     Args:
         trainer (`DeFTTrainer`):
-            Of the run.
+            Trainer of the run.
         facts (`RunFacts`):
-            From `fit`.
+            Facts returned by `fit`.
         model (`ModelSection`):
             What the run started from.
         data (`DataSection`):
@@ -94,9 +94,9 @@ def starting_weights(
         data (`DataSection`):
             Sizes.
         domains (`Domains`):
-            For the classes.
+            Data of the run, for the classes.
         seed (`int`):
-            Of the run.
+            Seed of the run.
         initial (`Mapping[str, Tensor]`):
             The weights that the last stage started from, of what it trained.
     """
@@ -115,7 +115,7 @@ def layer_distances(model: nn.Module, before: Mapping[str, Tensor]) -> dict[str,
         model (`nn.Module`):
             A trained model.
         before (`Mapping[str, Tensor]`):
-            From `starting_weights`.
+            Weights returned by `starting_weights`.
     """
     distances = {}
     for name, parameter in model.named_parameters():

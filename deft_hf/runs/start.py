@@ -25,7 +25,7 @@ def open_start(
         labels (`LabelSpace`):
             The classes.
         seed (`int`):
-            Of what is drawn.
+            Seed of newly initialized tensors.
         announce (`bool`, *optional*, defaults to `True`):
             Print what was opened and what of it is new.
 

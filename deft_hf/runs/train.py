@@ -95,7 +95,7 @@ def train_method(
 
     Args:
         args (`DeFTTrainingArguments`):
-            The method's, its folder (`output_dir`) among them.
+            Arguments of the method, including its folder (`output_dir`).
         model (`ModelSection`):
             What it starts from.
         data (`DataSection`):
@@ -103,7 +103,7 @@ def train_method(
         domains (`Domains`):
             The data, loaded.
         origin (`Origin`):
-            For the record.
+            What the run was started with, for its record.
         resume_anyway (`bool`, *optional*, defaults to `False`):
             Resume from a checkpoint of other settings too.
     """
@@ -126,7 +126,7 @@ def make_trainer(args: DeFTTrainingArguments, model: ModelSection, data: DataSec
 
     Args:
         args (`DeFTTrainingArguments`):
-            Of the method.
+            Arguments of the method.
         model (`ModelSection`):
             What it starts from.
         data (`DataSection`):
@@ -163,13 +163,13 @@ def fit(
 
     Args:
         trainer (`DeFTTrainer`):
-            From `make_trainer`, of the same data.
+            Trainer returned by `make_trainer`, for the same data.
         data (`DataSection`):
             Sizes.
         domains (`Domains`):
             The data, loaded.
         origin (`Origin`):
-            For the record.
+            What the run was started with, for its record.
         keep_images (`bool`, *optional*, defaults to `False`):
             Leave each image's confusion matrix in `trainer.evaluator.image_counts`.
         resume_anyway (`bool`, *optional*, defaults to `False`):

@@ -62,7 +62,7 @@ def load_component(
             the trained weights (WiSE-FT, Wortsman et al., CVPR 2022, arXiv 2109.01903); BatchNorm statistics are the
             usual ones. None: the model that the folder opens as.
         alpha (`float`, *optional*):
-            Of `interpolated`, from 0 to 1.
+            Share of the trained weights in `interpolated`, from 0 to 1.
         encoder (`str`, *optional*):
             Dotted path of the encoder, for a model that deft_hf does not know.
 

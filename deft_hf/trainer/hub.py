@@ -71,7 +71,7 @@ class Pusher:
             folder (`Path`):
                 The checkpoint.
             step (`int`):
-                Of it.
+                Optimizer step of the checkpoint.
             on_begin (`Callable`):
                 Called where a push is begun.
         """

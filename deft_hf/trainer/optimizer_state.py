@@ -31,7 +31,7 @@ def whole_optimizer_state(optimizer: Any, groups: Groups, keep: bool = True) -> 
 
     Args:
         optimizer (`Any`):
-            As Accelerate prepared it, after a step.
+            Optimizer as prepared by Accelerate, after a step.
         groups (`Groups`):
             The parameters of each of its groups, in order.
         keep (`bool`, *optional*, defaults to `True`):
@@ -56,7 +56,7 @@ def load_optimizer_state(optimizer: Any, groups: Groups, saved: Mapping[str, Any
 
     Args:
         optimizer (`Any`):
-            As Accelerate prepared it, before its first step.
+            Optimizer as prepared by Accelerate, before its first step.
         groups (`Groups`):
             The parameters of each of its groups, in order.
         saved (`Mapping[str, Any]`):

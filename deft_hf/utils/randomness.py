@@ -19,9 +19,9 @@ def own_randomness(seed: int, device: torch.device) -> Iterator[None]:
 
     Args:
         seed (`int`):
-            Of Python's, numpy's and torch's generators within.
+            Seed of Python's, numpy's and torch's generators inside the block.
         device (`torch.device`):
-            Its generator is kept too.
+            Device whose generator is restored too.
     """
     import torch
 

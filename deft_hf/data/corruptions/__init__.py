@@ -97,14 +97,15 @@ def corrupted(
         kind (`str`):
             One of `CORRUPTIONS`.
         severity (`int`, *optional*):
-            1 to 5. Default: all five in one domain, each image five times, severity after severity. Its scores are of
-            all pixels of the five together; the mean of five scores, which papers report as Cityscapes-C (Kamann &
-            Rother, CVPR 2020, https://arxiv.org/abs/1908.05005), is near, and `corruption_suite` has the domains for
-            it.
+            Severity from 1 to 5. By default all five in one domain, each image five times, severity after severity.
+            Its scores are of all pixels of the five together; the mean of five scores, which papers report as
+            Cityscapes-C (Kamann & Rother, CVPR 2020, https://arxiv.org/abs/1908.05005), is near, and
+            `corruption_suite` has the domains for it.
         seed (`int`, *optional*, defaults to `0`):
             Any whole number.
         name (`str`, *optional*):
-            Default: the domain's name, the kind and the severity, such as `town_fog_3`, or `town_fog` for all five.
+            Name of the result; by default the domain's name, the kind and the severity, such as `town_fog_3`, or
+            `town_fog` for all five.
 
     Raises:
         UserError: There is no such kind or severity.
