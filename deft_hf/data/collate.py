@@ -153,7 +153,8 @@ def check_values(labels: Tensor, num_labels: int) -> None:
     low, high = (int(value) for value in labels.aminmax())
     if 0 <= low and high < num_labels:
         return
-    if low >= 0 and high == IGNORE_INDEX and not ((labels >= num_labels) & (labels != IGNORE_INDEX)).any():
+    # In bytes, which wrap around, 255 becomes 0 and a class its id + 1: the largest says whether all are known.
+    if low >= 0 and high == IGNORE_INDEX and (labels.to(torch.uint8) + 1).max() <= num_labels:
         return
     wrong = [value for value in labels.unique().tolist() if value != IGNORE_INDEX and not 0 <= value < num_labels]
     way_out = "load the model with `num_labels` of the data's label space"

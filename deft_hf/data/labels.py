@@ -220,9 +220,7 @@ class LabelSpace:
                 raise UserError(f"{name}: {self._explain(unknown, by_color=False)}")
             self._check_colors(by_id, by_color, colors, name)
             chosen = by_id
-        table = np.zeros(256, np.uint8)
-        table[list(chosen)] = list(chosen.values())
-        return table[np.asarray(mask)]
+        return np.array(mask.point([chosen.get(index, 0) for index in range(256)], "L"))
 
     def _check_colors(
         self, by_id: Mapping[int, int], by_color: Mapping[int, int], colors: Mapping[int, Color], name: str

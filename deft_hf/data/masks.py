@@ -16,6 +16,7 @@ Color = tuple[int, int, int]
 # Pillow stretches grey of 2 and 4 bits to 0..255: what one step becomes, by the start of its rawmode.
 _STEPS = {"L;2": 85, "L;4": 17}
 _SAMPLE_FORMAT, _SIGNED = 339, 2
+_USED = "deft_hf_used_colors"  # in `info` of a mask, whose pixels are counted once
 
 
 def as_stored(mask: Image.Image, name: str) -> Image.Image:
@@ -92,9 +93,11 @@ def check_alpha(channels: np.ndarray, name: str) -> None:
 
 def used_colors(mask: Image.Image) -> dict[int, Color]:
     """The indices that an indexed mask uses, and the colours that its palette gives them."""
-    palette = [*(mask.getpalette("RGB") or []), *bytes(768)]
-    used = [index for index, count in enumerate(mask.histogram()) if count]
-    return {index: (palette[3 * index], palette[3 * index + 1], palette[3 * index + 2]) for index in used}
+    if _USED not in mask.info:
+        palette = [*(mask.getpalette("RGB") or []), *bytes(768)]
+        used = [index for index, count in enumerate(mask.histogram()) if count]
+        mask.info[_USED] = {index: tuple(palette[3 * index : 3 * index + 3]) for index in used}
+    return mask.info[_USED]
 
 
 class Palettes:
