@@ -125,7 +125,7 @@ def test_a_run_from_recipe_to_model(recipe, tmp_path, capsys):
     out = tmp_path / "out"
     assert "| deft |" in capsys.readouterr().out
     assert {p.name for p in out.iterdir()} == {
-        ".lock", "README.md", "baselines", "checkpoint-3", "checkpoint-6", "config.json", "figures",
+        ".lock", "README.md", "baselines", "checkpoint-3", "checkpoint-6", "config.json", "data.json", "figures",
         "model.safetensors", "preprocessor_config.json", "recipe.yaml", "report.html", "results", "runs",
     }  # fmt: skip
     assert yaml.safe_load((out / "recipe.yaml").read_text())["training"]["seed"] == 3

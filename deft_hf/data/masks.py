@@ -61,7 +61,7 @@ def _problem(look: Look) -> str | None:
         )
     if look.bands > len(Image.new(look.mode, (1, 1)).getbands()):
         return f"holds {look.bands} bands, of which only some would be read; save the one with the class as grey PNG"
-    if look.mode == "L" and look.rawmode.split(";")[-1] in ("I", "IR", "2I", "4I", "2IR", "4IR"):
+    if look.format == "TIFF" and look.mode in ("1", "L") and look.rawmode.rstrip("R").endswith("I"):
         return "says that 0 is white (WhiteIsZero), so that ids would be read inverted; save it as PNG"
     return None
 

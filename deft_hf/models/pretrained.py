@@ -170,6 +170,9 @@ def _check_config(config: PreTrainedConfig, changes: Mapping[str, Any]) -> None:
 def _check_sizes(
     config: PreTrainedConfig, name: str, crop_size: Size | None, image_size: Size | None, window: Size | None
 ) -> None:
+    channels = getattr(getattr(config, "backbone_config", None) or config, "num_channels", 3)
+    if channels != 3:
+        raise UserError(f"{name}: takes images of {channels} bands, but images are read with three, RGB: take another.")
     patch, only = patch_size(config), fixed_size(config)
     shown = {"window": window} if window else {"image_size": image_size}
     for key, size in ({"crop_size": crop_size} | shown).items():

@@ -169,8 +169,9 @@ def test_a_signed_byte_keeps_its_sign():
     )
 
 
-def test_inverted_grey_is_refused():
-    mask = stored(Image.fromarray(IDS), "TIFF", tiffinfo={262: 0})
+@pytest.mark.parametrize("mask", [Image.fromarray(IDS), Image.fromarray(IDS > 0)])
+def test_inverted_grey_is_refused(mask):
+    mask = stored(mask, "TIFF", tiffinfo={262: 0})
     assert mask.tag_v2[262] == 0
     with pytest.raises(UserError, match="WhiteIsZero"):
         THREE.encode(mask, "m")

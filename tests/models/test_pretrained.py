@@ -164,3 +164,14 @@ def test_the_table_of_families_is_light():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "['torch']\n"
+
+
+def test_a_model_of_other_bands_is_refused_at_the_start():
+    with pytest.raises(UserError, match="takes images of 4 bands, but images are read with three, RGB"):
+        load("embedded", config={"num_channels": 4})
+
+
+def test_a_size_that_patches_do_not_divide_is_refused(tmp_path):
+    tiny.build("data2vec-vision").save_pretrained(tmp_path / "vit")
+    with pytest.raises(UserError, match=r"data\.image_size: found \[70, 64\], .*patches of 16 x 16"):
+        load(tmp_path / "vit", image_size=(70, 64))
