@@ -172,7 +172,9 @@ def _check_sizes(
 ) -> None:
     channels = getattr(getattr(config, "backbone_config", None) or config, "num_channels", 3)
     if channels != 3:
-        raise UserError(f"{name}: takes images of {channels} bands, but images are read with three, RGB: take another.")
+        raise UserError(
+            f"{name}: takes images of {channels} bands, but images are read with three, RGB; choose another model."
+        )
     patch, only = patch_size(config), fixed_size(config)
     shown = {"window": window} if window else {"image_size": image_size}
     for key, size in ({"crop_size": crop_size} | shown).items():
