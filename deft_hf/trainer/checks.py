@@ -38,6 +38,8 @@ def check_arguments(
     for name in _OWN:
         if kwargs.get(name) is not None:
             raise UserError(f"DeFTTrainer computes loss and scores by itself: leave `{name}` out.")
+    if kwargs.get("optimizer_cls_and_kwargs") and kwargs.get("optimizers", (None, None))[0] is not None:
+        raise UserError("found both `optimizers` and `optimizer_cls_and_kwargs`: pass one of them.")
     if model is None:
         raise UserError(
             "DeFTTrainer needs a model: pass `model=AutoModelForSemanticSegmentation.from_pretrained(...)`."

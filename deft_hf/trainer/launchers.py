@@ -145,8 +145,13 @@ class Shards:
         self._groups = groups
 
     def _parameters(self) -> list[list[nn.Parameter]]:
+        if self._groups is None:
+            raise UserError(
+                "create_optimizer: found an override that does not call DeFTTrainer's; let it set self.optimizer and "
+                "end with `return super().create_optimizer(model)`."
+            )
         current = dict(self.pathways.named_parameters())
-        return [[current[name] for name in group] for group in self._groups or []]
+        return [[current[name] for name in group] for group in self._groups]
 
     def save_optimizer(self, optimizer: Any, scheduler: Any, folder: str, write: bool) -> None:
         """Write the optimizer's state whole, in torch's own form, and the scheduler's. Collective."""

@@ -109,6 +109,13 @@ class _Held(NamedTuple):
     length: int
 
 
+def _is_owned(zero: Any, parameter: Any) -> bool:
+    """Whether DeepSpeed trains a parameter: it leaves out what needed no gradient when it was set up."""
+    if hasattr(parameter, "ds_tensor"):
+        return zero.get_param_id(parameter) in zero.grad_position
+    return hasattr(parameter, "_hp_mapping")
+
+
 def _held(zero: Any, number: int, parameter: Any) -> _Held:
     if hasattr(parameter, "ds_tensor"):
         group, start, _ = zero.grad_position[zero.get_param_id(parameter)]
@@ -125,6 +132,8 @@ def _whole_state_of(optimizer: Any, number: int, parameter: nn.Parameter) -> dic
     if not zero:
         found = base.state.get(parameter, {})
         return {key: v.full_tensor() if isinstance(v, DTensor) else v for key, v in found.items()}
+    if not _is_owned(zero, parameter):
+        return {}
     held = _held(zero, number, parameter)
     state = base.state.get(held.flat, {})
     return {key: _join(value, held, parameter) if _is_spread(value) else value for key, value in state.items()}
@@ -144,6 +153,8 @@ def _place_state_of(optimizer: Any, number: int, parameter: nn.Parameter, state:
     base, zero = inner(optimizer), _zero(optimizer)
     if not zero:
         base.state[parameter] = {k: _like(v, parameter) if _is_spread(v) else v for k, v in state.items()}
+        return
+    if not _is_owned(zero, parameter):
         return
     held = _held(zero, number, parameter)
     own = base.state[held.flat]

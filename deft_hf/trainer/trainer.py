@@ -125,7 +125,10 @@ class DeFTTrainer(Trainer):
         self.loaders = Loaders(args, lambda: self.data_collator, self.sigterm.heard)
         self.pusher = Pusher(args)
         kwargs.setdefault("data_collator", collate)
+        # Trainer refuses them under FSDP, though FSDP2 would put its shards into them, and drops them under DeepSpeed.
+        self._given = kwargs.pop("optimizers", (None, None))
         super().__init__(model=self.pathways, args=args, **kwargs)
+        self.optimizer, self.lr_scheduler = self._given
         masks = self.family.objective.needs_masks
         if masks and isinstance(self.train_dataset, IterableDataset) and self.accelerator.num_processes > 1:
             # One process would make the batches, and cut the lists of masks as if they were images.
@@ -228,6 +231,8 @@ class DeFTTrainer(Trainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
+            self.optimizer = self._given[0]
+        if self.optimizer is None:
             every: Any = model or self.model  # it need not be a model of transformers
             cls, options = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, every)
             self.optimizer = build_optimizer(cls, options, self.pathways, self.args)
@@ -240,7 +245,7 @@ class DeFTTrainer(Trainer):
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         if self.lr_scheduler is None:
             optimizer = optimizer or self.create_optimizer()
-            self.lr_scheduler = stage_schedule(optimizer, self.spans, self.args, self.composition)
+            self.lr_scheduler = self._given[1] or stage_schedule(optimizer, self.spans, self.args, self.composition)
             if self.lr_scheduler is None:
                 return super().create_scheduler(num_training_steps, optimizer)
             self._created_lr_scheduler = True

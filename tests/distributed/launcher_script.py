@@ -1,4 +1,7 @@
-"""Trains tiny models under DDP, ZeRO and FSDP2 in turn; rank 0 writes what came out of each, and of resumed runs."""
+"""Trains tiny models under DDP, ZeRO and FSDP2 in turn; rank 0 writes what came out of each, and of resumed runs.
+
+A case is a model type, or one with an optimizer of the caller's: `mobilenet_v2+one_group`.
+"""
 
 import itertools
 import json
@@ -22,8 +25,8 @@ from tests.trainer.test_trainer import Drawn, arguments
 
 torch.set_num_threads(1)
 
-LAUNCHERS = ("ddp", "zero1", "zero2", "zero3", "fsdp2")
 STEPS, WARMUP = 10, 4
+RATE, MOMENTUM = 0.1, 0.9
 
 
 def well_conditioned(model):
@@ -40,7 +43,23 @@ def deepspeed_config(stage):
     return {"zero_optimization": {"stage": stage}, "zero_force_ds_cpu_optimizer": False, **sizes}
 
 
-def trainer(model_type, launcher, folder, **overrides):
+def one_group(model):
+    """All parameters in one group, those that no gradient reaches among them."""
+    return torch.optim.SGD(model.parameters(), lr=RATE, momentum=MOMENTUM)
+
+
+def reversed_groups(model):
+    """The decoder first, and each part from its last parameter to its first."""
+    named = list(model.named_parameters())[::-1]
+    parts = [[p for name, p in named if name.startswith(f"{model.base_model_prefix}.") == inside] for inside in (0, 1)]
+    groups = [{"params": part, "lr": rate} for part, rate in zip(parts, (RATE, RATE / 2), strict=True)]
+    return torch.optim.SGD(groups, momentum=MOMENTUM)
+
+
+OPTIMIZERS = {"one_group": one_group, "reversed_groups": reversed_groups}
+
+
+def trainer(case, launcher, folder, **overrides):
     """Accelerate has no FSDP on a CPU: it is told that the processes have GPUs of their own."""
     AcceleratorState._reset_state()
     unset_hf_deepspeed_config()
@@ -52,13 +71,15 @@ def trainer(model_type, launcher, folder, **overrides):
         overrides["deepspeed"] = deepspeed_config(int(launcher[-1]))
     settings = {"max_steps": STEPS - WARMUP, "decoder_warmup_steps": WARMUP, "per_device_train_batch_size": 2}
     # Adam would blow up the rounding noise of biases whose gradient is zero.
-    settings |= {"optim": "sgd", "optim_args": "momentum=0.9", "learning_rate": 0.1, "max_grad_norm": 0.05}
+    settings |= {"optim": "sgd", "optim_args": f"momentum={MOMENTUM}", "learning_rate": RATE, "max_grad_norm": 0.05}
     settings |= {"save_strategy": "steps", "save_steps": 5}
+    model_type, _, own = case.partition("+")
     model = well_conditioned(tiny.build(model_type, **tiny.WITHOUT_DROPOUT[model_type]))
     args = arguments(folder, **settings, **overrides)
     PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU if fsdp else DistributedType.MULTI_CPU
     domains = {"near": Drawn(5, seed=1), "far": Drawn(1, seed=2)}
-    return DeFTTrainer(model=model, args=args, train_dataset=Drawn(22), eval_dataset=domains)
+    optimizers = (OPTIMIZERS[own](model) if own else None, None)
+    return DeFTTrainer(model, args, train_dataset=Drawn(22), eval_dataset=domains, optimizers=optimizers)
 
 
 def write(run, folder):
@@ -83,15 +104,15 @@ def write(run, folder):
         (folder / "facts.json").write_text(json.dumps(facts))
 
 
-def main(folder, *model_types):
+def main(folder, launchers, *cases):
     # DeepSpeed would compile an operator for CPUs; the tests need no compiler.
     deepspeed.ops.__compatible_ops__ = {}
-    for model_type, launcher in itertools.product(model_types, LAUNCHERS):
-        straight, resumed = folder / model_type / launcher, folder / model_type / f"{launcher}-resumed"
-        run = trainer(model_type, launcher, straight)
+    for case, launcher in itertools.product(cases, launchers.split(",")):
+        straight, resumed = folder / case / launcher, folder / case / f"{launcher}-resumed"
+        run = trainer(case, launcher, straight)
         run.train()
         write(run, straight)
-        again = trainer(model_type, launcher, resumed)
+        again = trainer(case, launcher, resumed)
         if again.is_world_process_zero():
             shutil.copytree(straight / "checkpoint-5", resumed / "checkpoint-5")
         again.accelerator.wait_for_everyone()
