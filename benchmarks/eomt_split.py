@@ -28,7 +28,7 @@ from deft_hf.data.sampling import EvaluationSet
 from deft_hf.data.streets import LOOKS, STREETS
 from deft_hf.data.transforms import EvalTransform
 from deft_hf.methods.core.cost import step_flops
-from deft_hf.methods.core.ema import run_decay
+from deft_hf.methods.core.ema import EMA, run_decay
 from deft_hf.methods.core.pathways import DualPathway
 from deft_hf.models.families import FAMILIES
 from deft_hf.scoring.inference import score_batches
@@ -70,11 +70,11 @@ def images(look: str, count: int, seed: int) -> list[dict[str, torch.Tensor]]:
 
 
 def train(model: nn.Module, data: list, stages: list[tuple[str, int]], rate: float, seed: int) -> DualPathway:
-    pathways = DualPathway(model, FAMILY, average="ema").train()
+    pathways = DualPathway(model, FAMILY, EMA()).train()
     torch.manual_seed(seed)
     for stage, steps in stages:
         decay = run_decay(0.9999, steps, 80_000) if stage == "decoupled" else 0.0
-        pathways.enter(stage, decay, decay)
+        pathways.enter(stage, EMA(decay, decay))
         pathways.snapshot()
         optimizer = torch.optim.AdamW([p for p in pathways.usual.parameters() if p.requires_grad], lr=rate)
         schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)

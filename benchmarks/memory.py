@@ -27,6 +27,7 @@ from transformers import (
     SegformerForSemanticSegmentation,
 )
 
+from deft_hf.methods.core.ema import EMA
 from deft_hf.methods.core.pathways import DualPathway
 from deft_hf.models.families import resolve_family
 
@@ -79,10 +80,11 @@ class LiveBytes(TorchDispatchMode):
 def peak(model: nn.Module, method: str, side: int, batch: int, checkpointing: bool = False) -> dict[str, float]:
     """MiB of a step with AdamW: at its peak, and at rest between steps."""
     family = resolve_family(model)
-    pathways = DualPathway(model, family, average="ema" if method == "deft" else None)
+    average = EMA(0.999, 0.999) if method == "deft" else None
+    pathways = DualPathway(model, family, average)
     if checkpointing:
         pathways.activation_checkpointing_enable()
-    pathways.train().enter("decoupled" if method == "deft" else "joint", 0.999, 0.999)
+    pathways.train().enter("decoupled" if method == "deft" else "joint", average)
     pathways.snapshot()
     trained = [parameter for parameter in pathways.usual.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4)
