@@ -136,11 +136,6 @@ FACTS: dict[str, tuple[Fact, ...]] = {
             says=('"generated_from_trainer"',),
         ),
         Fact(
-            "accelerate.accelerator:Accelerator.dispatch_batches",
-            "silent: one rank makes the batches of a stream, and lists of masks are cut",
-            says=("self.dataloader_config.dispatch_batches",),
-        ),
-        Fact(
             "torch.amp.grad_scaler:GradScaler.step",
             "silent: the average moves at steps that overflowed",
             says=('getattr(optimizer, "_step_supports_amp_scaling", False)',),
@@ -213,6 +208,11 @@ FACTS: dict[str, tuple[Fact, ...]] = {
         ),
     ),
     "trainer.loaders": (
+        Fact(
+            "accelerate.accelerator:Accelerator.dispatch_batches",
+            "silent: one rank makes the batches of a stream, and lists of masks are cut",
+            says=("self.dataloader_config.dispatch_batches",),
+        ),
         Fact(
             "accelerate.data_loader:DataLoaderAdapter.__init__",
             "silent: SIGTERM kills the workers of the data loader",

@@ -7,10 +7,12 @@ from functools import partial
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from deft_hf.data.sampling import share
+from deft_hf.models.objectives import Objective
 from deft_hf.trainer.arguments import DeFTTrainingArguments
 from deft_hf.trainer.termination import out_of_reach
 
@@ -72,3 +74,18 @@ class Loaders:
             worker_init_fn=partial(out_of_reach, None, self.heard),
             **options,
         )
+
+
+def keep_masks_whole(objective: Objective, dataset: Any, accelerator: Accelerator) -> None:
+    """Let each rank read a stream of its own where batches hold lists of masks, which Accelerate would cut as images.
+
+    Args:
+        objective (`Objective`):
+            Says whether it is trained on masks.
+        dataset (`Dataset`):
+            Of the training.
+        accelerator (`Accelerator`):
+            Prepares the loader.
+    """
+    if objective.needs_masks and isinstance(dataset, IterableDataset) and accelerator.num_processes > 1:
+        accelerator.dataloader_config.dispatch_batches = False

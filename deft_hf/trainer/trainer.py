@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from huggingface_hub import CommitInfo
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput, TrainOutput
 from transformers.utils import logging
@@ -37,7 +37,7 @@ from deft_hf.trainer.checkpoints import Checkpoints, save_exported, write_traine
 from deft_hf.trainer.evaluation import Evaluator
 from deft_hf.trainer.hub import Pusher
 from deft_hf.trainer.launchers import Shards, check_launcher
-from deft_hf.trainer.loaders import Loaders
+from deft_hf.trainer.loaders import Loaders, keep_masks_whole
 from deft_hf.trainer.log import RunLog
 from deft_hf.trainer.optimizer import build_optimizer, stage_schedule
 from deft_hf.trainer.stages import StageRunner
@@ -124,15 +124,11 @@ class DeFTTrainer(Trainer):
         self.sigterm = StopOnSigterm()
         self.loaders = Loaders(args, lambda: self.data_collator, self.sigterm.heard)
         self.pusher = Pusher(args)
-        kwargs.setdefault("data_collator", collate)
         # Trainer refuses them under FSDP, though FSDP2 would put its shards into them, and drops them under DeepSpeed.
         self._given = kwargs.pop("optimizers", (None, None))
-        super().__init__(model=self.pathways, args=args, **kwargs)
+        super().__init__(model=self.pathways, args=args, **{"data_collator": collate, **kwargs})
         self.optimizer, self.lr_scheduler = self._given
-        masks = self.family.objective.needs_masks
-        if masks and isinstance(self.train_dataset, IterableDataset) and self.accelerator.num_processes > 1:
-            # One process would make the batches, and cut the lists of masks as if they were images.
-            self.accelerator.dataloader_config.dispatch_batches = False
+        keep_masks_whole(self.family.objective, self.train_dataset, self.accelerator)
 
         self.pathways.autocast = check_launcher(self.accelerator, args, self.composition)
         self.shards = Shards(self.pathways, self.accelerator)
@@ -230,8 +226,7 @@ class DeFTTrainer(Trainer):
         return epochs, per_epoch, examples, samples + (total - last) * batch, batch, batches_per_epoch, total
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        if self.optimizer is None:
-            self.optimizer = self._given[0]
+        self.optimizer = self.optimizer or self._given[0]
         if self.optimizer is None:
             every: Any = model or self.model  # it need not be a model of transformers
             cls, options = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, every)

@@ -631,3 +631,17 @@ def test_a_run_that_is_scored_while_training_equals_one_that_is_not(tmp_path):
         (seeing.generalized_model.state_dict(), blind.generalized_model.state_dict()),
     ):
         assert [name for name, value in found.items() if not torch.equal(value, expected[name])] == []
+
+
+def test_an_optimizer_of_the_callers_is_used_as_it_is(tmp_path):
+    model = tiny.build("segformer")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.1)
+    args = arguments(tmp_path, method="joint", max_steps=1)
+    run = DeFTTrainer(model, args, train_dataset=Drawn(2), optimizers=(optimizer, schedule))
+    run.train()
+    assert run.optimizer.optimizer is optimizer and run.lr_scheduler is schedule
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.05)
+    factory = {"optimizers": (optimizer, None), "optimizer_cls_and_kwargs": (torch.optim.SGD, {"lr": 0.5})}
+    with pytest.raises(UserError, match="^found both `optimizers` and `optimizer_cls_and_kwargs`: pass one of them"):
+        DeFTTrainer(model, args, **factory)
