@@ -234,7 +234,7 @@ class DeFTTrainer(Trainer):
         self.shards.note_groups(self.optimizer)
         if self.accelerator.scaler is not None:
             # A fused optimizer skips an overflown step unseen, within its kernel, and the average would move.
-            self.optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+            self.optimizer._step_supports_amp_scaling = False  # type: ignore[union-attr]
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
