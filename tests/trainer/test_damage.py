@@ -221,7 +221,7 @@ BOMB = b"".join(
         (replaced(b"name: deft", b"name: daft"), "did you mean deft"),
         (replaced(b"folder: coast", b"folder: cost"), "found no folder"),
         (replaced(b"split: val", b"split: vall"), "has no split 'vall'"),
-        (replaced(b"checkpoint: embedded", b"checkpoint: ./nowhere"), "no folder here"),
+        (replaced(b"checkpoint: embedded", b"checkpoint: ./nowhere"), "neither a folder here"),
         (lambda place: ((place / "recipe.yaml").unlink(), (place / "recipe.yaml").mkdir()), "cannot read the recipe"),
     ],
 )

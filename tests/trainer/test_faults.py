@@ -170,7 +170,7 @@ def test_other_settings_are_gone_on_from_when_told_and_another_method_is_not(tmp
         trainer(tmp_path, **changes).train(resume_from_checkpoint=checkpoint)
     assert trainer(tmp_path, **changes).train(checkpoint, resume_anyway=True).global_step == 12
     for key in ("stages", "decays", "distance_weight"):
-        assert f"Resumed all the same: the checkpoint was made with {key}" in caplog.text
+        assert f"Resumed anyway: the checkpoint was made with {key}" in caplog.text
     for other in ({"method": "lp_ft"}, {"decoder_warmup_steps": 7}):
         with pytest.raises(UserError, match="cannot be resumed"):
             trainer(tmp_path, **other).train(checkpoint, resume_anyway=True)
