@@ -65,13 +65,13 @@ def check_classes(name: str, dataset: Any, known: int, args: DeFTTrainingArgumen
 
     Args:
         name (`str`):
-            Of the data set, for the message.
+            Name of the dataset, for the message.
         dataset (`Dataset`):
             Training or evaluation data.
         known (`int`):
             Classes of the model.
         args (`DeFTTrainingArguments`):
-            Its seed is that of what the data draw.
+            Arguments of the run; their seed is that of random choices in the data.
 
     Raises:
         UserError: The model has one class, or the data have other classes, fewer than two, or other items.
@@ -143,9 +143,9 @@ def check_data(
         known (`int`):
             Classes of the model.
         args (`DeFTTrainingArguments`):
-            Of the run; `dataloader_drop_last` may be set.
+            Arguments of the run, in which `dataloader_drop_last` may be set.
         model (`nn.Module`):
-            That is trained.
+            Model that is trained.
 
     Raises:
         UserError: Classes that the model does not have, or a metric to select on that there is none of.

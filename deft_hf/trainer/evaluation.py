@@ -25,17 +25,17 @@ class Evaluator:
 
     Args:
         family (`SegmentationFamily`):
-            How logits come out of the models.
+            How the models' logits are computed.
         class_names (`list[str]`):
             The classes in the order of the logits.
         accelerator (`Accelerator`):
             Sums over ranks.
         seed (`int`):
-            Of what loaders draw.
+            Seed of random choices in the data loaders.
         window (`tuple[int, int]`, *optional*):
-            (height, width) in pixels of a sliding window.
+            Height and width of a sliding window, in pixels; whole images by default.
         stride (`tuple[int, int]`, *optional*):
-            (height, width) in pixels of a sliding window.
+            Steps between windows down and across, in pixels.
 
     Attributes:
         scores (`dict[str, Scores]`):
@@ -76,7 +76,7 @@ class Evaluator:
             dataloader (`DataLoader`):
                 This rank's images.
             prefix (`str`):
-                Of the metrics.
+                Prefix of the metrics.
             on_batch (`Callable`):
                 Called for each batch.
         """

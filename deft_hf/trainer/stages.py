@@ -54,11 +54,11 @@ class StageRunner:
 
         Args:
             step (`int`):
-                From 0.
+                Optimizer steps taken so far.
             new (`bool`):
                 Whether the stage starts here, from a snapshot, or is resumed.
             optimizer (`torch.optim.Optimizer`, *optional*):
-                As Accelerate prepared it; needed where a later stage starts.
+                Optimizer as prepared by Accelerate; needed if a later stage starts.
         """
         index, span = stage_at(self.spans, step)
         self.pathways.enter(span.stage, self.composition.rule(span.steps))

@@ -20,7 +20,7 @@ class Fact:
 
     Args:
         place (`str`):
-            Of the object, `module:dotted.path`.
+            Place of the object, `module:dotted.path`.
         breaks (`str`):
             What follows from a change: `loud` is an error, `silent` is a run that is wrong.
         takes (`str`, *optional*):
@@ -29,7 +29,7 @@ class Fact:
             How many values it returns.
         says (`tuple[str, ...]`, *optional*, defaults to `()`):
             What its source contains, in this order; any white space counts as one space.
-        value (*optional*):
+        value (`Any`, *optional*):
             What it is equal to.
     """
 
