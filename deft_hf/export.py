@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from deft_hf.utils.console import add_output_options, add_overrides, command_parser, file_size, parse, sizes
+from deft_hf.utils.console import add_output_options, add_overrides, add_trust, command_parser, file_size, parse, sizes
 from deft_hf.utils.errors import run_command
 
 
@@ -47,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--recipe", help="whose source images --bn reestimate takes (default: the run's own)")
     onnx = "write model.onnx too, for images of this size (default: the processor's)"
     add("--onnx", nargs="?", default=False, const=True, type=sizes, metavar="HEIGHT,WIDTH", help=onnx)
+    add_trust(parser)
     add_output_options(parser)
     return parser
 

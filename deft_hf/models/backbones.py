@@ -7,20 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from torch import nn
 from transformers import (
+    CONFIG_MAPPING,
     AutoConfig,
     AutoModel,
     Mask2FormerConfig,
     Mask2FormerForUniversalSegmentation,
     PreTrainedConfig,
     PreTrainedModel,
-    TimmBackbone,
     TimmBackboneConfig,
     Tipsv2DptConfig,
     Tipsv2DptForSemanticSegmentation,
@@ -28,10 +27,10 @@ from transformers import (
     UperNetForSemanticSegmentation,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING_NAMES
-from transformers.utils import is_timm_available
 
 from deft_hf.data.labels import LabelSpace
 from deft_hf.models.new_tensors import summary
+from deft_hf.models.timm_backbones import check_timm, load_timm_backbone, timm_config
 from deft_hf.utils.errors import UserError
 
 _TIMM = "timm_backbone"
@@ -73,7 +72,7 @@ def under_head(
     name: str,
     head: str,
     labels: LabelSpace,
-    revision: str = "main",
+    revision: str | None = None,
     changes: Mapping[str, Any] | None = None,
     head_changes: Mapping[str, Any] | None = None,
 ) -> tuple[PreTrainedModel, list[str]]:
@@ -108,7 +107,7 @@ def under_head(
             lacks tensors of the backbone.
         OSError, ValueError: If `from_pretrained` cannot read the checkpoint.
     """
-    spec = HEADS[head]
+    spec, revision = HEADS[head], revision or "main"
     config = backbone_config(name, head, revision, changes or {})
     with torch.random.fork_rng(devices=[]):  # so that later draws do not depend on how many tensors are missing
         backbone, added = _load_backbone(name, config, revision)
@@ -123,14 +122,17 @@ def under_head(
 def backbone_config(name: str, head: str, revision: str, changes: Mapping[str, Any]) -> PreTrainedConfig:
     """The backbone's config with the features that the head reads; see `under_head`."""
     stored, _ = PreTrainedConfig.get_config_dict(name, revision=revision)
-    if stored.get("model_type") == "timm_wrapper":
-        config: PreTrainedConfig = _timm_config(name, stored["architecture"])
+    model_type = stored.get("model_type")
+    if model_type == "timm_wrapper":
+        config: PreTrainedConfig = timm_config(name, stored)
+    elif model_type in CONFIG_MAPPING and model_type in MODEL_FOR_BACKBONE_MAPPING_NAMES:
+        if model_type == _TIMM:
+            check_timm(name)
+        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     else:
-        config = AutoConfig.from_pretrained(name, revision=revision)
-    if config.model_type not in MODEL_FOR_BACKBONE_MAPPING_NAMES:
         known = ", ".join(sorted({*MODEL_FOR_BACKBONE_MAPPING_NAMES} - {_TIMM}))
         raise UserError(
-            f"model.backbone: {name} is of type {config.model_type}, of which transformers has no backbone class. "
+            f"model.backbone: {name} is of type {model_type}, of which transformers has no backbone class. "
             f"Types that have one: {known}; timm's models too. A whole segmentation model is a model.checkpoint."
         )
     _check_fields(config, changes, "model.config")
@@ -239,7 +241,7 @@ def _check_fields(config: PreTrainedConfig, changes: Mapping[str, Any], key: str
 def _load_backbone(name: str, config: PreTrainedConfig, revision: str) -> tuple[PreTrainedModel, set[str]]:
     """The backbone, and the names of its tensors that are new because no plain model of its type has them."""
     if isinstance(config, TimmBackboneConfig):
-        return TimmBackbone(config, pretrained=True, pretrained_cfg_overlay=_timm_weights(name, revision)), set()
+        return load_timm_backbone(name, config, revision), set()
     # The concrete class: `AutoBackbone.from_pretrained` asks the Hub, for a folder too.
     cls: Any = getattr(transformers, MODEL_FOR_BACKBONE_MAPPING_NAMES[config.model_type])
     backbone, keys = cls.from_pretrained(
@@ -268,30 +270,3 @@ def _plain_names(config: PreTrainedConfig) -> set[str]:
     with torch.device("meta"):
         plain: nn.Module = AutoModel.from_config(config)
     return set(plain.state_dict())
-
-
-def _timm_config(name: str, architecture: str) -> TimmBackboneConfig:
-    if not is_timm_available():
-        raise UserError(f"model.backbone: {name} is a model of timm, which is not installed: pip install timm.")
-    import timm
-
-    with torch.device("meta"):
-        stages = timm.create_model(architecture, features_only=True).feature_info.info
-    if len({stage["reduction"] for stage in stages}) == 1:
-        raise UserError(
-            f"model.backbone: {name} is a ViT, which timm ties to one image size; take it from transformers (DINOv2, "
-            "DINOv3), or a timm model with several resolutions."
-        )
-    last_four = list(range(max(len(stages) - 4, 0), len(stages)))
-    # It takes the argument by its keywords, of which its annotations do not know.
-    return TimmBackboneConfig(backbone=architecture, out_indices=last_four)  # type: ignore[call-arg]
-
-
-def _timm_weights(name: str, revision: str) -> dict[str, Any]:
-    """Where timm finds the weights: in the folder, or on the Hub."""
-    if not Path(name).is_dir():
-        return {"hf_hub_id": name if revision == "main" else f"{name}@{revision}", "source": "hf-hub"}
-    files = [path for path in (Path(name, "model.safetensors"), Path(name, "pytorch_model.bin")) if path.is_file()]
-    if not files:
-        raise UserError(f"model.backbone: {name} has no model.safetensors.")
-    return {"file": str(files[0]), "source": "file"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ import transformers
 from huggingface_hub.errors import GatedRepoError
 from safetensors import SafetensorError
 from transformers import (
+    CONFIG_MAPPING,
     MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING,
     MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING,
     AutoConfig,
@@ -20,6 +22,48 @@ from transformers.utils import logging
 
 from deft_hf.models.families import FAMILIES, SegmentationFamily, refuse
 from deft_hf.utils.errors import UserError, first_line
+
+# What `from_pretrained` raises at files that are missing, damaged, or pickles of more than tensors.
+UNREADABLE = (OSError, EOFError, SafetensorError, UnpicklingError, ValueError, RuntimeError)
+_AUTO_CLASSES = ("AutoModelForSemanticSegmentation", "AutoModelForUniversalSegmentation")
+
+
+def read_config(name: str, revision: str | None = None, trust_remote_code: bool = False) -> PreTrainedConfig:
+    """The config of a model; code of its repository is run only if that is asked for, and never after a question.
+
+    Args:
+        name (`str`):
+            A Hub name or a folder.
+        revision (`str`, *optional*, defaults to `"main"`):
+            Branch, tag or commit on the Hub.
+        trust_remote_code (`bool`, *optional*, defaults to `False`):
+            Run the repository's Python code. Of the Hub, a revision must be named, which the code is taken from.
+
+    Raises:
+        UserError: If the model needs code that is not trusted, or the code is trusted without saying which.
+        OSError, ValueError: If the config cannot be read.
+    """
+    stored, _ = PreTrainedConfig.get_config_dict(name, revision=revision or "main")
+    code = stored.get("auto_map")
+    files = sorted({str(place) for place in code.values()}) if isinstance(code, dict) else []
+    if trust_remote_code and files:
+        if revision is None and not Path(name).is_dir():
+            raise UserError(
+                f"{name}: trust_remote_code needs the revision whose code you have read; name the commit "
+                "(--revision, model.revision)."
+            )
+        if elsewhere := [place for place in files if "--" in place]:
+            raise UserError(
+                f"{name}: its code lies in another repository ({elsewhere[0]}), of which no revision is named; it is "
+                "not run. Copy model and code into one folder."
+            )
+    elif files and stored.get("model_type") not in CONFIG_MAPPING:
+        raise UserError(
+            f"{name} is a model that only Python code of its own repository can open ({', '.join(files)}), and that "
+            "code is not run. If you have read it and trust it: --trust-remote-code with --revision COMMIT "
+            "(in a recipe, model.trust_remote_code: true and model.revision)."
+        )
+    return AutoConfig.from_pretrained(name, revision=revision or "main", trust_remote_code=trust_remote_code)
 
 
 def auto_class(config: PreTrainedConfig) -> type[Any]:
@@ -35,6 +79,8 @@ def auto_class(config: PreTrainedConfig) -> type[Any]:
         return transformers.AutoModelForSemanticSegmentation
     if type(config) in MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING:
         return transformers.AutoModelForUniversalSegmentation
+    if own := [key for key in _AUTO_CLASSES if key in (getattr(config, "auto_map", None) or {})]:
+        return getattr(transformers, own[0])  # of a repository whose code is trusted, or `read_config` would stop
     raise UserError(
         f"a {config.model_type} model is no semantic segmentation model of transformers. Known types: "
         f"{', '.join(sorted(FAMILIES))}; others that AutoModelForSemanticSegmentation or "
@@ -42,14 +88,18 @@ def auto_class(config: PreTrainedConfig) -> type[Any]:
     )
 
 
-def open_model(name: str | Path, revision: str | None = None) -> PreTrainedModel:
-    """A finished segmentation model, in float32 and eval mode; code of the repository is never run.
+def open_model(
+    name: str | Path, revision: str | None = None, trust_remote_code: bool = False
+) -> PreTrainedModel:
+    """A finished segmentation model, in float32 and eval mode.
 
     Args:
         name (`str` or `Path`):
             A Hub name or a folder.
         revision (`str`, *optional*):
             Branch, tag or commit on the Hub.
+        trust_remote_code (`bool`, *optional*, defaults to `False`):
+            Run Python code of the repository, see `read_config`. Without it, none is ever run.
 
     Returns:
         `PreTrainedModel`: the model, all of its weights read from the files.
@@ -61,13 +111,17 @@ def open_model(name: str | Path, revision: str | None = None) -> PreTrainedModel
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # what is missing is said below
     try:
-        config = AutoConfig.from_pretrained(name, revision=revision or "main")
+        config = read_config(name, revision, trust_remote_code)
         model, keys = auto_class(config).from_pretrained(
-            name, revision=revision or "main", dtype=torch.float32, output_loading_info=True
+            name,
+            revision=revision or "main",
+            dtype=torch.float32,
+            output_loading_info=True,
+            trust_remote_code=trust_remote_code,
         )
     except UserError:
         raise
-    except (OSError, SafetensorError, ValueError, RuntimeError) as error:
+    except UNREADABLE as error:
         raise UserError(unreadable(name, error)) from error
     finally:
         logging.set_verbosity(verbosity)
@@ -87,7 +141,10 @@ def inference_family(model: PreTrainedModel) -> SegmentationFamily:
         UserError: If the outputs are masks and the model type is not in the table.
     """
     model_type = model.config.model_type
-    if model_type not in FAMILIES and type(model.config) not in MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING:
+    per_pixel = type(model.config) in MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING or _AUTO_CLASSES[0] in (
+        getattr(model.config, "auto_map", None) or {}
+    )
+    if model_type not in FAMILIES and not per_pixel:
         raise UserError(
             f"deft_hf does not know how a {model_type} model's masks become classes of pixels. Known types: "
             f"{', '.join(sorted(FAMILIES))}."
@@ -104,6 +161,11 @@ def unreadable(name: str, error: Exception) -> str:
         return (
             f"{name} is gated: accept its terms at https://huggingface.co/{name}, then log in (hf auth login, or "
             "HF_TOKEN) with the account that did."
+        )
+    if isinstance(error, UnpicklingError):
+        return (
+            f"{name} has weights in a pickle that holds more than tensors; nothing of it was run. Give a folder with "
+            "config.json and model.safetensors."
         )
     return (
         f"{name} cannot be read ({first_line(error)}). Give a Hub name that can be reached, or a folder with "

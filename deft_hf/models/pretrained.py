@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
 from transformers import (
-    AutoConfig,
     AutoImageProcessor,
     BaseImageProcessor,
     PreTrainedConfig,
     PreTrainedModel,
+    SegformerImageProcessorPil,
     set_seed,
 )
 from transformers.utils import logging
@@ -22,7 +23,7 @@ from deft_hf.models.backbones import under_head
 from deft_hf.models.embedded import resolved
 from deft_hf.models.families import FAMILIES, fixed_size, patch_size, resolve_family
 from deft_hf.models.new_tensors import draw_classifier, newly_made
-from deft_hf.models.opening import auto_class, unreadable
+from deft_hf.models.opening import auto_class, read_config, unreadable
 from deft_hf.models.processor import segmentation_processor
 from deft_hf.utils.errors import UserError, first_line
 
@@ -52,6 +53,7 @@ def open_pretrained(
     *,
     head: str | None = None,
     revision: str | None = None,
+    trust_remote_code: bool = False,
     config: Mapping[str, Any] | None = None,
     head_config: Mapping[str, Any] | None = None,
     encoder: str | None = None,
@@ -75,6 +77,8 @@ def open_pretrained(
             Head to put on the backbone, one of `deft_hf.models.backbones.HEADS`.
         revision (`str`, *optional*, defaults to `"main"`):
             Branch, tag or commit on the Hub.
+        trust_remote_code (`bool`, *optional*, defaults to `False`):
+            Run Python code of the repository, see `read_config`. Without it, none is ever run.
         config (`Mapping[str, Any]`, *optional*):
             Fields of the checkpoint's config to override.
         head_config (`Mapping[str, Any]`, *optional*):
@@ -106,13 +110,14 @@ def open_pretrained(
     logging.set_verbosity_error()  # the names of new tensors are returned
     try:
         if head is not None:
-            model, new = under_head(place, head, labels, revision or "main", config, head_config)
+            model, new = under_head(place, head, labels, revision, config, head_config)
             resolve_family(model)
         else:
-            model, new = _with_classes(place, labels, revision or "main", config, encoder, where)
+            opened = read_config(place, revision, trust_remote_code)
+            model, new = _with_classes(place, opened, labels, revision, config, encoder, where, trust_remote_code)
     except UserError:
         raise
-    except (OSError, SafetensorError) as error:
+    except (OSError, EOFError, RuntimeError, SafetensorError, UnpicklingError) as error:
         raise UserError(f"{key}: {unreadable(name, error)}") from error
     except ValueError as error:
         raise UserError(
@@ -126,14 +131,20 @@ def open_pretrained(
         # transformers wraps `to` and loses `self`.
         model.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
     # Who opens the export knows of no window.
-    processor = segmentation_processor(_base_processor(place, revision), fixed_size(model.config) or image_size)
+    processor = segmentation_processor(_base_processor(place, revision, trust_remote_code), fixed_size(model.config) or image_size)
     return Pretrained(model, processor, new)
 
 
 def _with_classes(
-    place: str, labels: LabelSpace, revision: str, changes: Mapping[str, Any], encoder: str | None, where: str
+    place: str,
+    config: PreTrainedConfig,
+    labels: LabelSpace,
+    revision: str | None,
+    changes: Mapping[str, Any],
+    encoder: str | None,
+    where: str,
+    trust_remote_code: bool,
 ) -> tuple[PreTrainedModel, list[str]]:
-    config = AutoConfig.from_pretrained(place, revision=revision)
     _check_config(config, changes)
     needed = FAMILIES[config.model_type].config if config.model_type in FAMILIES else {}
     try:
@@ -142,7 +153,8 @@ def _with_classes(
         raise UserError(f"{where}: {error}") from error
     model, keys = cls.from_pretrained(
         place,
-        revision=revision,
+        revision=revision or "main",
+        trust_remote_code=trust_remote_code,
         num_labels=labels.num_labels,
         id2label=labels.id2label,
         label2id=labels.label2id,
@@ -191,8 +203,20 @@ def _check_sizes(
             )
 
 
-def _base_processor(place: str, revision: str | None) -> BaseImageProcessor | None:
+def _base_processor(place: str, revision: str | None, trust_remote_code: bool) -> BaseImageProcessor | None:
     try:
-        return AutoImageProcessor.from_pretrained(place, revision=revision or "main")
+        return AutoImageProcessor.from_pretrained(
+            place, revision=revision or "main", trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError, ImportError):
+        return _statistics(place, revision)
+
+
+def _statistics(place: str, revision: str | None) -> BaseImageProcessor | None:
+    """A processor of the mean and deviation in a preprocessor_config.json whose own class does not open here."""
+    try:
+        stored, _ = BaseImageProcessor.get_image_processor_dict(place, revision=revision or "main")
     except (OSError, ValueError):
-        return None  # a backbone without preprocessor_config.json
+        return None  # a backbone without the file
+    known = {key: stored[key] for key in ("do_normalize", "image_mean", "image_std") if key in stored}
+    return SegformerImageProcessorPil(**known) if len(known) > 1 or known.get("do_normalize") is False else None

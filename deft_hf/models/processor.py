@@ -13,7 +13,9 @@ from deft_hf.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from deft_hf.utils.errors import UserError, first_line
 
 
-def open_processor(name: str, revision: str | None = None) -> BaseImageProcessor:
+def open_processor(
+    name: str, revision: str | None = None, trust_remote_code: bool = False
+) -> BaseImageProcessor:
     """The image processor of a model.
 
     Args:
@@ -21,12 +23,16 @@ def open_processor(name: str, revision: str | None = None) -> BaseImageProcessor
             A Hub name or a folder.
         revision (`str`, *optional*):
             Branch, tag or commit on the Hub.
+        trust_remote_code (`bool`, *optional*, defaults to `False`):
+            Run Python code of the repository; without it, none is ever run.
 
     Raises:
         UserError: If there is none that can be loaded.
     """
     try:
-        return AutoImageProcessor.from_pretrained(str(Path(name).expanduser()), revision=revision or "main")
+        return AutoImageProcessor.from_pretrained(
+            str(Path(name).expanduser()), revision=revision or "main", trust_remote_code=trust_remote_code
+        )
     except (OSError, ValueError, ImportError) as error:
         raise UserError(
             f"{name} has no image processor that opens here ({first_line(error)}): put its preprocessor_config.json "
@@ -35,8 +41,19 @@ def open_processor(name: str, revision: str | None = None) -> BaseImageProcessor
 
 
 def normalization(processor: BaseImageProcessor) -> tuple[Sequence[float], Sequence[float]]:
-    """Mean and standard deviation, per channel, to normalize pixels in 0..1 with; 0 and 1 without normalization."""
+    """Mean and standard deviation, per channel, to normalize pixels in 0..1 with; 0 and 1 without normalization.
+
+    Raises:
+        UserError: If the processor does not say.
+    """
     given: Any = processor  # the base class does not declare what every image processor has
+    if hasattr(given, "data_config"):  # timm's
+        return given.data_config["mean"], given.data_config["std"]
+    if not hasattr(given, "do_normalize"):
+        raise UserError(
+            f"a {type(processor).__name__} does not say how it normalizes (do_normalize, image_mean, image_std): put "
+            "a preprocessor_config.json of another kind beside the model."
+        )
     return (given.image_mean, given.image_std) if given.do_normalize else ((0.0,) * 3, (1.0,) * 3)
 
 

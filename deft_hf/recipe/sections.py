@@ -38,6 +38,11 @@ class ModelSection(Section):
         default=None, description="Dotted path of the encoder, for architectures that deft_hf does not know."
     )
     revision: str | None = Field(default=None, description="Branch, tag or commit on the Hub. Default: main.")
+    trust_remote_code: bool = Field(
+        default=False,
+        description="Run Python code of the model's repository, of the `revision` that is named. It is never run "
+        "otherwise.",
+    )
     config: Annotated[dict[str, Any], Expected("a mapping of fields of the model's config to other values")] = Field(
         default={},
         description="Fields of the model's config to change, such as `{output_stride: 8}`; of the backbone's, such as "

@@ -81,6 +81,7 @@ def evaluate(
     name: str | None = None,
     revision: str | None = None,
     device: str | None = None,
+    trust_remote_code: bool = False,
     pictures: bool = True,
     progress: bool = True,
 ) -> Evaluation:
@@ -101,6 +102,8 @@ def evaluate(
             Branch, tag or commit on the Hub.
         device (`str`, *optional*):
             Such as `cpu` or `cuda:1`; by default an accelerator where there is one.
+        trust_remote_code (`bool`, *optional*, defaults to `False`):
+            Run Python code of the model's repository; without it, none is ever run.
         pictures (`bool`, *optional*, defaults to `True`):
             Write the classes of every image as PNG too, see [`Segmenter.save`].
         progress (`bool`, *optional*, defaults to `True`):
@@ -125,7 +128,7 @@ def evaluate(
     ```
     """
     model, out = os.fspath(model), Path(out).expanduser()
-    segmenter = recipe_segmenter(model, recipe, revision, device)
+    segmenter = recipe_segmenter(model, recipe, revision, device, trust_remote_code)
     check_writable(out)
     unchecked = recipe.data.model_copy(update={"check": False})  # each image is read once, when it is scored
     recipe = recipe.model_copy(update={"data": unchecked})
@@ -231,14 +234,20 @@ def score(
     )
 
 
-def recipe_segmenter(model: str, recipe: Recipe, revision: str | None = None, device: str | None = None) -> Segmenter:
+def recipe_segmenter(
+    model: str,
+    recipe: Recipe,
+    revision: str | None = None,
+    device: str | None = None,
+    trust_remote_code: bool = False,
+) -> Segmenter:
     """Opens a model that sees images, and colours classes, as a recipe says.
 
     Raises:
         UserError: The model cannot be opened, or its classes are not the recipe's.
     """
     data, labels = recipe.data, recipe.data.label_space()
-    segmenter = Segmenter.open(model, revision, device, None, data.window, data.stride)
+    segmenter = Segmenter.open(model, revision, device, None, data.window, data.stride, trust_remote_code)
     names = list(labels.names)
     nameless = all(name in (f"LABEL_{index}", str(index)) for index, name in enumerate(segmenter.names))
     if len(segmenter.names) != len(names) or not (nameless or segmenter.names == names):

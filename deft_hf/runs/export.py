@@ -88,6 +88,7 @@ def export(
     batchnorm: Literal["keep", "reestimate"] = "keep",
     recipe: Recipe | None = None,
     onnx: tuple[int, int] | bool = False,
+    trust_remote_code: bool = False,
 ) -> Exported:
     """Writes a checkpoint as a plain Hub folder, safetensors only, and opens it in a fresh process to compare logits.
 
@@ -112,6 +113,8 @@ def export(
             [`run_recipe`].
         onnx (`tuple[int, int]` or `bool`, *optional*, defaults to `False`):
             Write `model.onnx` too, for images of this (height, width); `True` takes the processor's size.
+        trust_remote_code (`bool`, *optional*, defaults to `False`):
+            Run Python code that the folder holds; without it, none is ever run.
 
     Returns:
         `Exported`: what was written and how it was checked.
@@ -137,9 +140,9 @@ def export(
     reestimated = batchnorm == "reestimate"
     recipe = run_recipe(folder) if recipe is None and reestimated else recipe
     encoder, window = _kept(folder) if recipe is None else (recipe.model.encoder, recipe.data.window)
-    processor = open_processor(str(folder))
+    processor = open_processor(str(folder), trust_remote_code=trust_remote_code)
     size = _onnx_size(onnx, processor)
-    model = load_component(folder, which, alpha, encoder)
+    model = load_component(folder, which, alpha, encoder, trust_remote_code)
     batches = difference = None
     if recipe is not None and reestimated:
         batches = reestimate_batchnorm(model, processor, recipe.data, recipe.training_arguments())

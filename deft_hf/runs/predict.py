@@ -61,6 +61,7 @@ def predict(
     window: Size | None = None,
     stride: Size | None = None,
     value_range: ValueRange | None = None,
+    trust_remote_code: bool = False,
     progress: bool = True,
 ) -> Predictions:
     """Segments pictures and writes class ids, colours and overlays as PNG, and `predictions.json`.
@@ -87,6 +88,8 @@ def predict(
             Step of the window, down and across; by default two thirds of it.
         value_range (`tuple[float, float]`, *optional*):
             What is black and what is white in images of more than 8 bits; by default what the model was trained with.
+        trust_remote_code (`bool`, *optional*, defaults to `False`):
+            Run Python code of the model's repository; without it, none is ever run.
         progress (`bool`, *optional*, defaults to `True`):
             Show a progress bar on a terminal.
 
@@ -109,7 +112,7 @@ def predict(
     model, out = os.fspath(model), Path(out).expanduser()
     pictures = _pictures([images] if isinstance(images, str | os.PathLike) else images, out)
     check_writable(out)
-    segmenter = Segmenter.open(model, revision, device, size, window, stride)
+    segmenter = Segmenter.open(model, revision, device, size, window, stride, trust_remote_code)
     value_range = check_value_range(value_range or segmenter.value_range)
     listed: list[dict[str, Any]] = []
     unreadable: list[str] = []

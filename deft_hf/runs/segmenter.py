@@ -14,6 +14,7 @@ from transformers import BaseImageProcessor, PreTrainedModel
 
 from deft_hf.data.labels import LabelSpace, default_palette
 from deft_hf.data.pictures import check_value_range
+from deft_hf.data.presets import PRESETS
 from deft_hf.data.streets import STREETS
 from deft_hf.models.families import SegmentationFamily
 from deft_hf.models.opening import inference_family, open_model
@@ -24,6 +25,7 @@ from deft_hf.utils.errors import UserError, first_line
 from deft_hf.utils.files import RECIPE
 
 Size = tuple[int, int]
+_NAMED = {"streets": STREETS, **PRESETS}
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class Segmenter:
         size: Size | Literal["own"] | None = None,
         window: Size | None = None,
         stride: Size | None = None,
+        trust_remote_code: bool = False,
     ) -> Segmenter:
         """Opens a model by its Hub name or folder.
 
@@ -98,12 +101,14 @@ class Segmenter:
                 See the class.
             stride (`tuple[int, int]`, *optional*):
                 See the class.
+            trust_remote_code (`bool`, *optional*, defaults to `False`):
+                Run Python code of the repository, at the revision named; without it, none is ever run.
 
         Raises:
             UserError: The model or its processor cannot be opened, or there is no such device.
         """
         refuse_damaged(Path(name).expanduser())
-        model = open_model(name, revision)
+        model = open_model(name, revision, trust_remote_code)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
             model.to(device)  # type: ignore[arg-type]  # transformers wraps it and loses `self`
@@ -114,7 +119,7 @@ class Segmenter:
         if window is not None and size is None:
             size = "own"
         palette = np.array(_own_palette(Path(name).expanduser(), names) or default_palette(len(names)), np.uint8)
-        family, processor = inference_family(model), open_processor(name, revision)
+        family, processor = inference_family(model), open_processor(name, revision, trust_remote_code)
         return cls(model, processor, family, names, palette, size, window, stride)
 
     @property
@@ -184,8 +189,8 @@ def _own_palette(folder: Path, names: list[str]) -> tuple | None:
     for place in (folder, folder.parent):
         try:
             labels = yaml.safe_load((place / RECIPE).read_text("utf-8"))["data"]["labels"]
-            space = LabelSpace.from_mapping(labels) if isinstance(labels, dict) else STREETS
-        except (OSError, yaml.YAMLError, KeyError, TypeError, UserError):
+            space = LabelSpace.from_mapping(labels) if isinstance(labels, dict) else _NAMED[labels]
+        except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
             continue
         if list(space.names) == names:
             return space.palette

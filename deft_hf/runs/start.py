@@ -37,6 +37,7 @@ def open_start(
         labels,
         head=model.head,
         revision=model.revision,
+        trust_remote_code=model.trust_remote_code,
         config=model.config,
         head_config=model.head_config,
         encoder=model.encoder,

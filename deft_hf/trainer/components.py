@@ -49,7 +49,11 @@ def refuse_damaged(folder: Path) -> None:
 
 
 def load_component(
-    folder: str | Path, which: Which | None = None, alpha: float | None = None, encoder: str | None = None
+    folder: str | Path,
+    which: Which | None = None,
+    alpha: float | None = None,
+    encoder: str | None = None,
+    trust_remote_code: bool = False,
 ) -> PreTrainedModel:
     """One of the models of a checkpoint, in float32 on the CPU, adapters merged.
 
@@ -65,6 +69,8 @@ def load_component(
             Share of the trained weights in `interpolated`, from 0 to 1.
         encoder (`str`, *optional*):
             Dotted path of the encoder, for a model that deft_hf does not know.
+        trust_remote_code (`bool`, *optional*, defaults to `False`):
+            Run Python code that the folder holds; without it, none is ever run.
 
     Raises:
         UserError: If the folder is damaged or does not hold this model; `alpha` is missing or out of its range.
@@ -73,7 +79,7 @@ def load_component(
     interpolated = which == "interpolated"
     if interpolated != (alpha is not None) or not 0 <= (alpha or 0) <= 1:
         raise UserError(f"alpha: found {alpha}, expected a number from 0 to 1 with `interpolated`, and none else")
-    plain = open_model(folder)
+    plain = open_model(folder, trust_remote_code=trust_remote_code)
     if which is None:
         return plain
     composition, pathways = _pathways(folder, plain, encoder)

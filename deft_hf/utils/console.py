@@ -65,10 +65,17 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    """`MODEL`, `--revision` and `--device`."""
+    """`MODEL`, `--revision`, `--trust-remote-code` and `--device`."""
     parser.add_argument("model", help="Hub name, final folder, export or checkpoint of any segmentation model")
     parser.add_argument("--revision", help="branch, tag or commit on the Hub")
+    add_trust(parser)
     parser.add_argument("--device", help="such as cpu or cuda:1 (default: an accelerator where there is one)")
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """`--trust-remote-code`."""
+    trust = "run Python code of the model's repository, at the revision named (default: never)"
+    parser.add_argument("--trust-remote-code", action="store_true", help=trust)
 
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:
