@@ -5,7 +5,7 @@ Nothing else in the project asks which architecture a model has.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from deft_hf.data.constants import IGNORE_INDEX
-from deft_hf.models.masks import MaskClassification, layer_outputs, semantic_task
+from deft_hf.models.masks import MaskClassification, layer_outputs, semantic_task, semantic_task_tokenizer
 from deft_hf.models.objectives import Batch, Objective, PerPixel
 from deft_hf.utils.errors import UserError
 
@@ -53,6 +53,11 @@ class SegmentationFamily:
         side (`str`, *optional*):
             Field of the config that holds the side of the images, in pixels, for models that accept only square images
             of one size.
+        processor (`str`, *optional*, defaults to `"SegformerImageProcessorPil"`):
+            Class of transformers that exports get as their image processor. It must be able to prepare images as
+            evaluation does; its post-processing is what `pipeline("image-segmentation")` calls.
+        tokenizer (`Callable[[], PreTrainedTokenizerFast]`, *optional*):
+            Makes the tokenizer that the pipeline needs beside the processor.
     """
 
     encoder: str
@@ -62,6 +67,8 @@ class SegmentationFamily:
     config: Mapping[str, Any] = field(default_factory=dict)
     also: tuple[str, ...] = ()
     side: str | None = None
+    processor: str = "SegformerImageProcessorPil"
+    tokenizer: Callable[[], Any] | None = None
 
     @property
     def encoders(self) -> tuple[str, ...]:
@@ -93,32 +100,52 @@ def _unread(backbone: str) -> tuple[str, ...]:
 _PIXEL_ENCODER = "model.pixel_level_module.encoder"
 
 FAMILIES: dict[str, SegmentationFamily] = {
-    "beit": SegmentationFamily("beit", ("auxiliary_head.*",), blocks="beit.layers"),
+    "beit": SegmentationFamily("beit", ("auxiliary_head.*",), blocks="beit.layers", processor="BeitImageProcessorPil"),
     "data2vec-vision": SegmentationFamily(
-        "data2vec_vision", ("auxiliary_head.*",), blocks="data2vec_vision.encoder.layer"
+        "data2vec_vision",
+        ("auxiliary_head.*",),
+        blocks="data2vec_vision.encoder.layer",
+        processor="BeitImageProcessorPil",
     ),
     "dpt": SegmentationFamily(
-        "dpt", ("auxiliary_head.*", "dpt.layernorm.*", "neck.fusion_stage.layers.0.residual_layer1.*")
+        "dpt",
+        ("auxiliary_head.*", "dpt.layernorm.*", "neck.fusion_stage.layers.0.residual_layer1.*"),
+        processor="DPTImageProcessorPil",
     ),
     # No encoder and decoder, as queries go through the last blocks together with the patches: what is pretrained
     # against queries, upscaling and heads is a split of our own (benchmarks/eomt_split.py).
+    # Its own image processor keeps the aspect ratio of an image, or its post-processing fails; MaskFormer's serves the
+    # same outputs.
     "eomt": SegmentationFamily(
-        "layers", objective=MaskClassification(), also=("embeddings", "layernorm"), side="image_size"
+        "layers",
+        objective=MaskClassification(),
+        also=("embeddings", "layernorm"),
+        side="image_size",
+        processor="MaskFormerImageProcessorPil",
     ),
     "eomt_dinov3": SegmentationFamily(
-        "layers", objective=MaskClassification(), also=("embeddings", "layernorm"), side="image_size"
+        "layers",
+        objective=MaskClassification(),
+        also=("embeddings", "layernorm"),
+        side="image_size",
+        processor="MaskFormerImageProcessorPil",
     ),
     "mask2former": SegmentationFamily(
         _PIXEL_ENCODER,
         _unread(_PIXEL_ENCODER),
         objective=MaskClassification(),
+        processor="Mask2FormerImageProcessorPil",
     ),
     "maskformer": SegmentationFamily(
         _PIXEL_ENCODER,
         _unread(_PIXEL_ENCODER),
         objective=MaskClassification("decoder_config.num_queries", layer_outputs),
+        processor="MaskFormerImageProcessorPil",
     ),
-    "mobilenet_v2": SegmentationFamily("mobilenet_v2", ("mobilenet_v2.conv_1x1.*",)),
+    "mobilenet_v2": SegmentationFamily(
+        "mobilenet_v2", ("mobilenet_v2.conv_1x1.*",), processor="MobileNetV2ImageProcessorPil"
+    ),
+    # Their own image processor does not normalize.
     "mobilevit": SegmentationFamily("mobilevit"),
     "mobilevitv2": SegmentationFamily("mobilevitv2"),
     "oneformer": SegmentationFamily(
@@ -127,7 +154,10 @@ FAMILIES: dict[str, SegmentationFamily] = {
         objective=MaskClassification(inputs=semantic_task),
         # Its text branch serves a loss between the images of a batch, and `is_training` switches dropout on for good.
         config={"is_training": False},
+        processor="OneFormerImageProcessorPil",
+        tokenizer=semantic_task_tokenizer,
     ),
+    # Theirs need torchvision.
     "sapiens2": SegmentationFamily("model"),
     "segformer": SegmentationFamily("segformer"),
     "tipsv2_dpt": SegmentationFamily("backbone", _unread("backbone")),

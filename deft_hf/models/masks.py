@@ -26,6 +26,33 @@ def semantic_task(config: Any) -> dict[str, list[int]]:
     return {"task_inputs": [*SEMANTIC_TASK, *[0] * (config.task_seq_len - len(SEMANTIC_TASK))]}
 
 
+def semantic_task_tokenizer() -> Any:
+    """A tokenizer that reads every task as `semantic_task` does, the only one that the model is trained for.
+
+    `pipeline("image-segmentation")` asks for one. OneFormer's own has CLIP's whole vocabulary.
+    """
+    from tokenizers import Regex, Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.normalizers import Replace
+    from tokenizers.pre_tokenizers import WhitespaceSplit
+    from tokenizers.processors import TemplateProcessing
+    from transformers import PreTrainedTokenizerFast
+
+    start, *words, end = SEMANTIC_TASK
+    names = ["the", "task", "is", "seman", "tic"]
+    first, last, padding = "<|startoftext|>", "<|endoftext|>", "!"
+    vocabulary = dict(zip(names, words, strict=True)) | {first: start, last: end, padding: 0}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token=padding))
+    tokenizer.normalizer = Replace(Regex(".+"), " ".join(names))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    tokenizer.post_processor = TemplateProcessing(
+        single=f"{first} $A {last}", special_tokens=[(first, start), (last, end)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=first, eos_token=last, unk_token=padding, pad_token=padding
+    )
+
+
 def layer_outputs(config: Any) -> dict[str, bool]:
     """All layers' outputs, which MaskFormer needs to compute an auxiliary loss (as of transformers 5.23)."""
     return {"output_hidden_states": True} if config.use_auxiliary_loss else {}

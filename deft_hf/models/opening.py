@@ -88,9 +88,7 @@ def auto_class(config: PreTrainedConfig) -> type[Any]:
     )
 
 
-def open_model(
-    name: str | Path, revision: str | None = None, trust_remote_code: bool = False
-) -> PreTrainedModel:
+def open_model(name: str | Path, revision: str | None = None, trust_remote_code: bool = False) -> PreTrainedModel:
     """A finished segmentation model, in float32 and eval mode.
 
     Args:

@@ -131,7 +131,8 @@ def open_pretrained(
         # transformers wraps `to` and loses `self`.
         model.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
     # Who opens the export knows of no window.
-    processor = segmentation_processor(_base_processor(place, revision, trust_remote_code), fixed_size(model.config) or image_size)
+    base, size = _base_processor(place, revision, trust_remote_code), fixed_size(model.config) or image_size
+    processor = segmentation_processor(base, size, model.config.model_type)
     return Pretrained(model, processor, new)
 
 

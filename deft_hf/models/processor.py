@@ -6,16 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import transformers
 from PIL import Image
-from transformers import AutoImageProcessor, BaseImageProcessor, SegformerImageProcessorPil
+from transformers import AutoImageProcessor, BaseImageProcessor
 
+from deft_hf.data.constants import IGNORE_INDEX
 from deft_hf.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from deft_hf.models.families import FAMILIES, SegmentationFamily
 from deft_hf.utils.errors import UserError, first_line
 
 
-def open_processor(
-    name: str, revision: str | None = None, trust_remote_code: bool = False
-) -> BaseImageProcessor:
+def open_processor(name: str, revision: str | None = None, trust_remote_code: bool = False) -> BaseImageProcessor:
     """The image processor of a model.
 
     Args:
@@ -57,7 +58,9 @@ def normalization(processor: BaseImageProcessor) -> tuple[Sequence[float], Seque
     return (given.image_mean, given.image_std) if given.do_normalize else ((0.0,) * 3, (1.0,) * 3)
 
 
-def segmentation_processor(base: BaseImageProcessor | None, size: tuple[int, int] | None) -> BaseImageProcessor:
+def segmentation_processor(
+    base: BaseImageProcessor | None, size: tuple[int, int] | None, model_type: str | None = None
+) -> BaseImageProcessor:
     """The image processor that does to an image what `EvalTransform(size, mean, std)` does, for every architecture.
 
     Labels are never touched (`do_reduce_labels` is off): `LabelSpace` maps them once, when a mask is decoded.
@@ -68,18 +71,30 @@ def segmentation_processor(base: BaseImageProcessor | None, size: tuple[int, int
             ImageNet's if there is none.
         size (`tuple[int, int]`, *optional*):
             Height and width that images are resized to, bilinear and antialiased; `None` keeps their size.
+        model_type (`str`, *optional*):
+            `config.model_type` of the model, whose family has a class of image processors; SegFormer's by default.
     """
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if base is None else normalization(base)
-    resizing = {"do_resize": False} if size is None else {"size": {"height": size[0], "width": size[1]}}
-    # Pillow resizes here as in `EvalTransform`, with or without torchvision; saved, it is a SegformerImageProcessor.
-    return SegformerImageProcessorPil(
-        do_convert_rgb=True,
-        **resizing,
-        resample=Image.Resampling.BILINEAR,
-        do_rescale=True,
-        rescale_factor=1 / 255,
-        do_normalize=True,
-        image_mean=list(mean),
-        image_std=list(std),
-        do_reduce_labels=False,
-    )
+    family = FAMILIES.get(model_type or "", SegmentationFamily(encoder=""))
+    # Pillow resizes here as in `EvalTransform`, with or without torchvision; saved, its name is that of both.
+    cls: Any = getattr(transformers, family.processor)
+    settings = {
+        "do_convert_rgb": True,
+        "do_resize": size is not None,
+        "resample": Image.Resampling.BILINEAR,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(mean),
+        "image_std": list(std),
+        "do_reduce_labels": False,
+        # What some classes do beyond that, or would.
+        "do_center_crop": False,
+        "ensure_multiple_of": 1,
+        "ignore_index": IGNORE_INDEX,
+        "keep_aspect_ratio": False,
+        "size_divisor": 0,
+    }
+    if size is not None:
+        settings["size"] = {"height": size[0], "width": size[1]}
+    return cls(**{key: value for key, value in settings.items() if key in cls.valid_kwargs.__annotations__})

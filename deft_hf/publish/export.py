@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from deft_hf.models.families import fixed_size, objective_of
+from deft_hf.models.saving import save_callable
 from deft_hf.utils.errors import UserError
 
 _STORED = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64"}
@@ -32,11 +33,12 @@ import copy, json, torch, transformers
 from PIL import Image
 from safetensors.torch import save_file
 
-folder, threads, auto_class, names, inputs, size = sys.argv[1:]
+folder, threads, auto_class, names, inputs, size, trusted = sys.argv[1:]
+trusted = json.loads(trusted)
 torch.set_num_threads(int(threads))
-processor = transformers.AutoImageProcessor.from_pretrained(folder)
+processor = transformers.AutoImageProcessor.from_pretrained(folder, trust_remote_code=trusted)
 model, keys = getattr(transformers, auto_class).from_pretrained(
-    folder, dtype=torch.float32, output_loading_info=True
+    folder, dtype=torch.float32, output_loading_info=True, trust_remote_code=trusted
 )
 model = copy.deepcopy(model).eval()
 pixel_values = processor(images=Image.open("example.png"), return_tensors="pt")["pixel_values"].clone()
@@ -100,7 +102,7 @@ def export_generalized(
         model = _rounded(model, dtype)
     # Inside the folder, which may be a separate mount: files can be moved only within one file system.
     with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as partial:
-        model.save_pretrained(partial, max_shard_size=max_shard_size)
+        save_callable(model, partial, max_shard_size=max_shard_size)
         processor.save_pretrained(partial)
         if card is not None:
             Path(partial, "README.md").write_text(card, encoding="utf-8")
@@ -180,6 +182,7 @@ def verify_export(
     objective = objective_of(model.config.model_type)
     how = [objective.auto_class, json.dumps(objective.outputs), json.dumps(objective.inputs(model.config))]
     how.append(json.dumps(size or fixed_size(model.config)))
+    how.append(json.dumps(type(model).__module__.startswith("transformers_modules")))  # made by code that was trusted
     with tempfile.TemporaryDirectory() as work:
         example.convert("RGB").save(Path(work, "example.png"))
         loaded = subprocess.run(

@@ -45,7 +45,7 @@ def write_card(recipe: Recipe, domains: Domains, facts: Mapping[str, RunFacts]) 
     card_facts = CardFacts(
         run=facts[own],
         model_name=folder.resolve().name,
-        config=AutoConfig.from_pretrained(folder),
+        config=AutoConfig.from_pretrained(folder, trust_remote_code=recipe.model.trust_remote_code),
         base_model=recipe.model.pretrained,
         settings=_settings(recipe.method, recipe.training),
         source=record.source,

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from transformers import BaseImageProcessor, PreTrainedModel
+
 from deft_hf.data.domains import Domains
 from deft_hf.data.transforms import EvalTransform
 from deft_hf.data.unreadable import Reader
@@ -26,6 +28,7 @@ def write_report(
     domains: Domains,
     data: DataSection,
     encoder: str | None = None,
+    trust_remote_code: bool = False,
 ) -> str:
     """Table and pictures of all methods.
 
@@ -42,6 +45,8 @@ def write_report(
             Sizes of images and window.
         encoder (`str`, *optional*):
             Dotted path of the encoder, of a model that `resolve_family` does not know.
+        trust_remote_code (`bool`, *optional*, defaults to `False`):
+            Run Python code that the folders hold.
 
     Returns:
         `str`: the table as Markdown, mean IoU in per cent.
@@ -51,15 +56,21 @@ def write_report(
     table = domain_table(scores, source, unseen)
     (folder / TABLE).write_text(table + "\n")
     save_domain_bars(folder / "figures" / "domains.png", scores, source, unseen)
-    save_panels(folder / "figures" / "panels.png", _panel_rows(folders, domains, data, encoder), domains.labels)
+    models = {
+        method: (open_model(place, trust_remote_code=trust_remote_code), open_processor(str(place)))
+        for method, place in folders.items()
+    }
+    save_panels(folder / "figures" / "panels.png", _panel_rows(models, domains, data, encoder), domains.labels)
     return table
 
 
 def _panel_rows(
-    folders: Mapping[str, Path], domains: Domains, data: DataSection, encoder: str | None
+    models: Mapping[str, tuple[PreTrainedModel, BaseImageProcessor]],
+    domains: Domains,
+    data: DataSection,
+    encoder: str | None,
 ) -> list[tuple[Any, ...]]:
     """The middle image of each domain with every method's prediction, made by the exported models."""
-    models = {method: (open_model(place), open_processor(str(place))) for method, place in folders.items()}
     rows = []
     reader = Reader(domains.evaluated, data.unreadable)
     for index, domain in enumerate(domains.evaluated):

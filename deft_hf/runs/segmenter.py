@@ -16,9 +16,9 @@ from deft_hf.data.labels import LabelSpace, default_palette
 from deft_hf.data.pictures import check_value_range
 from deft_hf.data.presets import PRESETS
 from deft_hf.data.streets import STREETS
-from deft_hf.models.families import SegmentationFamily
+from deft_hf.models.families import SegmentationFamily, fixed_size
 from deft_hf.models.opening import inference_family, open_model
-from deft_hf.models.processor import open_processor
+from deft_hf.models.processor import open_processor, segmentation_processor
 from deft_hf.scoring.inference import predict
 from deft_hf.trainer.components import refuse_damaged
 from deft_hf.utils.errors import UserError, first_line
@@ -120,6 +120,8 @@ class Segmenter:
             size = "own"
         palette = np.array(_own_palette(Path(name).expanduser(), names) or default_palette(len(names)), np.uint8)
         family, processor = inference_family(model), open_processor(name, revision, trust_remote_code)
+        if (only := fixed_size(model.config)) is not None:  # its own may cut images up, or pad them
+            processor = segmentation_processor(processor, only, model.config.model_type)
         return cls(model, processor, family, names, palette, size, window, stride)
 
     @property
@@ -137,8 +139,9 @@ class Segmenter:
         prepared = image
         if isinstance(self.size, tuple):
             prepared = image.resize(self.size[::-1], Image.Resampling.BILINEAR)
-        if getattr(self.processor, "do_center_crop", False):
-            options["do_center_crop"] = False  # the borders of the image are to be classified too
+        for change in ("do_center_crop", "do_pad"):  # the whole image is classified, and nothing beside it
+            if getattr(self.processor, change, False):
+                options[change] = False
         pixels = self.processor(images=prepared, return_tensors="pt", **options)["pixel_values"]
         size = (image.height, image.width)
         try:

@@ -72,7 +72,8 @@ def train(recipe: Recipe, resume_anyway: bool = False) -> Path:
             train_method(args, recipe.model, recipe.data, domains, origin, resume_anyway)
         if is_main():
             facts = read_facts(folders)
-            table = write_report(folder, folders, facts, domains, recipe.data, recipe.model.encoder)
+            model = recipe.model
+            table = write_report(folder, folders, facts, domains, recipe.data, model.encoder, model.trust_remote_code)
             write_card(recipe, domains, facts)
             print(f"\nmean IoU in per cent\n\n{table}\n\nThe model, a plain Hub folder: {folder}")
             if repository is not None:

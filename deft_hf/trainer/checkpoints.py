@@ -24,6 +24,7 @@ from deft_hf.methods.core.pathways import DualPathway
 from deft_hf.methods.core.shards import fill, whole_state
 from deft_hf.methods.core.stages import Span, stage_at
 from deft_hf.models.plain import is_plain, save_plain
+from deft_hf.models.saving import save_callable
 from deft_hf.trainer.arguments import DeFTTrainingArguments
 from deft_hf.trainer.stages import StageRunner
 from deft_hf.utils.errors import UserError
@@ -327,7 +328,7 @@ def _whole(checkpoint: str) -> str:
 def save_exported(model: nn.Module, class_names: list[str], encoder: str, folder: str | Path) -> None:
     """The exported model as a plain Hub folder, or a plain model's state dict, without pickles."""
     if isinstance(model, PreTrainedModel):
-        model.save_pretrained(folder)
+        save_callable(model, folder)
     else:
         save_plain(model, whole_state(model), class_names, encoder, folder)
 

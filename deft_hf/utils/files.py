@@ -54,6 +54,7 @@ FILES = (
     RunFile("model.safetensors.index.json", True),
     RunFile("model.onnx", True),
     RunFile("preprocessor_config.json", True),
+    RunFile("tokenizer*.json", True),  # of the tasks of OneFormer
     RunFile(CARD, True),
     RunFile(PAGE, True),
     RunFile(RECIPE, True),
