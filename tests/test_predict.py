@@ -9,13 +9,17 @@ from PIL import Image
 from torch.nn.functional import interpolate
 from transformers import (
     BertConfig,
+    EomtImageProcessorPil,
     Mask2FormerConfig,
     MobileViTImageProcessorPil,
-    pipeline,
+    SegformerConfig,
+    SegformerForSemanticSegmentation,
 )
 
 from deft_hf import evaluate, predict, train
 from deft_hf.data.labels import LabelSpace
+from deft_hf.data.presets import PRESETS
+from deft_hf.data.streets import STREETS
 from deft_hf.models.families import FAMILIES
 from deft_hf.models.opening import auto_class, open_model
 from deft_hf.models.processor import segmentation_processor
@@ -26,6 +30,8 @@ from deft_hf.utils.errors import UserError
 from tests import tiny
 from tests.hub import Repository
 from tests.trainer.test_hub import RECIPE
+
+TINY = {"depths": [1] * 4, "hidden_sizes": [8] * 4, "num_attention_heads": [1] * 4, "decoder_hidden_size": 8}
 
 
 def picture(height=50, width=70, seed=0):
@@ -128,6 +134,16 @@ def test_a_run_has_its_own_colours(tmp_path):
     assert Segmenter.open(str(tmp_path)).palette.tolist() == colors
 
 
+@pytest.mark.parametrize("name", ["streets", *PRESETS])
+def test_a_run_on_named_labels_has_their_colours(name, tmp_path):
+    space = STREETS if name == "streets" else PRESETS[name]
+    config = {"num_labels": space.num_labels, "id2label": space.id2label, "label2id": space.label2id}
+    model = SegformerForSemanticSegmentation(SegformerConfig(**{**TINY, **config}))
+    export_generalized(model, tmp_path, segmentation_processor(None, (64, 96)))
+    (tmp_path / "recipe.yaml").write_text(json.dumps({"data": {"labels": name}}))
+    assert Segmenter.open(str(tmp_path)).palette.tolist() == [list(color) for color in space.palette]
+
+
 def test_mistakes_are_one_message(model, pictures, tmp_path):
     _, folder = model
     source, _ = pictures
@@ -167,19 +183,16 @@ def test_a_gated_model_is_called_so(hub, monkeypatch):
         open_model("lab/gated")
 
 
-# Of mask classification the pipeline asks the family's own processor, which asks for masks at 384 x 384.
-@pytest.mark.parametrize("family", [name for name in tiny.BUILDERS if "logits" in FAMILIES[name].objective.outputs])
-def test_the_pipeline_opens_every_family_with_logits_of_pixels(family, tmp_path):
-    # Square, which some transformers do not go without.
-    processor = segmentation_processor(None, (64, 64))
-    net = exported(tmp_path, family, processor)
-    image = picture()
-    found = pipeline("image-segmentation", str(tmp_path))(image)
-    expected = by_hand(net, processor(images=image, return_tensors="pt")["pixel_values"], image)
-    assert {item["label"] for item in found} == {f"LABEL_{index}" for index in np.unique(expected)}
-    for item in found:
-        index = int(item["label"].removeprefix("LABEL_"))
-        assert np.array_equal(np.asarray(item["mask"]) > 0, expected == index)
+@pytest.mark.parametrize("changes", [{"do_split_image": True}, {"do_pad": True}], ids=["split", "pad"])
+def test_a_processor_that_cuts_images_up_or_pads_them_does_not_shift_the_classes(changes, tmp_path):
+    """As those of EoMT on the Hub do; the first part was taken for the whole image."""
+    square = segmentation_processor(None, (64, 64), "eomt")
+    exported(tmp_path / "ours", "eomt", square)
+    size = {"shortest_edge": 64, "longest_edge": 64}
+    exported(tmp_path / "theirs", "eomt", EomtImageProcessorPil(size=size, **changes))
+    image = picture(50, 128)
+    ours, theirs = (Segmenter.open(str(tmp_path / name)).classes(image) for name in ("ours", "theirs"))
+    assert np.array_equal(ours, theirs)
 
 
 # ---- evaluate
