@@ -45,8 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-shard-size", type=file_size, default="5GB", help="of each file of weights (default: 5GB)")
     add("--bn", dest="batchnorm", choices=("keep", "reestimate"), default="keep", help="statistics (default: keep)")
     add("--recipe", help="whose source images --bn reestimate takes (default: the run's own)")
-    onnx = "write model.onnx too, for images of this size (default: the processor's)"
-    add("--onnx", nargs="?", default=False, const=True, type=sizes, metavar="HEIGHT,WIDTH", help=onnx)
+    add("--onnx", nargs="?", default=False, const=True, type=sizes, metavar="HEIGHT,WIDTH", help="also model.onnx")
     add_trust(parser)
     add_output_options(parser)
     return parser

@@ -120,7 +120,9 @@ class Segmenter:
             size = "own"
         palette = np.array(_own_palette(Path(name).expanduser(), names) or default_palette(len(names)), np.uint8)
         family, processor = inference_family(model), open_processor(name, revision, trust_remote_code)
-        if (only := fixed_size(model.config)) is not None:  # its own may cut images up, or pad them
+        only = fixed_size(model.config)
+        if only is not None and not (getattr(processor, "size", None) or {}).get("height"):
+            # It keeps the aspect ratio, then cuts images up or pads them.
             processor = segmentation_processor(processor, only, model.config.model_type)
         return cls(model, processor, family, names, palette, size, window, stride)
 
