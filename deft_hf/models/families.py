@@ -58,6 +58,8 @@ class SegmentationFamily:
             evaluation does; its post-processing is what `pipeline("image-segmentation")` calls.
         tokenizer (`Callable[[], PreTrainedTokenizerFast]`, *optional*):
             Makes the tokenizer that the pipeline needs beside the processor.
+        frozen (`frozenset[str]`, *optional*):
+            Names of parameters that the caller froze.
     """
 
     encoder: str
@@ -69,6 +71,7 @@ class SegmentationFamily:
     side: str | None = None
     processor: str = "SegformerImageProcessorPil"
     tokenizer: Callable[[], Any] | None = None
+    frozen: frozenset[str] = frozenset()
 
     @property
     def encoders(self) -> tuple[str, ...]:
@@ -85,7 +88,7 @@ class SegmentationFamily:
 
     def is_trained(self, name: str) -> bool:
         """Whether a gradient can reach the parameter `name`."""
-        return not any(fnmatchcase(name, pattern) for pattern in self.never_trained)
+        return name not in self.frozen and not any(fnmatchcase(name, pattern) for pattern in self.never_trained)
 
 
 def _unread(backbone: str) -> tuple[str, ...]:

@@ -80,6 +80,8 @@ class DeFTTrainingArguments(RunSettings, TrainingArguments):
                 self.remove_unused_columns
             ),
             "label_smoothing_factor is not supported: leave it at 0": self.label_smoothing_factor != 0,
+            "auto_find_batch_size would start again from weights that were trained already: leave it out, lower "
+            "per_device_train_batch_size and raise gradient_accumulation_steps": self.auto_find_batch_size,
             "enable_jit_checkpoint would save in the middle of a step: leave it out, SIGTERM saves at its end": (
                 self.enable_jit_checkpoint
             ),

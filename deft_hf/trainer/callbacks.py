@@ -9,12 +9,15 @@ from typing import Any
 from accelerate import Accelerator
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback
+from transformers.utils import logging
 
 from deft_hf.trainer.batchnorm import BatchNormRefresher
 from deft_hf.trainer.checkpoints import Checkpoints
 from deft_hf.trainer.launchers import Shards
 from deft_hf.trainer.log import RunLog
 from deft_hf.trainer.stages import StageRunner
+
+logger = logging.get_logger(__name__)
 
 
 class LoopCallback(TrainerCallback):
@@ -57,6 +60,8 @@ class LoopCallback(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start the log and the first stage, or check and resume the one that a checkpoint is of."""
+        if state.is_world_process_zero and len(self.stages.spans) > 1:
+            print(self.stages.summary(), flush=True)
         self.log.start(state.global_step)
         self.batchnorm.step = state.global_step
         if state.global_step:
@@ -95,6 +100,11 @@ class LoopCallback(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Leave BatchNorm statistics that fit the last step."""
         self.batchnorm.refresh(state.global_step)
+        if not self.stages.in_last_stage(state.global_step):
+            logger.warning(
+                f"Training stopped at step {state.global_step}, within the warm-up: the method's own stage never ran, "
+                "and the encoder is the pretrained one."
+            )
 
 
 def _move_on_over_a_skipped_step(scheduler: Any) -> None:

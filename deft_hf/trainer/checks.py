@@ -13,6 +13,7 @@ from deft_hf.data.collate import check_item
 from deft_hf.data.learnable import check_two_classes
 from deft_hf.data.sampling import EvaluationSet, TrainingSet
 from deft_hf.methods.core.batchnorm import batchnorm_modules, mend_momentum
+from deft_hf.models.families import SegmentationFamily
 from deft_hf.models.plain import is_plain
 from deft_hf.trainer.arguments import DeFTTrainingArguments
 from deft_hf.trainer.evaluation import METRICS
@@ -44,6 +45,11 @@ def check_arguments(
         raise UserError(
             "DeFTTrainer needs a model: pass `model=AutoModelForSemanticSegmentation.from_pretrained(...)`."
         )
+    if isinstance(model, str):
+        raise UserError(
+            f"model is the text {model!r}: load it first, with "
+            f"`AutoModelForSemanticSegmentation.from_pretrained({model!r}, num_labels=...)`."
+        )
     if is_plain(model) and args.gradient_checkpointing:
         raise UserError("gradient_checkpointing is a feature of transformers models: leave it out.")
     # One process drives one device: DataParallel would split a batch's loss.
@@ -58,6 +64,27 @@ def prepare_batchnorm(model: nn.Module, args: DeFTTrainingArguments) -> nn.Modul
     if args.world_size > 1 and args.device.type == "cuda":  # on a CPU torch has no such module
         return nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return model
+
+
+def report_frozen(model: nn.Module, family: SegmentationFamily) -> None:
+    """Say how much of a model the caller froze, which stays as it is in both components.
+
+    Raises:
+        UserError: All of it.
+    """
+    trained = {name: p for name, p in model.named_parameters() if family.is_trained(name)}
+    frozen = [name for name, parameter in trained.items() if not parameter.requires_grad]
+    if trained and len(frozen) == len(trained):
+        raise UserError(
+            "model: found every parameter frozen (requires_grad is False), so that there is nothing to train: call "
+            "`model.requires_grad_(True)`, or freeze a part of it alone."
+        )
+    if frozen:
+        count = sum(trained[name].numel() for name in frozen)
+        logger.warning(
+            f"{count:,} parameters in {len(frozen)} tensors came in frozen and stay as they are in both components, "
+            f"{frozen[0]} first."
+        )
 
 
 def check_classes(name: str, dataset: Any, known: int, args: DeFTTrainingArguments) -> None:

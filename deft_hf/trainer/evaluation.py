@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 from transformers.trainer_utils import EvalLoopOutput
 
 from deft_hf.models.families import SegmentationFamily
@@ -131,12 +131,30 @@ class Evaluator:
         found = [self.score(model, loader, on_batch)[0] for loader in dataloaders]
         return float(np.mean([matrix.compute().mean_iou for matrix in found]))
 
-    def predict(self, model: nn.Module, dataloader: DataLoader) -> list[np.ndarray]:
-        """Class ids of every image, int64 (H, W) each, at the labels' size."""
-        predictions = []
-        for batch in dataloader:
-            for pixel_values, labels in zip(batch["pixel_values"], batch["labels"], strict=True):
-                image = pixel_values[None].to(self.accelerator.device)
-                classes = predict(model, self.family, image, tuple(labels.shape), self.window, self.stride)
-                predictions.append(classes[0].cpu().numpy())
-        return predictions
+    def predict(
+        self, model: nn.Module, dataset: Iterable[Mapping[str, Any]], prefix: str
+    ) -> tuple[list[np.ndarray], dict[str, float]]:
+        """Class ids of every image, int64 (H, W) each, and the metrics where the items have labels.
+
+        Args:
+            model (`nn.Module`):
+                With whole parameters.
+            dataset (`Dataset`):
+                Items with `pixel_values` (3, h, w) and, where there are any, `labels` (H, W), whose size the ids have.
+            prefix (`str`):
+                Of the metrics.
+        """
+        matrix, predictions = ConfusionMatrix(len(self.class_names)), []
+        for item in dataset if isinstance(dataset, IterableDataset) else map(dataset.__getitem__, range(len(dataset))):
+            image = torch.as_tensor(item["pixel_values"])[None].to(self.accelerator.device)
+            labels = None if item.get("labels") is None else torch.as_tensor(item["labels"])
+            size = tuple((image if labels is None else labels).shape[-2:])
+            classes = predict(model, self.family, image, size, self.window, self.stride)[0].cpu()
+            if labels is not None:
+                matrix.update(classes, labels)
+            predictions.append(classes.numpy())
+        if not matrix.counts.any():
+            return predictions, {}
+        self.confusions[prefix] = matrix.counts
+        scores = self.scores[prefix] = matrix.compute(self.class_names)
+        return predictions, {f"{prefix}_{name}": getattr(scores, name) for name in METRICS}

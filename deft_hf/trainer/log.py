@@ -75,6 +75,9 @@ class RunLog:
     def complete(self, logs: dict[str, float], step: int) -> None:
         """Add the figures since the last time to what Trainer logs of a training step, in place."""
         if "loss" in logs and "learning_rate" in logs:
+            if logs["learning_rate"] == 0 and "decoder" in self._rates:
+                # Trainer logs the first group's, the encoder's, which the warm-up does not move.
+                logs["learning_rate"] = self._rates["decoder"]
             logs.update(self._figures(step))
             self._sums, self._counts, self._last_logged = {}, {}, step
 

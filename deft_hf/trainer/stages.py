@@ -69,6 +69,16 @@ class StageRunner:
             # A stage is an optimisation of its own: no momentum is carried over.
             reset_optimizer_state(optimizer)
 
+    def in_last_stage(self, step: int) -> bool:
+        """Whether the optimizer step number `step`, from 1, was one of the last stage, which the method is about."""
+        return stage_at(self.spans, step - 1)[0] == len(self.spans) - 1
+
+    def summary(self) -> str:
+        """The stages and their lengths, in words."""
+        lengths = " + ".join(f"{span.steps:,} ({span.stage})" for span in self.spans)
+        total = sum(span.steps for span in self.spans)
+        return f"{self.composition.method.name}: {lengths} = {total:,} optimizer steps; max_steps is the last stage's"
+
     def before_step(self) -> None:
         """Look at the gradients before the optimizer uses them."""
         self.composition.before_step(self.pathways)

@@ -119,7 +119,9 @@ class DeFTTrainer(Trainer):
         with own_randomness(args.seed, args.device):
             self.family = self.composition.adapt(model, family)
         at_hand = self.composition.reads_start and not args.snapshot_on_cpu
+        checks.report_frozen(model, self.family)
         self.pathways = self.composition.pathways(model, self.family, initial_at_hand=at_hand)
+        self.family = self.pathways.family
 
         self.sigterm = StopOnSigterm()
         self.loaders = Loaders(args, lambda: self.data_collator, self.sigterm.heard)
@@ -277,6 +279,11 @@ class DeFTTrainer(Trainer):
         set_epoch(self.train_dataset, epoch)
         super()._run_epoch(epoch=epoch, **kwargs)
 
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        # A model of the warm-up is none of the method's, and patience counts from the best.
+        in_last_stage = self.stages.in_last_stage(self.state.global_step)
+        return in_last_stage and super()._determine_best_metric(metrics, trial)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         self.run_log.complete(logs, self.state.global_step)
         super().log(logs, start_time)
@@ -304,25 +311,23 @@ class DeFTTrainer(Trainer):
         """Scores the exported model, and the usual one on request, keeping a confusion matrix and no logits."""
         self.batchnorm.refresh(self.state.global_step)
         models = {label: self.shards.whole(model) for label, model in self.batchnorm.models().items()}
+        self.callback_handler.eval_dataloader = dataloader  # whose length the progress bar shows
         return self.evaluator.evaluate(models, dataloader, metric_key_prefix, self._on_prediction_step)
 
     def _on_prediction_step(self) -> None:
         self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
 
     def predict(self, test_dataset: Any, ignore_keys: Any = None, metric_key_prefix: str = "test") -> PredictionOutput:
-        """Class ids of every image, a list of (H, W) int64 arrays at the labels' size, with the metrics; one process.
+        """Class ids of every image, int64 (H, W) arrays of the labels' size, with the metrics; in one process.
 
-        Raises:
-            UserError: With more than one process, or without labels.
+        Items without `labels` are predicted at the size of `pixel_values`, and have no metrics.
         """
         if self.accelerator.num_processes > 1:
             raise UserError("predict runs in one process: start it without a launcher.")
-        dataloader = self.get_test_dataloader(test_dataset)
-        if "labels" not in test_dataset[0]:
-            raise UserError("predict scores what it predicts and needs `labels`; without them call generalized_model.")
-        output = self.evaluation_loop(dataloader, "Prediction", metric_key_prefix=metric_key_prefix)
-        predictions: Any = self.evaluator.predict(self.generalized_model, dataloader)  # images differ in size
-        return PredictionOutput(predictions=predictions, label_ids=None, metrics=output.metrics)
+        self.batchnorm.refresh(self.state.global_step)
+        predictions: Any  # images differ in size
+        predictions, metrics = self.evaluator.predict(self.generalized_model, test_dataset, metric_key_prefix)
+        return PredictionOutput(predictions=predictions, label_ids=None, metrics=metrics)
 
     def choose_weights(self, domains: Sequence[str]) -> None:
         """Let the method put the trained weights where source validation likes them best, where it has such a step.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 Penalties = Callable[["DualPathway"], Iterable[Tensor]]
+
+
+def without_frozen(model: nn.Module, family: SegmentationFamily) -> SegmentationFamily:
+    """The family of a model of which the caller froze parameters (`requires_grad_(False)`): they stay as they are."""
+    frozen = frozenset(n for n, p in model.named_parameters() if not p.requires_grad and family.is_trained(n))
+    return replace(family, frozen=family.frozen | frozen) if frozen else family
 
 
 def takes_decay(name: str, parameter: Tensor) -> bool:
@@ -104,7 +111,7 @@ class DualPathway(nn.Module):
         share_untrained: bool = True,
     ) -> None:
         super().__init__()
-        self.family = family
+        self.family = family = without_frozen(model, family)
         self.average = average
         self.penalties = penalties
         self.usual = model if next(model.parameters()).dtype == torch.float64 else model.float()
