@@ -131,9 +131,7 @@ class Evaluator:
         found = [self.score(model, loader, on_batch)[0] for loader in dataloaders]
         return float(np.mean([matrix.compute().mean_iou for matrix in found]))
 
-    def predict(
-        self, model: nn.Module, dataset: Iterable[Mapping[str, Any]], prefix: str
-    ) -> tuple[list[np.ndarray], dict[str, float]]:
+    def predict(self, model: nn.Module, dataset: Any, prefix: str) -> tuple[list[np.ndarray], dict[str, float]]:
         """Class ids of every image, int64 (H, W) each, and the metrics where the items have labels.
 
         Args:
@@ -148,8 +146,8 @@ class Evaluator:
         for item in dataset if isinstance(dataset, IterableDataset) else map(dataset.__getitem__, range(len(dataset))):
             image = torch.as_tensor(item["pixel_values"])[None].to(self.accelerator.device)
             labels = None if item.get("labels") is None else torch.as_tensor(item["labels"])
-            size = tuple((image if labels is None else labels).shape[-2:])
-            classes = predict(model, self.family, image, size, self.window, self.stride)[0].cpu()
+            height, width = (image if labels is None else labels).shape[-2:]
+            classes = predict(model, self.family, image, (height, width), self.window, self.stride)[0].cpu()
             if labels is not None:
                 matrix.update(classes, labels)
             predictions.append(classes.numpy())
