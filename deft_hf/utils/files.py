@@ -59,11 +59,11 @@ FILES = (
     RunFile(PAGE, True),
     RunFile(RECIPE, True),
     RunFile(EARLIER_RECIPES, True),
-    RunFile(DATA_LISTS, True),
     RunFile("results/*", True),
     RunFile("figures/*.png", True),
     RunFile("checkpoint-*", False),
     RunFile("baselines/*", False),
+    RunFile(DATA_LISTS, False),  # the metrics have it
     RunFile(".*", False),  # locks, and folders that are being written
     # What training resumes from, partly pickled: optimizer, scheduler, scaler and random states, arguments.
     RunFile("*.pt", False),
