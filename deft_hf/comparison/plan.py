@@ -158,7 +158,7 @@ class Run:
 
     @property
     def failure(self) -> str | None:
-        """Why it came to nothing, where trying again would give the same."""
+        """Why it failed, where trying again would give the same."""
         path = self.folder / FAILURE
         return json.loads(path.read_text())["reason"] if path.is_file() and not self.done else None
 

@@ -100,7 +100,7 @@ def _best(
     best: dict[str, Settings] = {}
     for name, options in candidates.items():
         found = [source_mean(run, variants[name].reading, source) for run in runs[name]]
-        # The first of the best; where all came to nothing, the first that was tried.
+        # The first of the best; where all failed, the first that was tried.
         place = max(range(len(found)), key=[-1.0 if value is None else value for value in found].__getitem__)
         best[name] = options[place]
         trials += [
@@ -111,7 +111,7 @@ def _best(
 
 
 def source_mean(run: Run, reading: str, source: Sequence[str]) -> float | None:
-    """Mean IoU over the source validation domains; `None` where the run came to nothing."""
+    """Mean IoU over the source validation domains; `None` where the run failed."""
     if not run.done:
         return None
     scores = run.scores(reading)

@@ -45,7 +45,7 @@ def work(folder: Path, environment: Mapping[str, str]) -> None:
             return
         try:
             _run(recipe, folder)
-        # It would come again; what other errors speak of, memory, files, packages, may be mended by the next call.
+        # It would come again; what other errors are about, memory, files, packages, may be fixed by the next call.
         except (TrainingDiverged, ArithmeticError) as error:
             save_json(folder / FAILURE, {"reason": f"{type(error).__name__}: {str(error).strip()}"})
             raise

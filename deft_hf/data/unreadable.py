@@ -1,4 +1,4 @@
-"""Images that turn unreadable while a run goes on: stop, or let a neighbour stand in and count."""
+"""Images that become unreadable during a run: stop, or let a neighbour stand in and count."""
 
 from __future__ import annotations
 

@@ -206,7 +206,7 @@ def _batches(folder: Path) -> Iterator[int | None]:
         try:
             yield json.loads(path.read_text("utf-8")).get(key)
         except (OSError, ValueError, AttributeError):
-            pass  # not there, or damaged: nothing goes on from it
+            pass  # not there, or damaged: nothing resumes from it
 
 
 def _free(differences: Mapping[str, str], chosen: bool) -> tuple[list[str], list[str]]:

@@ -1,6 +1,6 @@
 """Optimizer state kept whole, in torch's own form, however a run was spread.
 
-A checkpoint can so be gone on from with another number of processes, or under another launcher.
+A checkpoint can therefore be resumed with another number of processes, or under another launcher.
 """
 
 from __future__ import annotations

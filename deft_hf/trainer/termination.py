@@ -76,8 +76,8 @@ class StopOnSigterm(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not self.leaving:
             return
-        goes_on = "started again, training goes on there"
-        after = "with save_only_model there is nothing to go on from" if args.save_only_model else goes_on
+        resumes = "the same command resumes from there"
+        after = "with save_only_model it cannot be resumed" if args.save_only_model else resumes
         logger.warning(f"SIGTERM: saved step {state.global_step} and stopped; {after}.")
         # Trainer's own way out would load the best model and may remove the checkpoint that was just written.
         raise SystemExit(STATUS)

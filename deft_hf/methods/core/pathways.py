@@ -255,7 +255,7 @@ class DualPathway(nn.Module):
         """Make the usual component's parameters the initialisation: distances and the average start from there.
 
         BatchNorm statistics stay each component's own in the decoupled stage: the generalized encoder has those of the
-        warm-up. In the joint stage the usual encoder goes on with them, as without an average.
+        warm-up. In the joint stage the usual encoder continues with them, as without an average.
         """
         if self.stage == "joint":
             warmed_up = dict(self.generalized.named_buffers())
