@@ -36,9 +36,9 @@ def compare(
     """Train what is missing of methods x seeds, and report.
 
     Runs lie in `OUTPUT/runs`, each in a folder named after what it is made of; one that is there is not repeated, one
-    that was interrupted is resumed. The report is `OUTPUT/README.md` with its tables, figures and JSON; for each further
-    baseline there is one in `OUTPUT/against_BASELINE`. A script must call this under `if __name__ == "__main__":`,
-    since runs have processes of their own.
+    that was interrupted is resumed. The report is `OUTPUT/README.md` with its tables, figures and JSON; for each
+    further baseline there is one in `OUTPUT/against_BASELINE`. A script must call this under
+    `if __name__ == "__main__":`, since runs have processes of their own.
 
     Args:
         recipe (`str`):

@@ -5,8 +5,7 @@ The models are transformers' own (`backbone_config`), so that exports load witho
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,56 +15,20 @@ from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
     AutoModel,
-    Mask2FormerConfig,
-    Mask2FormerForUniversalSegmentation,
     PreTrainedConfig,
     PreTrainedModel,
     TimmBackboneConfig,
-    Tipsv2DptConfig,
-    Tipsv2DptForSemanticSegmentation,
-    UperNetConfig,
-    UperNetForSemanticSegmentation,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING_NAMES
 
 from deft_hf.data.labels import LabelSpace
+from deft_hf.models.heads import HEADS
 from deft_hf.models.new_tensors import summary
 from deft_hf.models.timm_backbones import check_timm, load_timm_backbone, timm_config
 from deft_hf.utils.errors import UserError
 
 _TIMM = "timm_backbone"
 _STRIDES = ("feature_strides", "common_stride")
-
-
-@dataclass(frozen=True)
-class Head:
-    """A segmentation model that takes any backbone.
-
-    Args:
-        config (`Callable[..., PreTrainedConfig]`):
-            Configuration class of the model.
-        model (`Callable[[Any], PreTrainedModel]`):
-            Model class.
-        backbone (`str`):
-            Dotted path of the backbone in the model.
-        levels (`range`):
-            Numbers of feature maps that the head accepts.
-    """
-
-    config: Callable[..., PreTrainedConfig]
-    model: Callable[[Any], PreTrainedModel]
-    backbone: str
-    levels: range
-
-
-HEADS = {
-    "upernet": Head(UperNetConfig, UperNetForSemanticSegmentation, "backbone", range(2, 100)),
-    # transformers' DPT heads of type "dpt" have a ViT of their own; this one takes any ViT.
-    "dpt": Head(Tipsv2DptConfig, Tipsv2DptForSemanticSegmentation, "backbone", range(4, 5)),
-    "mask2former": Head(
-        Mask2FormerConfig, Mask2FormerForUniversalSegmentation, "model.pixel_level_module.encoder", range(4, 5)
-    ),
-}
 
 
 def under_head(
@@ -111,9 +74,9 @@ def under_head(
     config = backbone_config(name, head, revision, changes or {})
     with torch.random.fork_rng(devices=[]):  # so that later draws do not depend on how many tensors are missing
         backbone, added = _load_backbone(name, config, revision)
-    if head == "dpt":
+    if spec.reads_tokens:
         _check_tokens(backbone)
-    model = spec.model(head_config(head, backbone.config, labels, head_changes or {})).float()
+    model = spec.model_class(head_config(head, backbone.config, labels, head_changes or {})).float()
     model.get_submodule(spec.backbone).load_state_dict(backbone.state_dict())
     pretrained = {f"{spec.backbone}.{key}" for key in backbone.state_dict() if key not in added}
     return model, [key for key in model.state_dict() if key not in pretrained]
@@ -139,9 +102,9 @@ def backbone_config(name: str, head: str, revision: str, changes: Mapping[str, A
     fields = dict(changes)
     if is_vit(config):
         if hasattr(config, "reshape_hidden_states"):
-            fields.setdefault("reshape_hidden_states", head != "dpt")
+            fields.setdefault("reshape_hidden_states", not HEADS[head].reads_tokens)
         if hasattr(config, "add_fpn"):
-            fields.setdefault("add_fpn", head != "dpt")
+            fields.setdefault("add_fpn", not HEADS[head].reads_tokens)
     stages = {"out_indices", "out_features", "stage_names"}
     kept = {key: value for key, value in config.to_dict().items() if key not in stages}
     try:
@@ -155,7 +118,7 @@ def backbone_config(name: str, head: str, revision: str, changes: Mapping[str, A
     except (ValueError, TypeError) as error:
         raise UserError(f"model.config: {error}") from error
     _check_features(config, head)
-    if head == "dpt" and not hasattr(config, "num_register_tokens"):
+    if HEADS[head].reads_tokens and not hasattr(config, "num_register_tokens"):
         config.num_register_tokens = 0  # the head reads it
     return config
 
@@ -172,12 +135,12 @@ def head_config(
         # The decoder takes from these only how many of the maps are levels above the deformable attention's three:
         # log2(feature_strides / common_stride), one.
         own |= {"feature_strides": [backbone.patch_size] * 4, "common_stride": backbone.patch_size // 2}
-    defaults = spec.config(backbone_config=backbone)
+    defaults = spec.config_class(backbone_config=backbone)
     _check_fields(defaults, changes, "model.head_config")
     if taken := sorted({*own, "backbone_config"} & {*changes} - {"use_auxiliary_head", *_STRIDES}):
         raise UserError(f"model.head_config.{taken[0]}: it follows from data.labels and model.backbone; take it out.")
     try:
-        return spec.config(backbone_config=backbone, **own | dict(changes))
+        return spec.config_class(backbone_config=backbone, **own | dict(changes))
     except (ValueError, TypeError) as error:
         raise UserError(f"model.head_config: {error}") from error
 
@@ -206,9 +169,9 @@ def _check_features(config: PreTrainedConfig, head: str) -> None:
     if len(indices) not in levels:
         many = f"{levels[0]}" if len(levels) == 1 else f"{levels[0]} or more"
         raise UserError(f"model.config.out_indices: found {indices}, but the head {head} reads {many} feature maps.")
-    if head == "dpt" and not is_vit(config):
+    if HEADS[head].reads_tokens and not is_vit(config):
         raise UserError(
-            f"model.head: dpt is for backbones of one resolution (ViT, DINOv2), {config.model_type} has several; take "
+            f"model.head: {head} is for backbones of one resolution (ViT, DINOv2), {config.model_type} has several; take "
             "upernet."
         )
     if stages and indices[-1] % len(stages) != len(stages) - 1:

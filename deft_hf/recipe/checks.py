@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from deft_hf.data.presets import PRESETS
+from deft_hf.models.heads import HEADS
 from deft_hf.recipe.data import DataSection, Entry, is_hub_name
 from deft_hf.recipe.sections import MethodSection, ModelSection, PublishSection
 from deft_hf.recipe.training import TrainingSection
@@ -57,7 +58,7 @@ def _model(recipe: Sections) -> Iterator[str]:
         yield "model.head: found beside a model.checkpoint, which has its head; name a model.backbone instead"
     if model.backbone is not None:
         if model.head is None:
-            yield "model.head: missing, expected what to put on the backbone: upernet, dpt or mask2former"
+            yield f"model.head: missing, expected what to put on the backbone, one of {', '.join(HEADS)}"
         if model.encoder is not None:
             yield f"model.encoder: found {model.encoder}, but under a head the encoder is the backbone; remove it"
         if model.backbone == "embedded":

@@ -9,6 +9,7 @@ from pydantic.fields import FieldInfo
 
 from deft_hf.methods import METHODS, MethodSettings, methods
 from deft_hf.models.embedded import resolved
+from deft_hf.models.heads import HEADS
 from deft_hf.recipe.section import Section, fields_of
 from deft_hf.recipe.values import Expected, OneOf
 
@@ -28,7 +29,7 @@ class ModelSection(Section):
     backbone: Annotated[str | None, Expected("text: a Hub name or a folder")] = Field(
         default=None, description="Hub name or folder of a backbone that gets a new `head`."
     )
-    head: Literal["upernet", "dpt", "mask2former"] | None = Field(
+    head: Annotated[str, OneOf(HEADS)] | None = Field(
         default=None, description="What to put on the backbone, freshly initialized; `dpt` is for ViTs."
     )
     head_config: Annotated[dict[str, Any], Expected("a mapping of fields of the head's config to other values")] = (
