@@ -171,8 +171,8 @@ def _check_features(config: PreTrainedConfig, head: str) -> None:
         raise UserError(f"model.config.out_indices: found {indices}, but the head {head} reads {many} feature maps.")
     if HEADS[head].reads_tokens and not is_vit(config):
         raise UserError(
-            f"model.head: {head} is for backbones of one resolution (ViT, DINOv2), {config.model_type} has several; take "
-            "upernet."
+            f"model.head: {head} is for backbones of one resolution (ViT, DINOv2), {config.model_type} has several; "
+            "take upernet."
         )
     if stages and indices[-1] % len(stages) != len(stages) - 1:
         raise UserError(
