@@ -138,7 +138,7 @@ def open_pretrained(
 
 def _with_classes(
     place: str,
-    config: PreTrainedConfig,
+    config: Any,
     labels: LabelSpace,
     revision: str | None,
     changes: Mapping[str, Any],

@@ -129,10 +129,10 @@ def load_timm_backbone(name: str, config: TimmBackboneConfig, revision: str) -> 
 
 def _stored_tensors(name: str, revision: str) -> dict[str, Tensor]:
     for single, index in ((SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME), (WEIGHTS_NAME, WEIGHTS_INDEX_NAME)):
-        files = [_found(name, single, revision)]
-        if files == [None] and (shards := _found(name, index, revision)):
+        if file := _found(name, single, revision):
+            return _read(file)
+        if shards := _found(name, index, revision):
             files, _ = get_checkpoint_shard_files(name, shards, revision=revision)
-        if files != [None]:
             return {key: value for file in files for key, value in _read(file).items()}
     raise UserError(f"model.backbone: {name} has no {SAFE_WEIGHTS_NAME}.")
 
