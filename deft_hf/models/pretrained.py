@@ -124,6 +124,14 @@ def open_pretrained(
             f"{where} does not open as a semantic segmentation model "
             f"({first_line(error)}). Known types: {', '.join(sorted(FAMILIES))}."
         ) from error
+    except Exception as error:
+        if not (config or head_config):
+            raise
+        changes = {"model.config": dict(config), "model.head_config": dict(head_config or {})}
+        given = " and ".join(f"{where}: found {change}" for where, change in changes.items() if change)
+        raise UserError(
+            f"{given}, of which no model can be made ({first_line(error)}); correct it, or remove it"
+        ) from error
     finally:
         logging.set_verbosity(verbosity)
     _check_sizes(model.config, name, crop_size, image_size, window)

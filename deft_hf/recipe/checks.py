@@ -114,6 +114,12 @@ def _names(data: DataSection) -> Iterator[str]:
             yield f"{key}.name: found {entry.name!r}, expected a name for metric keys, without spaces and slashes"
     for name in _repeated([entry.name for entry in [*data.validation, *data.unseen]]):
         yield f"data.unseen: found {name} as the name of several domains of validation and unseen; give each its own"
+    scored = {entry.name for entry in [*data.validation, *data.unseen]}
+    for name in sorted(scored & {f"{name}_usual" for name in scored}):
+        yield (
+            f"data: found the domains {name.removesuffix('_usual')} and {name}; eval_{name}_mean_iou would be the "
+            "score of the usual component on the former too; give one another name"
+        )
 
 
 def _weights(data: DataSection) -> Iterator[str]:

@@ -8,17 +8,24 @@ from deft_hf.methods import identity_defaults
 from deft_hf.recipe import PublishSection, Recipe
 from deft_hf.runs.folder import method_folder
 from deft_hf.trainer.arguments import DeFTTrainingArguments
+from deft_hf.trainer.limits import check_optimizer
 from deft_hf.trainer.optimizer import schedule_shape
+from deft_hf.utils.errors import UserError
 
 
 def check_arguments(recipe: Recipe) -> None:
     """Build the arguments of every method, so that what they refuse comes out before any file is read.
 
     Raises:
-        UserError: If arguments exclude each other, or no schedule can be made of them.
+        UserError: If arguments exclude each other, or no optimizer or schedule can be made of them.
     """
     for method in [*recipe.method.baselines, recipe.method.name]:
-        schedule_shape(method_arguments(recipe, method), steps=100)
+        args = method_arguments(recipe, method)
+        try:
+            check_optimizer(args)
+            schedule_shape(args, steps=100)
+        except UserError as error:
+            raise UserError(f"{recipe.path}: training.{error}") from error
 
 
 def method_arguments(recipe: Recipe, method: str) -> DeFTTrainingArguments:

@@ -10,7 +10,8 @@ from transformers import SchedulerType, TrainingArguments
 
 from deft_hf.methods import METHODS, RunSettings, compose
 from deft_hf.methods.core.stages import Span
-from deft_hf.utils.errors import UserError
+from deft_hf.trainer.limits import missing_trackers, out_of_range, wrong_words
+from deft_hf.utils.errors import UserError, first_line
 
 
 @dataclass
@@ -42,9 +43,25 @@ class DeFTTrainingArguments(RunSettings, TrainingArguments):
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide NaN and inf losses from the log."})
 
     def __post_init__(self) -> None:
+        if problems := list(out_of_range(self)):
+            raise UserError("; ".join(problems))
         self._check_that_the_best_is_saved()
-        super().__post_init__()
-        problems = [*compose(self).problems(), *self._unsupported()]
+        try:
+            super().__post_init__()
+        except UserError:
+            raise
+        # Of one argument or another, which transformers names: a package, a file, a word, a key of a mapping.
+        except (
+            AttributeError,
+            ImportError,
+            LookupError,
+            NotImplementedError,
+            OSError,
+            TypeError,
+            ValueError,
+        ) as error:
+            raise UserError(f"TrainingArguments: {first_line(error)}") from error
+        problems = [*compose(self).problems(), *self._unsupported(), *wrong_words(self), *missing_trackers(self)]
         if problems:
             raise UserError("; ".join(problems))
         if SchedulerType(self.lr_scheduler_type).value in ("reduce_lr_on_plateau", "greedy"):
@@ -82,6 +99,10 @@ class DeFTTrainingArguments(RunSettings, TrainingArguments):
             "label_smoothing_factor is not supported: leave it at 0": self.label_smoothing_factor != 0,
             "auto_find_batch_size would start again from weights that were trained already: leave it out, lower "
             "per_device_train_batch_size and raise gradient_accumulation_steps": self.auto_find_batch_size,
+            "neftune_noise_alpha is noise on the embeddings of words, which there are none of: leave it out": (
+                self.neftune_noise_alpha is not None
+            ),
+            "use_liger_kernel has kernels for language models alone: leave it out": self.use_liger_kernel,
             "enable_jit_checkpoint would save in the middle of a step: leave it out, SIGTERM saves at its end": (
                 self.enable_jit_checkpoint
             ),

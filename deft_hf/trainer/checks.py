@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from deft_hf.models.families import SegmentationFamily
 from deft_hf.models.plain import is_plain
 from deft_hf.trainer.arguments import DeFTTrainingArguments
 from deft_hf.trainer.evaluation import METRICS
+from deft_hf.trainer.limits import check_optimizer
 from deft_hf.utils.errors import UserError
 from deft_hf.utils.randomness import own_randomness
 
@@ -50,11 +51,29 @@ def check_arguments(
             f"model is the text {model!r}: load it first, with "
             f"`AutoModelForSemanticSegmentation.from_pretrained({model!r}, num_labels=...)`."
         )
+    _check_model(model)
     if is_plain(model) and args.gradient_checkpointing:
         raise UserError("gradient_checkpointing is a feature of transformers models: leave it out.")
+    if not any(kwargs.get("optimizers") or ()) and kwargs.get("optimizer_cls_and_kwargs") is None:
+        check_optimizer(args)
     # One process drives one device: DataParallel would split a batch's loss.
     args._n_gpu = min(args.n_gpu, 1)
     return args, model
+
+
+def _check_model(model: Any) -> None:
+    if not isinstance(model, nn.Module):
+        raise UserError(
+            f"model: found a {type(model).__name__}, expected a model that is loaded: "
+            "model=AutoModelForSemanticSegmentation.from_pretrained(...)."
+        )
+    adapters = {type(each).__name__ for each in model.modules() if type(each).__module__.partition(".")[0] == "peft"}
+    if adapters:
+        raise UserError(
+            f"model: found adapters of peft ({', '.join(sorted(adapters))}), expected a model without them: merge or "
+            "remove them (model.merge_and_unload() or model.unload()); for low-rank adapters set lora_rank, which "
+            "trains them in joint and lp_ft."
+        )
 
 
 def prepare_batchnorm(model: nn.Module, args: DeFTTrainingArguments) -> nn.Module:
@@ -118,6 +137,21 @@ def check_classes(name: str, dataset: Any, known: int, args: DeFTTrainingArgumen
         check_two_classes(name, dataset)
 
 
+def check_names(names: Sequence[Any]) -> None:
+    """Names of evaluation sets whose metrics would have the same keys.
+
+    Raises:
+        UserError: Two are the same when written out, or one is another with `_usual` behind it.
+    """
+    written = [str(name) for name in names]
+    taken = {f"{name}_usual" for name in written}
+    if both := sorted({name for name in written if name in taken or written.count(name) > 1}):
+        raise UserError(
+            f"eval_dataset: the metrics of {both[0]!r} have the keys of another data set's (eval_NAME_mean_iou, and "
+            "eval_NAME_usual_mean_iou for the usual component): give one of them another name."
+        )
+
+
 def check_selection(args: DeFTTrainingArguments, eval_dataset: Any) -> None:
     """The metric to select on is one of this run: `Trainer` fills in `loss`, which evaluation here does not give.
 
@@ -178,6 +212,7 @@ def check_data(
         UserError: Classes that the model does not have, or a metric to select on that there is none of.
     """
     named = eval_dataset if isinstance(eval_dataset, dict) else {"eval_dataset": eval_dataset}
+    check_names([*named])
     for name, dataset in {"train_dataset": train_dataset, **named}.items():
         check_classes(name, dataset, known, args)
     check_selection(args, eval_dataset)

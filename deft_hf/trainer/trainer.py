@@ -42,7 +42,7 @@ from deft_hf.trainer.log import RunLog
 from deft_hf.trainer.optimizer import build_optimizer, stage_schedule
 from deft_hf.trainer.stages import StageRunner
 from deft_hf.trainer.termination import StopOnSigterm
-from deft_hf.utils.errors import UserError, single_images_explained, workers_explained
+from deft_hf.utils.errors import UserError, batches_explained, workers_explained
 from deft_hf.utils.integrity import step_of
 from deft_hf.utils.randomness import own_randomness
 
@@ -213,7 +213,7 @@ class DeFTTrainer(Trainer):
             SystemExit: With status 143, after SIGTERM.
         """
         resume_from_checkpoint = self.checkpoints.begin(resume_from_checkpoint, resume_anyway)
-        with workers_explained(), single_images_explained(), self.sigterm.listening():
+        with workers_explained(), batches_explained(), self.sigterm.listening():
             return super().train(resume_from_checkpoint or None, trial, ignore_keys_for_eval)
 
     def set_initial_training_values(self, args: TrainingArguments, dataloader: DataLoader) -> tuple:
@@ -304,6 +304,18 @@ class DeFTTrainer(Trainer):
         finally:
             self.data_collator = collator
         return self.loaders.out_of_reach(loader)
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """As `Trainer`'s; the names of several data sets must make keys of their own.
+
+        Raises:
+            UserError: Two of them would not.
+        """
+        if isinstance(eval_dataset, dict):
+            checks.check_names([*eval_dataset])
+        return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
 
     def evaluation_loop(
         self, dataloader: DataLoader, description: str, *_: Any, metric_key_prefix: str = "eval", **__: Any

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from traceback import walk_tb
+
+from deft_hf.utils.text import without_credentials
 
 
 class UserError(ValueError):
@@ -21,7 +24,7 @@ class UserError(ValueError):
 
 def first_line(error: Exception) -> str:
     """The first line of an error's message."""
-    text = str(error).strip()
+    text = without_credentials(str(error)).strip()
     return text.splitlines()[0].rstrip(".") if text else type(error).__name__
 
 
@@ -33,22 +36,35 @@ class UnreadableFile(UserError):
     """An image or a mask that cannot be read or decoded."""
 
 
+# How torch says that a convolution, a pooling or a padding is larger than what comes in.
+_TOO_SMALL = (
+    "can't be greater than actual input size",
+    "Output size is too small",
+    "Padding size should be less than",
+)
+
+
 @contextmanager
-def single_images_explained() -> Iterator[None]:
-    """Wrap training: a batch that is too small for BatchNorm becomes one message.
+def batches_explained() -> Iterator[None]:
+    """Wrap training: a batch that is too small for the model, in images or in pixels, becomes one message.
 
     Raises:
-        UserError: In place of torch's error about a single value per channel.
+        UserError: In place of torch's error about a single value per channel, or about a kernel beyond its input.
     """
     try:
         yield
-    except ValueError as error:
-        if not str(error).startswith("Expected more than 1 value per channel"):
-            raise
-        raise UserError(
-            "per_device_train_batch_size: found 1, too few for a BatchNorm behind a pooling to one pixel; set it to 2 "
-            "or more, and save memory by smaller crops or gradient_checkpointing."
-        ) from error
+    except (RuntimeError, ValueError) as error:
+        if str(error).startswith("Expected more than 1 value per channel"):
+            raise UserError(
+                "per_device_train_batch_size: found 1, too few for a BatchNorm behind a pooling to one pixel; set it "
+                "to 2 or more, and save memory by smaller crops or gradient_checkpointing."
+            ) from error
+        if any(text in str(error) for text in _TOO_SMALL):
+            raise UserError(
+                f"the images of a batch are too small for this model ({first_line(error)}): use larger ones, in a "
+                "recipe by data.crop_size and data.image_size."
+            ) from error
+        raise
 
 
 @contextmanager
@@ -92,11 +108,14 @@ def run_command(main: Callable[[], None], when_interrupted: str) -> None:
         when_interrupted (`str`):
             Message for the user after Ctrl-C.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file name may hold bytes that are no UTF-8
     try:
         with workers_explained():
             main()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {without_credentials(str(error))}", file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:
         try:
