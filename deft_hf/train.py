@@ -5,26 +5,20 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from deft_hf.utils.console import add_recipe, command_parser, say
+from deft_hf.utils.console import add_recipe, command_parser
 from deft_hf.utils.errors import run_command
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Read the command line and hand it to [`~deft_hf.runs.train.train`]."""
-    options = _parser().parse_args(argv)
+    """Read the command line and hand it to [`~deft_hf.runs.several.train_each`]."""
+    options = _parser().parse_intermixed_args(argv)
 
     from transformers.utils import logging
 
-    from deft_hf.recipe import Recipe
-    from deft_hf.runs.arguments import check_arguments
-    from deft_hf.runs.train import train
+    from deft_hf.runs.several import train_each
 
     logging.disable_progress_bar()
-    recipe = Recipe.load(options.recipe, options.overrides)
-    check_arguments(recipe)
-    say(recipe.to_yaml())
-    if not options.dry_run:
-        train(recipe, options.resume_anyway)
+    train_each(options.recipe, options.overrides, options.dry_run, options.resume_anyway)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -34,6 +28,8 @@ def _parser() -> argparse.ArgumentParser:
         "On several GPUs: accelerate launch -m deft_hf.train ...",
         "quickstart training.seed=1",
         "recipes/town.yaml --dry-run",
+        "recipes/*.yaml training.seed=1",
+        epilog="Several recipes are trained one after another, each in its own folder; overrides hold for all.",
     )
     add_recipe(parser)
     parser.add_argument("--dry-run", action="store_true", help="check the recipe, print it resolved, and stop")

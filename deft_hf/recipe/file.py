@@ -61,6 +61,7 @@ def _parse(text: str, where: str) -> Any:
             raise yaml.YAMLError(f"its anchors and aliases make more than {_LARGEST} values of it")
         repeated = list(_repeated_keys(node))
         value = None if node is None else loader.construct_document(node)
+        _refuse_large_integers(value)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise UserError(f"{where}, line {mark.line + 1}: invalid YAML: {error.problem}") from None
@@ -71,6 +72,15 @@ def _parse(text: str, where: str) -> Any:
     if repeated:
         raise UserError("\n".join(f"{where}: {problem}" for problem in repeated))
     return value
+
+
+def _refuse_large_integers(value: Any) -> None:
+    # Of thousands of digits Python makes no text, and nothing here is meant to be as large.
+    parts = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
+    for part in parts:
+        _refuse_large_integers(part)
+    if isinstance(value, int) and value.bit_length() > 64:
+        raise yaml.YAMLError(f"found an integer of {value.bit_length()} bits, expected at most 64")
 
 
 def _size(node: yaml.Node | None, known: dict[int, int]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
@@ -29,9 +30,9 @@ def recipe_file(name: str | os.PathLike) -> Path:
         UserError: There is neither; the message lists the shipped recipes.
     """
     path, known = Path(name).expanduser(), shipped_recipes()
-    if str(name) in known and not path.is_file():
+    if str(name) in known and not os.path.isfile(path):
         return known[str(name)]
-    if path.exists() or not known:
+    if os.path.exists(path) or not known:
         return path
     close = get_close_matches(path.stem, known, n=1)
     hint = f" Did you mean {close[0]}?" if close else ""
@@ -39,3 +40,22 @@ def recipe_file(name: str | os.PathLike) -> Path:
         f"{name}: cannot read the recipe (No such file or directory); expected a YAML file, or one of those that come "
         f"with deft_hf: {', '.join(known)}.{hint}"
     )
+
+
+def split_recipes(words: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Tells recipes from overrides: a file, the name of a shipped recipe or what ends as a YAML file is a recipe.
+
+    Args:
+        words (`Iterable[str]`):
+            Arguments of a command line.
+
+    Returns:
+        `tuple[list[str], list[str]]`: recipes and overrides.
+    """
+    recipes: list[str] = []
+    overrides: list[str] = []
+    known = shipped_recipes()
+    for word in words:
+        is_recipe = word in known or ("=" not in word and word.endswith((".yaml", ".yml"))) or os.path.isfile(word)
+        (recipes if is_recipe else overrides).append(word)
+    return recipes, overrides

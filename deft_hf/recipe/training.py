@@ -119,6 +119,18 @@ class TrainingSection(Section, extra="allow"):
     advice: ClassVar[dict[str, str]] = {
         "method": "it belongs to method: method.name",
         "resume_from_checkpoint": "the same command resumes from the last checkpoint by itself",
+        # What people type first, by the names of other tools.
+        "batch_size": "did you mean per_device_train_batch_size?",
+        "epochs": "did you mean num_train_epochs?",
+        "lr": "did you mean learning_rate?",
+        "num_epochs": "did you mean num_train_epochs?",
+        "steps": "did you mean max_steps?",
+        "max_epochs": "did you mean num_train_epochs?",
+        "scheduler": "did you mean lr_scheduler_type?",
+        "lr_scheduler": "did you mean lr_scheduler_type?",
+        "optimizer": "did you mean optim?",
+        "num_workers": "did you mean dataloader_num_workers?",
+        "output": "did you mean output_dir?",
         # Gone from transformers 5, but still in many a recipe.
         "adafactor": "transformers 5 writes optim: adafactor",
         "evaluation_strategy": "transformers 5 calls it eval_strategy",

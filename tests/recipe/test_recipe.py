@@ -313,6 +313,9 @@ def test_wrong_values(path: Path, override: str, text: str):
         ("method.method=deft", "method.method: unknown key; did you mean name?"),
         ("training.ema_decay=1", "training.ema_decay: unknown key; it belongs to method: method.ema_decay"),
         ("training.method=deft", "training.method: unknown key; it belongs to method: method.name"),
+        ("training.lr=1", "training.lr: unknown key; did you mean learning_rate?"),
+        ("training.batch_size=1", "training.batch_size: unknown key; did you mean per_device_train_batch_size?"),
+        ("training.epochs=1", "training.epochs: unknown key; did you mean num_train_epochs?"),
         ("training.learnin_rate=1", "training.learnin_rate: unknown key; did you mean learning_rate?"),
         ("training.overwrite_output_dir=true", "unknown key; transformers 5 removed it; choose another"),
         ("training.warmup_ratio=.1", "a warmup_steps below 1 is a share of all steps"),
@@ -339,6 +342,8 @@ def test_hints_name_keys_that_exist():
         assert TrainingSection.advice[gone].split()[-1] in known
     for gone, hint in TrainingSection.advice.items():
         assert gone not in known, hint
+        if hint.startswith("did you mean "):
+            assert hint.removeprefix("did you mean ").rstrip("?") in known
     assert {"warmup_steps", "optim", "train_sampling_strategy"} <= known
 
 
@@ -706,3 +711,8 @@ def test_convert(hint: Any, written: Any, value: Any):
 def test_recipes_load_no_torch_before_they_are_read():
     code = "import sys, deft_hf.recipe; assert not {'torch', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_names_whose_scores_would_share_a_key_are_refused(path: Path):
+    scored = ("data.unseen=[{streets: night, count: 2, name: a}, {streets: fog, count: 2, name: a_usual}]",)
+    assert "data: found the domains a and a_usual; eval_a_usual_mean_iou would be" in refusal(path, *scored)
