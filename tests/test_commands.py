@@ -116,12 +116,15 @@ def test_env_tells_versions_and_no_secrets(tmp_path, monkeypatch, capsys):
         f"mixed_precision: bf16\nmain_training_function: {tmp_path}/x\nhub_token: oddsecret\n"
     )
     monkeypatch.setattr(environment, "default_config_file", str(tmp_path / "config.yaml"))
+    monkeypatch.setenv("HF_HUB_PROXY", "ana:geheim@proxy.example:3128")
     env.main(["--json"])
     told = capsys.readouterr().out
     facts = json.loads(told)
     assert facts["versions"]["deft_hf"] == deft_hf.__version__ and facts["hub_token"] == "set"
     assert facts["accelerate_config"]["mixed_precision"] == "bf16"
     assert facts["variables"]["ACCELERATE_CONFIG"] == "config.yaml"
+    assert facts["variables"]["HF_ENDPOINT"] == "https://hub.example"
+    assert facts["variables"]["HF_HUB_PROXY"] == "proxy.example:3128"
     assert "oddsecret" not in told and str(tmp_path) not in told and str(Path.home()) not in told
     env.main([])
     assert f"torch: {facts['versions']['torch']}" in capsys.readouterr().out

@@ -20,7 +20,8 @@ from matplotlib.ticker import MaxNLocator
 
 from deft_hf.comparison.outcomes import Comparison, Outcome
 from deft_hf.comparison.statistics import SOURCE_MEAN, UNSEEN_MEAN, Interval, Summary
-from deft_hf.scoring.report import METHOD_COLORS, save_figure
+from deft_hf.scoring.report import METHOD_COLORS, MOST_PANELS, save_figure
+from deft_hf.utils.text import figure_text
 
 Summaries = Mapping[str, Summary]
 
@@ -95,7 +96,9 @@ def draw_tradeoff(comparison: Comparison, summaries: Summaries) -> Figure | None
         seeds = [100 * np.array([*summary.values[key].values()]) for key in (SOURCE_MEAN, UNSEEN_MEAN)]
         axes.plot(*seeds, marker, color=color, markersize=4, alpha=0.5, markeredgewidth=0)
         edge: dict[str, Any] = {"markeredgecolor": "black", "markeredgewidth": 0.7, "linestyle": ""}
-        axes.plot(100 * x.mean, 100 * y.mean, marker, color=color, markersize=9, label=method, zorder=5, **edge)
+        axes.plot(
+            100 * x.mean, 100 * y.mean, marker, color=color, markersize=9, label=figure_text(method), zorder=5, **edge
+        )
     for key, limit in ((SOURCE_MEAN, axes.set_xlim), (UNSEEN_MEAN, axes.set_ylim)):
         _limit(limit, [s.values[key].values() for s in both.values()], [s.means[key] for s in both.values()])
     axes.set_title("lines: 95 % t intervals over seeds; small markers: single seeds", fontsize=9, color="0.35")
@@ -109,7 +112,10 @@ def draw_tradeoff(comparison: Comparison, summaries: Summaries) -> Figure | None
 
 def draw_domains(comparison: Comparison, summaries: Summaries) -> Figure | None:
     """Dot plot: one panel per domain and for the unseen mean, one row per method, the baseline's mean as a line."""
-    keys = {domain: f"{domain} (source)" for domain in comparison.source} | {d: d for d in comparison.unseen}
+    keys = {domain: f"{figure_text(domain)} (source)" for domain in comparison.source}
+    keys |= {domain: figure_text(domain) for domain in comparison.unseen}
+    count = len(keys)
+    keys = dict(list(keys.items())[:MOST_PANELS])
     if len(comparison.unseen) > 1:
         keys[UNSEEN_MEAN] = UNSEEN_MEAN
     methods = [m for m, s in summaries.items() if any(not math.isnan(mean.mean) for mean in s.means.values())]
@@ -121,7 +127,8 @@ def draw_domains(comparison: Comparison, summaries: Summaries) -> Figure | None:
         figsize=(0.9 + _room(methods) + max(2.7 * columns, 4.5), 0.8 + rows * (0.8 + 0.24 * len(methods)) + 0.2),
         layout="constrained",
     )
-    figure.suptitle("Segmentation quality, domain by domain", fontsize=12)
+    cut = f" (the first {MOST_PANELS} of {count} domains)" if count > MOST_PANELS else ""
+    figure.suptitle(f"Segmentation quality, domain by domain{cut}", fontsize=12)
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
     for axes, (key, title) in zip(grid.flat, keys.items(), strict=False):
         axes.set_title(title, fontsize=10, fontweight="bold" if key == UNSEEN_MEAN else "normal")
@@ -158,7 +165,7 @@ def draw_curves(comparison: Comparison, summaries: Summaries) -> Figure | None:
         color, marker = _style(comparison, method)
         line: dict[str, Any] = {"markersize": 5, "markevery": max(1, len(steps) // 12), "linewidth": 1.6}
         line["linestyle"] = _line(comparison, method)
-        axes.plot(steps, values.mean(0), color=color, marker=marker, label=method, **line)
+        axes.plot(steps, values.mean(0), color=color, marker=marker, label=figure_text(method), **line)
         if len(values) > 1:
             axes.fill_between(steps, values.min(0), values.max(0), color=color, alpha=0.1, linewidth=0)
     bands = "; bands: range of the seeds" if any(len(values) > 1 for _, values in curves.values()) else ""
@@ -183,7 +190,7 @@ def draw_distances(comparison: Comparison, summaries: Summaries) -> Figure | Non
         for row, layer in enumerate(layers):
             found = [run[layer] for run in distances if run.get(layer) is not None and math.isfinite(run[layer])]
             values[row, column] = np.mean(found) if found else np.nan
-    width = 1.6 + 0.062 * max(map(len, layers)) + max(0.45 * len(runs), 3.0)
+    width = 1.6 + 0.062 * min(60, max(map(len, layers))) + max(0.45 * len(runs), 3.0)
     figure, axes = _figure(
         "Distance from the initialisation, layer by layer", width, 2.0 + min(0.15 * len(layers), 18)
     )
@@ -197,7 +204,7 @@ def draw_distances(comparison: Comparison, summaries: Summaries) -> Figure | Non
             image, label="||θ − θ_init|| / ||θ_init||, mean over seeds", shrink=min(1, 40 / len(layers)), aspect=30
         )
     every = math.ceil(len(layers) / _MOST_LAYER_NAMES)
-    axes.set_yticks(range(0, len(layers), every), layers[::every], fontsize=7)
+    axes.set_yticks(range(0, len(layers), every), [figure_text(layer) for layer in layers[::every]], fontsize=7)
     axes.set_xticks(range(len(runs)), list(runs), rotation=90 if len(runs) > 4 else 0, fontsize=9)
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
@@ -226,7 +233,7 @@ def _curve(comparison: Comparison, method: str) -> tuple[list[int], np.ndarray] 
 
 def _room(methods: Iterable[str]) -> float:
     """Inches that the names of methods need next to a plot."""
-    return 0.085 * max(map(len, methods))
+    return 0.085 * max(len(figure_text(method)) for method in methods)
 
 
 def _figure(title: str, width: float, height: float) -> tuple[Figure, Axes]:
@@ -261,7 +268,7 @@ def _seed_dots(axes: Axes, values: Iterable[float], place: float) -> None:
 
 
 def _name_rows(axes: Axes, names: list[str]) -> None:
-    axes.set_yticks(range(len(names)), names, fontsize=9)
+    axes.set_yticks(range(len(names)), [figure_text(name) for name in names], fontsize=9)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right", "left"]].set_visible(False)

@@ -25,6 +25,7 @@ from deft_hf.comparison.statistics import (
     summarize,
 )
 from deft_hf.scoring.report import markdown_table, percent, save_json
+from deft_hf.utils.text import markdown_block, markdown_code, markdown_text
 
 Summaries = Mapping[str, Summary]
 
@@ -83,8 +84,9 @@ def main_table(comparison: Comparison, summaries: Summaries) -> str:
     The best unseen mean is bold. Without unseen domains the difference is that of the source mean.
     """
     unseen, key = comparison.unseen, headline_key(comparison)
-    source = f"{comparison.source[0]} (source)" if len(comparison.source) == 1 else SOURCE_MEAN
-    header = ["method", *([source] if comparison.source else []), *unseen, *([UNSEEN_MEAN] if unseen else [])]
+    source = f"{markdown_text(comparison.source[0])} (source)" if len(comparison.source) == 1 else SOURCE_MEAN
+    header = ["method", *([source] if comparison.source else []), *map(markdown_text, unseen)]
+    header += [UNSEEN_MEAN] if unseen else []
     header += [f"difference to {comparison.baseline}, over seeds", "over seeds and images", "seeds"]
     header += ["step time", "memory"] if comparison.costs else []
     # By what is printed: two methods with the same rounded number are both the best.
@@ -158,9 +160,9 @@ def headline(comparison: Comparison, summaries: Summaries) -> str:
 
 def _page(comparison: Comparison, summaries: Summaries, table: str, captions: Mapping[str, str]) -> str:
     seeds = ("Seeds " if len(comparison.seeds) > 1 else "Seed ") + ", ".join(map(str, comparison.seeds))
-    source, unseen = (", ".join(domains) or "none" for domains in (comparison.source, comparison.unseen))
+    source, unseen = (markdown_text(", ".join(names)) or "none" for names in (comparison.source, comparison.unseen))
     parts = [
-        f"# {comparison.title}",
+        f"# {markdown_text(comparison.title)}",
         headline(comparison, summaries),
         f"{seeds}. Source: {source}. Unseen: {unseen}.",
         "## Results",
@@ -168,7 +170,7 @@ def _page(comparison: Comparison, summaries: Summaries, table: str, captions: Ma
     ]
     if comparison.costs:
         parts.append("Step time and memory are those of a training step of the last stage, as ratios to `joint`.")
-    parts += [f"![{caption}](figures/{name})" for name, caption in captions.items()]
+    parts += [f"![{markdown_text(caption)}](figures/{name})" for name, caption in captions.items()]
     parts += [
         "## How to read the intervals",
         _READING.format(baseline=comparison.baseline, resamples=RESAMPLES).strip(),
@@ -182,9 +184,9 @@ def _page(comparison: Comparison, summaries: Summaries, table: str, captions: Ma
         parts += ["## What was tuned", _tuning(comparison)]
     parts += [
         "## How to reproduce",
-        f"```sh\n{comparison.command}\n```",
-        "\n".join(f"* {name}: {version}" for name, version in comparison.versions.items()),
-        f"The recipe, resolved:\n\n```yaml\n{comparison.recipe.strip()}\n```",
+        markdown_block(comparison.command, "sh"),
+        "\n".join(f"* {name}: {markdown_text(version)}" for name, version in comparison.versions.items()),
+        f"The recipe, resolved:\n\n{markdown_block(comparison.recipe, 'yaml')}",
         "Every score, per class and per seed, is in `comparison.json`; how long runs took is in `timings.json`.",
     ]
     return "\n\n".join(filter(None, parts)) + "\n"
@@ -198,7 +200,9 @@ def _steps(comparison: Comparison) -> str:
 
 def _missing(comparison: Comparison) -> str:
     """One line on every run without a result; empty where all came through."""
-    reasons = {(failure.method, failure.seed): _one_line(failure.reason) for failure in comparison.failures}
+    reasons = {
+        (failure.method, failure.seed): markdown_text(_one_line(failure.reason)) for failure in comparison.failures
+    }
     for method in comparison.notes:
         for seed in comparison.seeds:
             if seed not in comparison.outcomes.get(method, {}):
@@ -309,7 +313,7 @@ def _ratio(ratio: float) -> str:
 
 
 def _in_words(settings: Mapping[str, Any]) -> str:
-    return ", ".join(f"`{key}={json.dumps(value)}`" for key, value in settings.items())
+    return ", ".join(markdown_code(f"{key}={json.dumps(value)}") for key, value in settings.items())
 
 
 def _one_line(text: str, most: int = 300) -> str:

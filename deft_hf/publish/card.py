@@ -16,6 +16,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 from transformers import PreTrainedConfig
 
 from deft_hf.methods.averages import MADE_OF
@@ -24,6 +25,7 @@ from deft_hf.models.families import objective_of
 from deft_hf.publish.facts import RunFacts
 from deft_hf.publish.terms import HUB_LICENSES, Terms, base_terms
 from deft_hf.scoring.report import Results, class_table, domain_table
+from deft_hf.utils.text import markdown_block, markdown_code, markdown_text, one_line, without_credentials
 
 _METRICS = {
     "mean_iou": ("mean_iou", "Mean IoU"),
@@ -121,8 +123,15 @@ def render_card(facts: CardFacts) -> str:
 
     Absolute paths are cut to their last name and tokens are left out, in the recipe and the command too.
     """
-    jinja = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
-    jinja.filters |= {"shareable": shareable, "value": _value}
+    jinja = Environment(
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        finalize=markdown_text,  # of all that stands in {{ }}
+    )
+    jinja.filters |= {"shareable": shareable, "value": _value, "literal": _literal}
+    jinja.filters |= {"code": markdown_code, "cell": _code_in_a_cell, "block": markdown_block}
     template = jinja.from_string(files("deft_hf.publish").joinpath("model_card.md").read_text(encoding="utf-8"))
     objective = objective_of(facts.config.model_type)
     return template.render(
@@ -131,7 +140,7 @@ def render_card(facts: CardFacts) -> str:
         auto_class=objective.auto_class,
         inputs=objective.inputs(facts.config),
         mask_classification="logits" not in objective.outputs,
-        metadata=_metadata(facts).to_yaml(),
+        metadata=Markup(_metadata(facts).to_yaml()),
     )
 
 
@@ -231,7 +240,7 @@ def _base_name(facts: CardFacts) -> str:
 
 def shareable(text: str) -> str:
     """`text` without what concerns the author's machine or account alone."""
-    text = _TOKEN.sub(r"\1(left out)", text)
+    text = _TOKEN.sub(r"\1(left out)", without_credentials(text))
     return _LOCAL_PATH.sub(lambda match: re.split(r"[/\\]", match[0].rstrip("/\\"))[-1], text).strip()
 
 
@@ -243,6 +252,15 @@ def shareable_tree(tree: Any) -> Any:
     if isinstance(tree, list):
         return [shareable_tree(value) for value in tree]
     return shareable(tree) if isinstance(tree, str) else tree
+
+
+def _literal(text: str) -> str:
+    """A string of Python."""
+    return Markup(json.dumps(one_line(text), ensure_ascii=False))
+
+
+def _code_in_a_cell(text: str) -> str:
+    return Markup(markdown_code(text).replace("|", "\\|"))
 
 
 def _value(setting: Any) -> str:

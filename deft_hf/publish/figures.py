@@ -18,7 +18,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from deft_hf.data.labels import LabelSpace
-from deft_hf.scoring.report import METHOD_COLORS, Results, save_figure
+from deft_hf.scoring.report import METHOD_COLORS, MOST_PANELS, Results, save_figure
+from deft_hf.utils.text import figure_text
 
 History = Sequence[Mapping[str, Any]]
 
@@ -157,23 +158,25 @@ def draw_curves(run: RunRecord) -> Figure | None:
 def draw_classes(run: RunRecord) -> Figure | None:
     """IoU of each class on each domain as bars in the colour of the class; markers for the other methods."""
     own = run.results[run.method]
-    domains = [domain for domain in [*run.source, *run.unseen] if domain in own]
-    if not domains:
+    found = [domain for domain in [*run.source, *run.unseen] if domain in own]
+    if not found:
         return None
+    domains = found[:MOST_PANELS]
     others = [method for method in run.results if method != run.method]
-    names = run.labels.names
+    names = [figure_text(name) for name in run.labels.names]
     columns = min((3, 2), key=lambda count: -len(domains) % count) if len(domains) > 2 else len(domains)
     rows = math.ceil(len(domains) / columns)
     width = 0.075 * max(map(len, names)) + 2.9 * columns + 0.3
     figure = Figure(figsize=(max(width, 5.5), 1.1 + rows * (0.6 + 0.24 * len(names))), layout="constrained")
-    figure.suptitle(f"IoU by class, domain by domain: {run.method}", fontsize=12)
+    note = f" (the first {len(domains)} of {len(found)} domains)" if len(found) > len(domains) else ""
+    figure.suptitle(f"IoU by class, domain by domain: {run.method}{note}", fontsize=12)
     grid = list(figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat)
     for axes in grid[len(domains) :]:
         axes.remove()
     places = np.arange(len(names))
     colors = [[channel / 255 for channel in color] for color in run.labels.palette]
     for axes, domain in zip(grid, domains, strict=False):
-        axes.set_title(f"{domain} ({'source' if domain in run.source else 'unseen'})", fontsize=10)
+        axes.set_title(f"{figure_text(domain)} ({'source' if domain in run.source else 'unseen'})", fontsize=10)
         heights = _per_cent(own[domain]["iou"])
         axes.barh(places, np.nan_to_num(heights), 0.72, color=colors, edgecolor="0.4", linewidth=0.5)
         for place, height in zip(places, heights, strict=True):
@@ -211,7 +214,7 @@ def draw_confusion(run: RunRecord) -> Figure | None:
             groups.append((kind, np.sum(found, axis=0)))
     if not groups:
         return None
-    names = run.labels.names
+    names = [figure_text(name) for name in run.labels.names]
     side = 1.6 + max(0.36 * min(len(names), 30), 2.2)
     figure = Figure(figsize=(side * len(groups) + 1.6, side + 1.5), layout="constrained")
     figure.suptitle(f"What pixels of each class are taken for: {run.method}", fontsize=12)
@@ -242,8 +245,9 @@ def draw_layers(run: RunRecord) -> Figure | None:
     layers = list(dict.fromkeys(layer for distances in found.values() for layer in distances))
     if not layers:
         return None
+    names = [figure_text(layer) for layer in layers]
     height = 1.7 + min(0.17 * len(layers), 10)
-    figure = Figure(figsize=(5.2 + 0.06 * max(map(len, layers)), height), layout="constrained")
+    figure = Figure(figsize=(5.2 + 0.06 * max(map(len, names)), height), layout="constrained")
     figure.suptitle("Distance from the initialisation, layer by layer", fontsize=12)
     axes = figure.subplots()
     for index, method in enumerate(run.results):
@@ -254,7 +258,7 @@ def draw_layers(run: RunRecord) -> Figure | None:
             axes.plot(values, range(len(layers)), marker, color=_color(index), markersize=4.5, label=method)
     axes.set_xscale("log")
     every = math.ceil(len(layers) / _MOST_LAYER_NAMES)
-    axes.set_yticks(range(0, len(layers), every), layers[::every], fontsize=7)
+    axes.set_yticks(range(0, len(layers), every), names[::every], fontsize=7)
     axes.set_ylim(len(layers) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     axes.grid(color="0.92")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from html import unescape
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ def _cells(line: str) -> list[str]:
 
 
 def _cell(text: str) -> Markup:
+    text = unescape(text)
     bold = re.fullmatch(r"\*\*(.*)\*\*", text)
     return Markup(f"<strong>{escape(bold[1])}</strong>") if bold else escape(text)
 

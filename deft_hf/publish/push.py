@@ -21,6 +21,7 @@ from transformers.utils import logging
 from deft_hf.publish.card import shareable_tree
 from deft_hf.utils.errors import UserError
 from deft_hf.utils.files import EARLIER_RECIPES, METRICS, NOT_PUBLISHED, RECIPE
+from deft_hf.utils.text import without_credentials
 
 logger = logging.get_logger(__name__)
 
@@ -80,7 +81,7 @@ def push_folder(
     with explained(folder, repo_id, private, token, revision):
         repo_id = prepare_repository(repo_id, private, token, revision)
         upload(folder, repo_id, token=token, revision=revision, message=message)
-        return f"{HfApi().endpoint}/{repo_id}"
+        return f"{without_credentials(HfApi().endpoint)}/{repo_id}"
 
 
 def prepare_repository(
@@ -235,7 +236,7 @@ def _reason(error: BaseException, token: str | None) -> tuple[str, bool, str]:
 
 
 def without_token(text: str, token: str | None = None) -> str:
-    """`text` without access tokens: `token`, those configured on this machine, and what looks like one."""
+    """`text` without access tokens and passwords: `token`, those of this machine, and what looks like one."""
     try:
         tokens = [token, os.environ.get("HF_TOKEN"), get_token()]
     except OSError:  # the file of the token cannot be read
@@ -243,7 +244,7 @@ def without_token(text: str, token: str | None = None) -> str:
     for secret in filter(None, tokens):
         for form in sorted({secret, secret.strip(), repr(secret)[1:-1]} - {""}, key=len, reverse=True):
             text = text.replace(form, "(token)")
-    return re.sub(r"\bhf_\w{8,}", "(token)", text)
+    return re.sub(r"\bhf_\w{8,}", "(token)", without_credentials(text))
 
 
 def _command(folder: str | os.PathLike, repo_id: str, private: bool | None, revision: str | None) -> str:

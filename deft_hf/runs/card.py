@@ -20,6 +20,7 @@ from deft_hf.publish.terms import DATA, DRAWN, Terms
 from deft_hf.recipe import MethodSection, Recipe, TrainingSection
 from deft_hf.recipe.data import DataSection, Entry, HubEntry, StreetsEntry
 from deft_hf.runs.folder import method_folders
+from deft_hf.scoring.report import MOST_PANELS
 from deft_hf.trainer.arguments import DeFTTrainingArguments
 from deft_hf.utils.files import CARD, CONFUSIONS, DISTANCES, HISTORY, PAGE, RECIPE
 
@@ -37,9 +38,11 @@ def write_card(recipe: Recipe, domains: Domains, facts: Mapping[str, RunFacts]) 
     """
     folder, own = Path(recipe.training.output_dir), recipe.method.name
     record = _record(method_folders(folder, recipe.method), own, domains, facts)
+    count = len(domains.evaluated)
+    each = "each domain" if count <= MOST_PANELS else f"each of the first {MOST_PANELS} of {count} domains"
     captions = {
         "domains.png": "Mean IoU of each method on each domain",
-        "panels.png": "An image of each domain, its truth, and what each method makes of it",
+        "panels.png": f"An image of {each}, its truth, and what each method makes of it",
         **save_run_figures(folder / "figures", record),
     }
     card_facts = CardFacts(
@@ -60,8 +63,8 @@ def write_card(recipe: Recipe, domains: Domains, facts: Mapping[str, RunFacts]) 
         license=recipe.publish.license,
         repo_id=recipe.publish.repo_id,
     )
-    (folder / CARD).write_text(render_card(card_facts), "utf-8")
-    (folder / PAGE).write_text(render_page(card_facts, folder), "utf-8")
+    (folder / CARD).write_text(render_card(card_facts), "utf-8", errors="replace")
+    (folder / PAGE).write_text(render_page(card_facts, folder), "utf-8", errors="replace")
 
 
 def _settings(method: MethodSection, training: TrainingSection) -> dict[str, Any]:

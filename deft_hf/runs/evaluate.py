@@ -22,10 +22,11 @@ from deft_hf.runs.data import load_domains
 from deft_hf.runs.provenance import data_lists, hardware, versions
 from deft_hf.runs.segmenter import Segmenter
 from deft_hf.scoring.confusion import ConfusionMatrix, Scores
-from deft_hf.scoring.report import PanelRow, class_table, domain_table, save_json, save_panels
+from deft_hf.scoring.report import MOST_PANELS, PanelRow, class_table, domain_table, save_json, save_panels
 from deft_hf.utils.errors import UserError
 from deft_hf.utils.files import METRICS, TABLE
 from deft_hf.utils.integrity import check_writable
+from deft_hf.utils.text import markdown_text
 
 PANELS = "figures/panels.png"
 
@@ -66,7 +67,7 @@ class Evaluation:
     def class_tables(self) -> list[str]:
         """IoU of each class in per cent, a Markdown section for each domain."""
         results, names = {self.name: self.score_dicts()}, self.labels.names
-        return [f"## {domain}\n\n{class_table(results, domain, names)}" for domain in self.scores]
+        return [f"## {markdown_text(domain)}\n\n{class_table(results, domain, names)}" for domain in self.scores]
 
     def score_dicts(self) -> dict[str, dict[str, Any]]:
         """`scores` as plain lists and numbers."""
@@ -155,7 +156,7 @@ def evaluate(
     save_json(out / METRICS, facts)
     (out / TABLE).write_text("\n\n".join([found.table(), *found.class_tables()]) + "\n", encoding="utf-8")
     if found.examples:
-        save_panels(out / PANELS, found.examples, found.labels)
+        save_panels(out / PANELS, found.examples, found.labels, domains=len(found.scores))
     return found
 
 
@@ -207,6 +208,9 @@ def score(
     domains = [*validation, *unseen]
     if not domains:
         raise UserError("domains: found none, expected at least one to score")
+    names = [domain.name for domain in domains]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"domains: found several of the name {repeated[0]}, expected one score a name; rename them")
     reader, labels = Reader(domains, unreadable), domains[0].labels
     scores: dict[str, Scores] = {}
     examples: list[PanelRow] = []
@@ -220,7 +224,7 @@ def score(
             matrix.update(torch.from_numpy(ids), torch.from_numpy(truth))
             if pictures is not None:
                 segmenter.save(Path(pictures) / domain.name, domain.ids[index], image, ids)
-            if index == len(domain) // 2:
+            if which < MOST_PANELS and index == len(domain) // 2:
                 examples.append((domain.name, np.asarray(image), truth, {"prediction": ids}))
         scores[domain.name] = matrix.compute(labels.names)
     return Evaluation(

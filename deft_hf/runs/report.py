@@ -17,7 +17,7 @@ from deft_hf.models.processor import normalization, open_processor
 from deft_hf.publish.facts import RunFacts
 from deft_hf.recipe.data import DataSection
 from deft_hf.scoring.inference import predict
-from deft_hf.scoring.report import domain_table, save_domain_bars, save_panels
+from deft_hf.scoring.report import MOST_PANELS, domain_table, save_domain_bars, save_panels
 from deft_hf.utils.files import TABLE
 
 
@@ -54,13 +54,14 @@ def write_report(
     scores = {method: fact.scores for method, fact in facts.items()}
     source, unseen = [domain.name for domain in domains.validation], [domain.name for domain in domains.unseen]
     table = domain_table(scores, source, unseen)
-    (folder / TABLE).write_text(table + "\n")
+    (folder / TABLE).write_text(table + "\n", encoding="utf-8")
     save_domain_bars(folder / "figures" / "domains.png", scores, source, unseen)
     models = {
         method: (open_model(place, trust_remote_code=trust_remote_code), open_processor(str(place)))
         for method, place in folders.items()
     }
-    save_panels(folder / "figures" / "panels.png", _panel_rows(models, domains, data, encoder), domains.labels)
+    rows = _panel_rows(models, domains, data, encoder)
+    save_panels(folder / "figures" / "panels.png", rows, domains.labels, domains=len(domains.evaluated))
     return table
 
 
@@ -70,10 +71,10 @@ def _panel_rows(
     data: DataSection,
     encoder: str | None,
 ) -> list[tuple[Any, ...]]:
-    """The middle image of each domain with every method's prediction, made by the exported models."""
+    """The middle image of each of the first domains with every method's prediction, made by the exported models."""
     rows = []
     reader = Reader(domains.evaluated, data.unreadable)
-    for index, domain in enumerate(domains.evaluated):
+    for index, domain in enumerate(domains.evaluated[:MOST_PANELS]):
         image, truth, _ = reader.load(index, len(domain) // 2)
         predictions = {}
         for method, (model, processor) in models.items():

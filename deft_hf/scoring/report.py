@@ -22,9 +22,15 @@ from matplotlib.patches import Patch
 from deft_hf.data.constants import IGNORE_INDEX
 from deft_hf.data.labels import LabelSpace
 from deft_hf.scoring.confusion import ConfusionMatrix
+from deft_hf.utils.text import figure_text, markdown_text
 
 Results = Mapping[str, Mapping[str, Mapping[str, Any]]]
+MOST_PANELS = 24
+"""Domains that a picture with a panel or a row for each shows at most; the time to lay it out grows fast."""
+MOST_BARS = 60
+"""Domains that a picture of bars shows at most."""
 PanelRow = tuple[str, np.ndarray, np.ndarray, Mapping[str, np.ndarray]]
+
 
 # Okabe and Ito's colours (https://jfly.uni-koeln.de/color/), which colour-blind readers can tell apart, in an order
 # that keeps neighbours far apart in lightness too, for print.
@@ -50,9 +56,12 @@ def domain_table(results: Results, source: Sequence[str], unseen: Sequence[str])
 
     The best mean over the unseen domains is bold; a missing score is a dash. Without unseen domains there is no mean.
     """
-    header = ["method", *(f"{domain} (source)" for domain in source), *unseen]
+    header = ["method", *(f"{markdown_text(domain)} (source)" for domain in source), *map(markdown_text, unseen)]
     domains = [*source, *unseen]
-    rows = [[method, *(percent(_mean_iou(scores, d)) for d in domains)] for method, scores in results.items()]
+    rows = [
+        [markdown_text(method), *(percent(_mean_iou(scores, d)) for d in domains)]
+        for method, scores in results.items()
+    ]
     if unseen:
         header.append("unseen mean")
         means = [unseen_mean(scores, unseen) for scores in results.values()]
@@ -70,14 +79,16 @@ def class_table(results: Results, domain: str, names: Sequence[str]) -> str:
     """
     methods = [method for method, scores in results.items() if domain in scores]
     rows = [
-        [name, *(percent(_number(results[method][domain]["iou"][index])) for method in methods)]
+        [markdown_text(name), *(percent(_number(results[method][domain]["iou"][index])) for method in methods)]
         for index, name in enumerate(names)
     ]
     rows.append(["mean", *(percent(_mean_iou(results[method], domain)) for method in methods)])
-    return markdown_table(["class", *methods], rows)
+    return markdown_table(["class", *map(markdown_text, methods)], rows)
 
 
-def save_panels(path: str | os.PathLike, rows: Sequence[PanelRow], labels: LabelSpace) -> None:
+def save_panels(
+    path: str | os.PathLike, rows: Sequence[PanelRow], labels: LabelSpace, domains: int | None = None
+) -> None:
     """Draw a grid of examples: image, truth and one column per method, with the mean IoU of each single prediction.
 
     Pixels that the truth ignores are black in the truth's column; every prediction is shown whole.
@@ -90,6 +101,8 @@ def save_panels(path: str | os.PathLike, rows: Sequence[PanelRow], labels: Label
             ids (h, w), and the same methods in every row. Rows may differ in size.
         labels (`LabelSpace`):
             Colours and names of the classes.
+        domains (`int`, *optional*):
+            How many domains there are, where `rows` has only the first of them: the picture says so.
     """
     columns = ["image", "truth", *rows[0][3]]
     shown = sorted({int(i) for _, _, truth, found in rows for ids in (truth, *found.values()) for i in np.unique(ids)})
@@ -98,12 +111,13 @@ def save_panels(path: str | os.PathLike, rows: Sequence[PanelRow], labels: Label
     heights = [cell_width * truth.shape[0] / truth.shape[1] + 0.25 for _, _, truth, _ in rows]
     size = (cell_width * len(columns) + 0.4, sum(heights) + 0.25 * legend_rows + 0.9)
     figure = Figure(figsize=size, layout="constrained")
-    figure.suptitle("Examples of each domain, and how well each method segments them", fontsize=12)
+    which = "each domain" if (domains or 0) <= len(rows) else f"the first {len(rows)} of {domains} domains"
+    figure.suptitle(f"Examples of {which}, and how well each method segments them", fontsize=12)
     grid = figure.subplots(len(rows), len(columns), squeeze=False, height_ratios=heights)
     for axis, column in zip(grid[0], columns, strict=True):
         axis.set_title(column, fontsize=11, fontweight="bold")
     for axes, (domain, image, truth, predictions) in zip(grid, rows, strict=True):
-        axes[0].set_ylabel(domain, fontsize=11, fontweight="bold")
+        axes[0].set_ylabel(figure_text(domain, 20), fontsize=11, fontweight="bold")
         axes[0].imshow(image)
         axes[1].imshow(labels.colorize(truth), interpolation="nearest")
         for axis, method in zip(axes[2:], columns[2:], strict=True):
@@ -135,23 +149,27 @@ def save_domain_bars(path: str | os.PathLike, results: Results, source: Sequence
         unseen (`Sequence[str]`):
             As for [`domain_table`].
     """
+    count, everywhere = len(source) + len(unseen), unseen
+    source, unseen = source[:MOST_BARS], unseen[: max(0, MOST_BARS - len(source))]
     domains = [*source, *unseen]
-    groups = [*domains, "mean"] if len(unseen) > 1 else domains
-    group_width = max(1.3, 0.5 * len(results), 0.11 * max(map(len, groups)))
+    groups = [*domains, "mean"] if len(everywhere) > 1 else domains
+    names = [figure_text(group) for group in groups]
+    group_width = max(1.3, 0.5 * len(results), 0.11 * max(map(len, names)))
     figure = Figure(figsize=(max(6.0, 1.2 + group_width * len(groups)), 4.4), layout="constrained")
-    figure.suptitle("Segmentation quality on source and on unseen domains", fontsize=12)
+    note = f": the first {len(domains)} of {count}" if count > len(domains) else ""
+    figure.suptitle(f"Segmentation quality on source and on unseen domains{note}", fontsize=12)
     axes = figure.subplots()
     bar_width = 0.8 / len(results)
     for index, (method, scores) in enumerate(results.items()):
         heights = [100 * _mean_iou(scores, domain) for domain in domains]
-        if len(unseen) > 1:
-            heights.append(100 * unseen_mean(scores, unseen))
+        if len(everywhere) > 1:
+            heights.append(100 * unseen_mean(scores, everywhere))
         places = np.arange(len(groups)) + (index - (len(results) - 1) / 2) * bar_width
         color = METHOD_COLORS[index % len(METHOD_COLORS)]
         bars = axes.bar(places, np.nan_to_num(heights), bar_width * 0.92, label=method, color=color)
         axes.bar_label(bars, ["-" if math.isnan(h) else f"{h:.1f}" for h in heights], padding=2, fontsize=9)
 
-    axes.set_xticks(range(len(groups)), groups)
+    axes.set_xticks(range(len(groups)), names)
     axes.set_ylabel("mean IoU, per cent")
     axes.set_ylim(0, 1.18 * max(10, axes.dataLim.y1))  # room for the numbers and, above them, the kind of domain
     axes.spines[["top", "right"]].set_visible(False)
@@ -173,7 +191,8 @@ def save_json(path: str | os.PathLike, obj: Any) -> None:
     text = json.dumps(_plain(obj), indent=2, ensure_ascii=False, allow_nan=False)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        part.write_text(text + "\n", encoding="utf-8")
+        # A file name that is no UTF-8 has lone surrogates, which become what JSON writes for them: \udcff.
+        part.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
@@ -182,7 +201,8 @@ def save_json(path: str | os.PathLike, obj: Any) -> None:
 def save_figure(figure: Figure, path: str | os.PathLike) -> None:
     """Write a PNG; its folder is created."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150, format="png")
+    # Beyond 2^16 pixels a side matplotlib draws nothing.
+    figure.savefig(path, dpi=min(150, 60_000 / max(figure.get_size_inches())), format="png")
 
 
 def percent(score: float) -> str:
@@ -232,7 +252,7 @@ def _patch(index: int, labels: LabelSpace) -> Patch:
     if index == IGNORE_INDEX:
         return Patch(facecolor="black", label="ignored")
     red, green, blue = (channel / 255 for channel in labels.palette[index])
-    return Patch(facecolor=(red, green, blue), edgecolor="0.5", linewidth=0.5, label=labels.names[index])
+    return Patch(facecolor=(red, green, blue), edgecolor="0.5", linewidth=0.5, label=figure_text(labels.names[index]))
 
 
 def _name_span(axes: Axes, name: str, start: int, end: int) -> None:

@@ -88,8 +88,8 @@ def test_class_table_of_real_scores():
 
 def test_tables_escape_what_markdown_would_split():
     assert domain_table(results(**{"a|b": {"x|y": 0.5}}), ["x|y"], []).splitlines()[::2] == [
-        "| method | x\\|y (source) |",
-        "| a\\|b | 50.0 |",
+        "| method | x&#124;y (source) |",
+        "| a&#124;b | 50.0 |",
     ]
 
 
