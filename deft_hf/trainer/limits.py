@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from accelerate.utils import DynamoBackend, ParallelismConfig
 from transformers import Trainer, TrainingArguments, integrations
-from transformers.training_args import ParallelMode
+from transformers.training_args import OptimizerNames, ParallelMode
 
 from deft_hf.utils.errors import UserError, first_line
 
@@ -33,10 +33,10 @@ class Limits(NamedTuple):
         """Whether `value` is one of them."""
         if isinstance(value, bool) or not isinstance(value, Integral if self.whole else Real):
             return False
-        if not isinstance(value, Integral) and not math.isfinite(value):  # type: ignore[arg-type]
+        if not isinstance(value, Integral) and not math.isfinite(value):
             return False
-        above = value > self.low if "low" in self.open else value >= self.low  # type: ignore[operator]
-        return bool(above and (value < self.high if "high" in self.open else value <= self.high))  # type: ignore[operator]
+        above = value > self.low if "low" in self.open else value >= self.low
+        return bool(above and (value < self.high if "high" in self.open else value <= self.high))
 
 
 _SEED = Limits(0, 2**32 - 1, f"a whole number from 0 to {2**32 - 1}", whole=True)
@@ -104,8 +104,8 @@ def wrong_words(args: TrainingArguments) -> Iterator[str]:
     elif args.torch_compile_mode is not None and args.torch_compile_backend == "inductor":
         from torch import _inductor
 
-        if args.torch_compile_mode not in (known := _inductor.list_mode_options()):
-            yield f"torch_compile_mode: found {_short(args.torch_compile_mode)}, expected one of {', '.join(known)}"
+        if args.torch_compile_mode not in (modes := _inductor.list_mode_options()):
+            yield f"torch_compile_mode: found {_short(args.torch_compile_mode)}, expected one of {', '.join(modes)}"
     if args.parallelism_config is not None and not isinstance(args.parallelism_config, ParallelismConfig):
         yield "parallelism_config: found no ParallelismConfig of accelerate, which it must be; leave it out"
     if args.fsdp and args.parallel_mode != ParallelMode.DISTRIBUTED:
@@ -134,14 +134,14 @@ def check_optimizer(args: TrainingArguments) -> None:
     Raises:
         UserError: Its package is not installed, or `optim_args` or the `adam_` settings do not fit it.
     """
-    model = torch.nn.Linear(1, 1)
+    model, name = torch.nn.Linear(1, 1), OptimizerNames(args.optim).value
     try:
-        cls, options = Trainer.get_optimizer_cls_and_kwargs(args, model)
+        cls, options = Trainer.get_optimizer_cls_and_kwargs(args, model)  # type: ignore[arg-type]
         if not options.keys() & {"params", "model", "optimizer_dict"}:  # what `build_optimizer` refuses
             cls(list(model.parameters()), **options)
     except ImportError as error:
         raise UserError(
-            f"optim: found {args.optim.value}, whose package is not installed ({first_line(error)}); install it, or "
+            f"optim: found {name}, whose package is not installed ({first_line(error)}); install it, or "
             "choose another optimizer, such as adamw_torch"
         ) from error
     except (
@@ -155,7 +155,7 @@ def check_optimizer(args: TrainingArguments) -> None:
     ) as error:
         given = f" with optim_args {args.optim_args!r}, expected KEY=VALUE,KEY=VALUE" if args.optim_args else ""
         raise UserError(
-            f"optim: found {args.optim.value}{given}; it cannot be built ({first_line(error)}); correct it, or choose "
+            f"optim: found {name}{given}; it cannot be built ({first_line(error)}); correct it, or choose "
             "another optimizer, such as adamw_torch"
         ) from error
 
