@@ -36,10 +36,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_model(parser)
     add_recipe(parser)
-    parser.add_argument("--out", required=True, help="the folder to write to")
+    parser.add_argument("--out", required=True, help="the folder to write to; new or empty")
     parser.add_argument("--name", help="what tables call the model (default: the last part of MODEL)")
     parser.add_argument("--no-pictures", action="store_false", dest="pictures", help="write no PNG of every image")
-    add_output_options(parser)
+    add_output_options(parser, overwrite=True)
     return parser
 
 

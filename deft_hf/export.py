@@ -37,7 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("checkpoint", help="checkpoint-N, or a final folder")
-    add("out", help="the folder to write; it must not exist yet")
+    add("out", help="the folder to write; new or empty")
     add_overrides(parser)
     add("--which", choices=("generalized", "usual", "interpolated"), help="component (default: the exported one)")
     add("--alpha", type=float, help="of interpolated: 0 is the last stage's initialisation, 1 the usual component")
@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--recipe", help="whose source images --bn reestimate takes (default: the run's own)")
     add("--onnx", nargs="?", default=False, const=True, type=sizes, metavar="HEIGHT,WIDTH", help="also model.onnx")
     add_trust(parser)
-    add_output_options(parser)
+    add_output_options(parser, overwrite=True)
     return parser
 
 

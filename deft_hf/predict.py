@@ -39,13 +39,13 @@ def _parser() -> argparse.ArgumentParser:
     add_model(parser)
     add = parser.add_argument
     add("images", nargs="+", help="pictures, and folders of them")
-    add("--out", required=True, help="the folder to write to")
+    add("--out", required=True, help="the folder to write to; new or empty")
     add("--size", type=sizes_or_own, metavar="HEIGHT,WIDTH", help="of the images, or 'own' (default: the processor's)")
     add("--window", type=sizes, metavar="HEIGHT,WIDTH", help="slide a window of this size over the image")
     add("--stride", type=sizes, metavar="DOWN,ACROSS", help="step of the window (default: two thirds of it)")
     deep = "what is black and what is white in images of more than 8 bits (default: as the model was trained)"
     add("--value-range", type=numbers, metavar="LOW,HIGH", help=deep)
-    add_output_options(parser)
+    add_output_options(parser, overwrite=True)
     return parser
 
 

@@ -19,6 +19,7 @@ from deft_hf.publish.export import export_generalized
 from deft_hf.runs import export as runs
 from deft_hf.trainer.components import load_component, model_folder
 from deft_hf.utils.errors import UserError, run_command
+from deft_hf.utils.files import MARKER
 from tests import tiny
 from tests.trainer.test_hub import RECIPE
 from tests.trainer.test_trainer import Drawn, trainer
@@ -99,7 +100,7 @@ def test_bfloat16_in_shards_opens_in_a_fresh_process(run_folder, tmp_path, capsy
     export.main([str(run_folder / "checkpoint-2"), str(tmp_path / "small"), *arguments])
     facts = json.loads(capsys.readouterr().out)
     assert facts["max_difference"] == 0 and facts["which"] == "usual" and facts["dtype"] == "bfloat16"
-    names = {path.name for path in (tmp_path / "small").iterdir()}
+    names = {path.name for path in (tmp_path / "small").iterdir()} - {MARKER}
     assert names == set(facts["files"]) and "model.safetensors" not in names
     assert {path.rpartition(".")[2] for path in names} == {"json", "safetensors"} and len(names) > 4
     found = AutoModelForSemanticSegmentation.from_pretrained(tmp_path / "small", dtype="auto")
@@ -186,7 +187,7 @@ def test_onnx_gives_the_same_logits_or_says_what_is_missing(tmp_path, run_folder
         return
     monkeypatch.setattr(runs, "verify_export", lambda *arguments: {})
     export.main([str(run_folder), str(tmp_path / "out"), "--onnx"])
-    assert {path.name for path in (tmp_path / "out").iterdir()} == PLAIN | {"model.onnx"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == PLAIN | {"model.onnx", MARKER}
     from deft_hf.publish.onnx import export_onnx
 
     with pytest.raises(UserError, match="cannot export beit to ONNX"):

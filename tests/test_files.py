@@ -21,7 +21,7 @@ def test_the_model_and_what_is_told_of_it_are_published(name):
     "name",
     [
         files.USUAL, files.GENERALIZED, files.INITIAL, files.STATE, files.MANIFEST, files.TRAINER_STATE, files.LOCK,
-        files.FAILURE, files.LOG, "optimizer.pt", "scheduler.pt", "rng_state_0.pth", "training_args.bin",
+        files.MARKER, files.FAILURE, files.LOG, "optimizer.pt", "scheduler.pt", "rng_state_0.pth", "training_args.bin",
         "checkpoint-3/model.safetensors", "baselines/joint/README.md", ".checkpoint-3.partial/config.json",
         "runs/a/events.out.tfevents.1",
     ],

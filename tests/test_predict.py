@@ -222,4 +222,5 @@ def test_evaluate_gives_a_run_the_scores_that_it_gave_itself(tmp_path, capsys, m
     config["id2label"]["0"] = "boat"
     (tmp_path / "other" / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="other has the classes boat, LABEL_1, .*expected the same in the same order"):
-        evaluate.main(["other", "recipe.yaml", "--out", "more"])
+        evaluate.main(["other", "recipe.yaml", "--out", "most"])
+    assert not (tmp_path / "most").exists()

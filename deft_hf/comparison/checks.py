@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,10 @@ from deft_hf.recipe import Recipe
 from deft_hf.runs.provenance import data_lists
 from deft_hf.utils.errors import UserError
 from deft_hf.utils.files import METRICS, RECIPE
+from deft_hf.utils.outputs import command_of, is_housekeeping
+from deft_hf.utils.places import link_out
+
+_RUN = re.compile(r".+-s\d+-[0-9a-f]+")  # see `Plan.run`
 
 
 def check_request(
@@ -64,14 +69,31 @@ def check_folder(folder: Path) -> None:
     """Check that a report would not be written among unrelated files.
 
     Raises:
-        UserError: If the folder holds files that are not a comparison's.
+        UserError: If the folder holds files that are not a comparison's, or a link that leads out of it.
     """
-    ours = (folder / "comparison.json").is_file() or any((folder / "runs").glob(f"*/{RECIPE}"))
-    if not ours and (folder.is_file() or any(path.is_file() for path in folder.rglob("*"))):
+    command = command_of(folder) if folder.is_dir() else None
+    ours = command == "compare" or (command is None and folder.is_dir() and _is_older(folder))
+    found = (place for place in folder.rglob("*") if place.is_symlink() or not place.is_dir())
+    if not ours and (folder.is_file() or not all(is_housekeeping(place) for place in found)):
         raise UserError(
             f"training.output_dir: {folder} exists and is no comparison of deft_hf; nothing was touched. "
             "Choose another with training.output_dir=FOLDER."
         )
+    if link := link_out(folder):
+        raise UserError(
+            f"training.output_dir: {link} leads out of {folder}, to {link.resolve()}; nothing was touched. Remove the "
+            "link, or choose another with training.output_dir=FOLDER."
+        )
+
+
+def _is_older(folder: Path) -> bool:
+    """Whether a folder is the comparison of a version that left no marker."""
+    if any(_RUN.fullmatch(path.parent.name) for path in (folder / "runs").glob(f"*/{RECIPE}")):
+        return True
+    try:
+        return "methods" in json.loads((folder / "comparison.json").read_text("utf-8"))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return False
 
 
 def check_data(runs: Path, recipe: Recipe, domains: Domains) -> None:

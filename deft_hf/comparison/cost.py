@@ -78,7 +78,7 @@ def measure(plan: Plan, settings: Mapping[str, Settings], folder: Path) -> dict[
 
 def _measured(run: Run, plan: Plan, folder: Path) -> dict[str, float] | None:
     path = folder / f"{run.folder.name}-{re.sub(r'[^0-9A-Za-z]+', '-', hardware()).strip('-')}.json"
-    if not path.is_file():
+    if not _is_measured(path):
         recipes = []
         for role, each in (("own", run), ("joint", plan.run(known_variants()["joint"].own, 0))):
             place = folder / f".{role}"
@@ -93,6 +93,14 @@ def _measured(run: Run, plan: Plan, folder: Path) -> dict[str, float] | None:
             return None
         save_json(path, json.loads(result.stdout.splitlines()[-1]))
     return json.loads(path.read_text())
+
+
+def _is_measured(path: Path) -> bool:
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        return all(isinstance(found[key], int | float) for key in ("seconds", "joint_seconds", "memory", "flops"))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False  # not yet, or damaged
 
 
 def with_equal_compute(plan: Plan, variants: Mapping[str, Variant]) -> dict[str, Variant]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 from deft_hf.comparison import collect, cost, tuning
@@ -17,6 +19,8 @@ from deft_hf.recipe import Recipe
 from deft_hf.runs.data import load_domains
 from deft_hf.runs.provenance import hardware, versions
 from deft_hf.utils.errors import UserError
+from deft_hf.utils.outputs import claimed
+from deft_hf.utils.places import check_temporary
 
 
 def compare(
@@ -81,54 +85,67 @@ def compare(
     folder = Path(base.training.output_dir)
     plan = Plan(recipe, tuple(overrides), folder / "runs", curve_points)
     plan.check(variants, values)
-    check_folder(folder)
-    domains = load_domains(base.data)  # every image is read once, here and not in every run
-    source = [domain.name for domain in domains.validation]
+    check_temporary()
+    with claimed(folder, "compare", lambda: check_folder(folder), "training.output_dir"):
+        domains = load_domains(base.data)  # every image is read once, here and not in every run
+        source = [domain.name for domain in domains.validation]
 
-    check_data(folder / "runs", base, domains)
+        check_data(folder / "runs", base, domains)
 
-    cost.with_equal_compute(plan, variants)  # refuses before anything is trained
-    tuned, trials = tuning.tune(plan, variants, rates, values, source, jobs) if rates else ({}, [])
-    variants = {
-        name: replace(variant, own={**variant.own, **tuned.get(name, {})}) for name, variant in variants.items()
-    }
-    variants = cost.with_equal_compute(plan, variants)
-    table = {
-        name: {seed: plan.run(variant.settings, seed, curve=seed == seeds[0]) for seed in seeds}
-        for name, variant in variants.items()
-    }
-    # Seed by seed, so that one that is broken off has something of every method.
-    reasons = execute([row[seed] for seed in seeds for row in table.values()], jobs)
+        cost.with_equal_compute(plan, variants)  # refuses before anything is trained
+        tuned, trials = tuning.tune(plan, variants, rates, values, source, jobs) if rates else ({}, [])
+        variants = {
+            name: replace(variant, own={**variant.own, **tuned.get(name, {})}) for name, variant in variants.items()
+        }
+        variants = cost.with_equal_compute(plan, variants)
+        table = {
+            name: {seed: plan.run(variant.settings, seed, curve=seed == seeds[0]) for seed in seeds}
+            for name, variant in variants.items()
+        }
+        for name, row in table.items():  # damaged results of earlier runs are found before others are trained
+            for run in row.values():
+                if run.done:
+                    collect.outcome(run, variants[name].reading)
+        # Seed by seed, so that one that is broken off has something of every method.
+        reasons = execute([row[seed] for seed in seeds for row in table.values()], jobs)
 
-    alone = {name: variant.own for name, variant in variants.items()}
-    comparison = Comparison(
-        title=Path(recipe).stem,
-        command=command,
-        recipe=base.to_yaml(),
-        baseline=baselines[0],
-        seeds=seeds,
-        source=source,
-        unseen=[domain.name for domain in domains.unseen],
-        labels=list(domains.labels.names),
-        notes={name: variant.note for name, variant in variants.items()},
-        settings=alone,
-        outcomes={
-            name: {seed: collect.outcome(run, variants[name].reading) for seed, run in row.items() if run.done}
-            for name, row in table.items()
-        },
-        failures=[
-            Failure(name, seed, reasons[run.folder])
-            for name, row in table.items()
-            for seed, run in row.items()
-            if run.folder in reasons
-        ],
-        costs=cost.measure(plan, alone, folder / "costs") if costs else {},
-        trials=trials,
-        versions={**versions(), "hardware": hardware(), **collect.commits(table)},
+        alone = {name: variant.own for name, variant in variants.items()}
+        comparison = Comparison(
+            title=Path(recipe).stem,
+            command=command,
+            recipe=base.to_yaml(),
+            baseline=baselines[0],
+            seeds=seeds,
+            source=source,
+            unseen=[domain.name for domain in domains.unseen],
+            labels=list(domains.labels.names),
+            notes={name: variant.note for name, variant in variants.items()},
+            settings=alone,
+            outcomes={
+                name: {seed: collect.outcome(run, variants[name].reading) for seed, run in row.items() if run.done}
+                for name, row in table.items()
+            },
+            failures=[
+                Failure(name, seed, reasons[run.folder])
+                for name, row in table.items()
+                for seed, run in row.items()
+                if run.folder in reasons
+            ],
+            costs=cost.measure(plan, alone, folder / "costs") if costs else {},
+            trials=trials,
+            versions={**versions(), "hardware": hardware(), **collect.commits(table)},
+        )
+        print(f"\n{write_report(comparison, folder)}\n\nThe report: {folder / 'README.md'}")
+        for name in baselines[1:]:
+            place = folder / against(name)
+            write_report(replace(comparison, baseline=name), place)
+            print(f"Against {name}: {place / 'README.md'}")
+        return comparison
+
+
+def against(baseline: str) -> str:
+    """The folder of the report against a further baseline, whose name may have settings in it."""
+    name = re.sub(r"[^\w.=+,-]", "_", baseline)
+    return (
+        f"against_{name}" if len(name) <= 100 else f"against_{name[:80]}_{sha256(baseline.encode()).hexdigest()[:12]}"
     )
-    print(f"\n{write_report(comparison, folder)}\n\nThe report: {folder / 'README.md'}")
-    for name in baselines[1:]:
-        place = folder / f"against_{name.replace(':', '_')}"
-        write_report(replace(comparison, baseline=name), place)
-        print(f"Against {name}: {place / 'README.md'}")
-    return comparison

@@ -18,6 +18,7 @@ from deft_hf.recipe import Recipe
 from deft_hf.runs.arguments import check_arguments
 from deft_hf.utils.errors import UserError
 from deft_hf.utils.files import FAILURE, METRICS, RECIPE
+from deft_hf.utils.integrity import read_json
 
 # What a run looks like from outside, and how often it looks at itself, makes no other run of it.
 _NO_MATTER = {
@@ -160,12 +161,16 @@ class Run:
     def failure(self) -> str | None:
         """Why it failed, where trying again would give the same."""
         path = self.folder / FAILURE
-        return json.loads(path.read_text())["reason"] if path.is_file() and not self.done else None
+        if self.done or not path.is_file():
+            return None
+        return read_json(path, lambda found: isinstance(found.get("reason"), str), "remove it, and it is run again")[
+            "reason"
+        ]
 
     @cached_property
     def facts(self) -> dict[str, Any]:
         """What the finished run wrote down."""
-        return json.loads((self.folder / METRICS).read_text())
+        return read_json(self.folder / METRICS, _is_facts, f"remove {self.folder}, and it is run again")
 
     def scores(self, reading: str) -> dict[str, dict[str, Any]]:
         """By domain, the scores of the `exported` or the `usual` component, which may be the one that is exported."""
@@ -175,6 +180,13 @@ class Run:
         """Make the folder with its recipe."""
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / RECIPE).write_text(self.recipe.to_yaml())
+
+
+def _is_facts(found: Any) -> bool:
+    kinds = (
+        [found["scores"], *([found["usual_scores"]] if "usual_scores" in found else [])] if "scores" in found else []
+    )
+    return bool(kinds) and all("mean_iou" in scores for kind in kinds for scores in kind.values())
 
 
 def address(recipe: Recipe) -> str:

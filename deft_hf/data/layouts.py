@@ -104,7 +104,7 @@ def load_layout(
     spec, root = LAYOUTS[layout], Path(root)
     if problem := split_problem(layout, split):
         raise UserError(f"{root}: {problem}")
-    places = [_in_split(place, spec.splits[split] if split else "") for place in spec.places]
+    places = layout_places(layout, split)
     place = next((p for p in places if (root / p.images).is_dir() and (root / p.masks).is_dir()), None)
     if place is None:
         expected = " or ".join(f"{place.images} with {place.masks}" for place in places)
@@ -119,6 +119,12 @@ def split_problem(layout: str, split: str | None) -> str | None:
     if split in spec.splits or (split is None and spec.listed):
         return None
     return f"split: found {split}, expected one of {', '.join(spec.splits)} of the layout {layout}"
+
+
+def layout_places(layout: str, split: str | None) -> list[Place]:
+    """Where the releases of a layout have the images and masks of a split."""
+    spec = LAYOUTS[layout]
+    return [_in_split(place, spec.splits.get(split, "") if split else "") for place in spec.places]
 
 
 def _in_split(place: Place, folder: str) -> Place:

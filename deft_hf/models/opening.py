@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import transformers
-from huggingface_hub.errors import GatedRepoError
+from huggingface_hub.errors import GatedRepoError, StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
     CONFIG_MAPPING,
@@ -24,7 +24,10 @@ from deft_hf.models.families import FAMILIES, SegmentationFamily, refuse
 from deft_hf.utils.errors import UserError, first_line
 
 # What `from_pretrained` raises at files that are missing, damaged, or pickles of more than tensors.
-UNREADABLE = (OSError, EOFError, SafetensorError, UnpicklingError, ValueError, RuntimeError)
+UNREADABLE = (
+    OSError, EOFError, SafetensorError, UnpicklingError, StrictDataclassError, ValueError, RuntimeError, LookupError,
+    TypeError, AttributeError, ArithmeticError,
+)  # fmt: skip
 _AUTO_CLASSES = ("AutoModelForSemanticSegmentation", "AutoModelForUniversalSegmentation")
 
 

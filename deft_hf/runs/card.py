@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers import AutoConfig
 
 from deft_hf.data.domains import Domains
@@ -23,6 +23,7 @@ from deft_hf.runs.folder import method_folders
 from deft_hf.scoring.report import MOST_PANELS
 from deft_hf.trainer.arguments import DeFTTrainingArguments
 from deft_hf.utils.files import CARD, CONFUSIONS, DISTANCES, HISTORY, PAGE, RECIPE
+from deft_hf.utils.integrity import read_json
 
 
 def write_card(recipe: Recipe, domains: Domains, facts: Mapping[str, RunFacts]) -> None:
@@ -77,21 +78,44 @@ def _settings(method: MethodSection, training: TrainingSection) -> dict[str, Any
 
 def _record(folders: Mapping[str, Path], own: str, domains: Domains, facts: Mapping[str, RunFacts]) -> RunRecord:
     # A run that an earlier version finished lacks what there was not: then these pictures are not drawn.
-    def kept(method: str, name: str, default: Any) -> Any:
+    def kept(method: str, name: str, expected: Callable[[Any], bool], default: Any) -> Any:
         path = folders[method] / name
-        return json.loads(path.read_text("utf-8")) if path.is_file() else default
+        return read_json(path, expected, "remove it, and its picture is left out") if path.is_file() else default
+
+    def is_confusions(found: Any) -> bool:
+        side = domains.labels.num_labels
+        return all(np.asarray(counts, dtype=np.int64).shape == (side, side) for counts in found.values())
 
     return RunRecord(
         method=own,
         stages=[(stage["stage"], stage["steps"]) for stage in facts[own].stages],
-        histories={method: kept(method, HISTORY, []) for method in facts},
+        histories={method: kept(method, HISTORY, _is_history, []) for method in facts},
         results={method: fact.scores for method, fact in facts.items()},
-        confusions=kept(own, CONFUSIONS, {}),
-        distances={method: kept(method, DISTANCES, {}) for method in facts},
+        confusions=kept(own, CONFUSIONS, is_confusions, {}),
+        distances={method: kept(method, DISTANCES, _is_distances, {}) for method in facts},
         labels=domains.labels,
         source=[domain.name for domain in domains.validation],
         unseen=[domain.name for domain in domains.unseen],
     )
+
+
+def _is_history(found: Any) -> bool:
+    return isinstance(found, list) and all(
+        _is_number(entry.get("step", 0)) and all(value is None or _is_number(value) for value in _drawn(entry))
+        for entry in found
+    )
+
+
+def _drawn(entry: Mapping[str, Any]) -> list[Any]:
+    return [value for name, value in entry.items() if name.endswith(("loss", "_rate", "_iou", "distance", "share"))]
+
+
+def _is_distances(found: Any) -> bool:
+    return all(value is None or _is_number(value) for value in found.values())
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float)
 
 
 def _data_uses(data: DataSection, domains: Domains, licenses: Mapping[str, str]) -> list[DataUse]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 from accelerate import PartialState
 from transformers import BaseImageProcessor
 
 from deft_hf.data.corruptions import corrupted
 from deft_hf.data.domains import Domain, Domains
 from deft_hf.data.labels import LabelSpace
-from deft_hf.data.layouts import load_layout
+from deft_hf.data.layouts import layout_places, load_layout
 from deft_hf.data.learnable import check_scored, check_sources
 from deft_hf.data.sampling import EvaluationSet, TrainingSet
 from deft_hf.data.transforms import EvalTransform, TrainTransform
@@ -16,6 +19,22 @@ from deft_hf.models.processor import normalization
 from deft_hf.recipe.data import DataSection, Entry, FolderEntry, HubEntry, StreetsEntry
 from deft_hf.utils.console import say
 from deft_hf.utils.errors import UserError
+
+
+def input_folders(data: DataSection) -> Iterator[Path]:
+    """The folders that images and masks are read from.
+
+    Args:
+        data (`DataSection`):
+            The `data` section of a recipe.
+    """
+    for entry in (*data.source, *data.validation, *data.unseen):
+        if isinstance(entry, FolderEntry):
+            folder = entry.resolved_folder(data.root)
+            places = [entry] if entry.layout is None else layout_places(entry.layout, entry.split)
+            yield from (folder / name for place in places for name in (place.images, place.masks))
+        elif isinstance(entry, HubEntry) and Path(entry.hub).is_dir():
+            yield Path(entry.hub)
 
 
 def load_domains(data: DataSection) -> Domains:

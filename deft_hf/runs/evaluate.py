@@ -18,14 +18,16 @@ from deft_hf.data.labels import LabelSpace
 from deft_hf.data.unreadable import Reader
 from deft_hf.models.processor import segmentation_processor
 from deft_hf.recipe import Recipe
-from deft_hf.runs.data import load_domains
+from deft_hf.runs.data import input_folders, load_domains
 from deft_hf.runs.provenance import data_lists, hardware, versions
 from deft_hf.runs.segmenter import Segmenter
 from deft_hf.scoring.confusion import ConfusionMatrix, Scores
 from deft_hf.scoring.report import MOST_PANELS, PanelRow, class_table, domain_table, save_json, save_panels
 from deft_hf.utils.errors import UserError
 from deft_hf.utils.files import METRICS, TABLE
-from deft_hf.utils.integrity import check_writable
+from deft_hf.utils.integrity import writing
+from deft_hf.utils.outputs import OutputFolder, claim_output
+from deft_hf.utils.places import name_problem, refuse_overlap
 from deft_hf.utils.text import markdown_text
 
 PANELS = "figures/panels.png"
@@ -84,6 +86,7 @@ def evaluate(
     device: str | None = None,
     trust_remote_code: bool = False,
     pictures: bool = True,
+    overwrite: bool = False,
     progress: bool = True,
 ) -> Evaluation:
     """Scores a model on the validation and unseen domains of a recipe and writes tables and pictures.
@@ -96,7 +99,8 @@ def evaluate(
         recipe (`Recipe`):
             Its `data` section is what counts.
         out (`str` or `os.PathLike`):
-            Folder to write to: `results/metrics.json`, `results/table.md`, `figures/panels.png`.
+            Folder to write to: `results/metrics.json`, `results/table.md`, `figures/panels.png`. It must be new or
+            empty.
         name (`str`, *optional*):
             What tables call the model; by default the last part of `model`.
         revision (`str`, *optional*, defaults to `main`):
@@ -107,6 +111,8 @@ def evaluate(
             Run Python code of the model's repository; without it, none is ever run.
         pictures (`bool`, *optional*, defaults to `True`):
             Write the classes of every image as PNG too, see [`Segmenter.save`].
+        overwrite (`bool`, *optional*, defaults to `False`):
+            Replace what an earlier evaluation wrote to `out`; never anything else.
         progress (`bool`, *optional*, defaults to `True`):
             Show progress bars on a terminal.
 
@@ -114,8 +120,8 @@ def evaluate(
         `Evaluation`: the scores.
 
     Raises:
-        UserError: The model cannot be opened or has other classes than the recipe, the data cannot be read, or `out`
-            cannot be written to.
+        UserError: The model cannot be opened or has other classes than the recipe, the data cannot be read, an id
+            would lead out of `out`, or `out` holds something else, lies among the data or cannot be written to.
 
     Example:
 
@@ -128,35 +134,38 @@ def evaluate(
     print(found.scores["night"].mean_iou)
     ```
     """
-    model, out = os.fspath(model), Path(out).expanduser()
-    segmenter = recipe_segmenter(model, recipe, revision, device, trust_remote_code)
-    check_writable(out)
-    unchecked = recipe.data.model_copy(update={"check": False})  # each image is read once, when it is scored
-    recipe = recipe.model_copy(update={"data": unchecked})
-    domains = load_domains(recipe.data)
-    found = score(
-        segmenter,
-        domains.validation,
-        domains.unseen,
-        name=name or Path(model).name,
-        unreadable=recipe.data.unreadable,
-        pictures=out if pictures else None,
-        progress=progress,
-    )
-    facts = {
-        "model": model,
-        "revision": revision,
-        "scores": found.score_dicts(),
-        "unreadable": found.unreadable,
-        "data": data_lists(validation=domains.validation, unseen=domains.unseen),
-        "recipe": yaml.safe_load(recipe.to_yaml()),
-        "versions": versions(),
-        "hardware": hardware(),
-    }
-    save_json(out / METRICS, facts)
-    (out / TABLE).write_text("\n\n".join([found.table(), *found.class_tables()]) + "\n", encoding="utf-8")
-    if found.examples:
-        save_panels(out / PANELS, found.examples, found.labels, domains=len(found.scores))
+    model = os.fspath(model)
+    refuse_overlap(out, input_folders(recipe.data))
+    with claim_output(out, "evaluate", overwrite) as folder:
+        segmenter = recipe_segmenter(model, recipe, revision, device, trust_remote_code)
+        unchecked = recipe.data.model_copy(update={"check": False})  # each image is read once, when it is scored
+        recipe = recipe.model_copy(update={"data": unchecked})
+        domains = load_domains(recipe.data)
+        found = score(
+            segmenter,
+            domains.validation,
+            domains.unseen,
+            name=name or Path(model).name,
+            unreadable=recipe.data.unreadable,
+            pictures=folder if pictures else None,
+            progress=progress,
+        )
+        facts = {
+            "model": model,
+            "revision": revision,
+            "scores": found.score_dicts(),
+            "unreadable": found.unreadable,
+            "data": data_lists(validation=domains.validation, unseen=domains.unseen),
+            "recipe": yaml.safe_load(recipe.to_yaml()),
+            "versions": versions(),
+            "hardware": hardware(),
+        }
+        with writing(folder.path, lambda: "Make room and start again."):
+            table = "\n\n".join([found.table(), *found.class_tables()])
+            folder.file(TABLE).write_text(table + "\n", encoding="utf-8")
+            if found.examples:
+                save_panels(folder.file(PANELS), found.examples, found.labels, domains=len(found.scores))
+            save_json(folder.file(METRICS), facts)
     return found
 
 
@@ -167,7 +176,7 @@ def score(
     *,
     name: str = "model",
     unreadable: str = "stop",
-    pictures: str | os.PathLike | None = None,
+    pictures: str | os.PathLike | OutputFolder | None = None,
     progress: bool = True,
 ) -> Evaluation:
     """Scores an open model on domains, each image at its own size.
@@ -183,8 +192,8 @@ def score(
             What tables call the model.
         unreadable (`str`, *optional*, defaults to `"stop"`):
             `"skip"` leaves out images that cannot be read, see [`Reader`].
-        pictures (`str` or `os.PathLike`, *optional*):
-            Folder for the classes of every image as PNG; none are written without it.
+        pictures (`str`, `os.PathLike` or `OutputFolder`, *optional*):
+            Folder for the classes of every image as PNG, in which no file is replaced; none are written without it.
         progress (`bool`, *optional*, defaults to `True`):
             Show a progress bar on a terminal.
 
@@ -192,7 +201,7 @@ def score(
         `Evaluation`: the scores.
 
     Raises:
-        UserError: There is no domain, or an image cannot be read.
+        UserError: There is no domain, an image cannot be read, or an id leads out of `pictures`.
 
     Example:
 
@@ -211,6 +220,8 @@ def score(
     names = [domain.name for domain in domains]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"domains: found several of the name {repeated[0]}, expected one score a name; rename them")
+    if pictures is not None:
+        _check_ids(domains)
     reader, labels = Reader(domains, unreadable), domains[0].labels
     scores: dict[str, Scores] = {}
     examples: list[PanelRow] = []
@@ -223,7 +234,8 @@ def score(
             ids = segmenter.classes(image)
             matrix.update(torch.from_numpy(ids), torch.from_numpy(truth))
             if pictures is not None:
-                segmenter.save(Path(pictures) / domain.name, domain.ids[index], image, ids)
+                with writing(getattr(pictures, "path", pictures), lambda: "Make room and start again."):
+                    segmenter.save(pictures, domain.ids[index], image, ids, place=domain.name)
             if which < MOST_PANELS and index == len(domain) // 2:
                 examples.append((domain.name, np.asarray(image), truth, {"prediction": ids}))
         scores[domain.name] = matrix.compute(labels.names)
@@ -261,6 +273,22 @@ def recipe_segmenter(
         )
     processor = segmentation_processor(segmenter.processor, data.image_size)
     return replace(segmenter, processor=processor, palette=labels.colorize(np.arange(len(names))), size=None)
+
+
+def _check_ids(domains: Sequence[Domain]) -> None:
+    """Ids come with the data, which may be of others."""
+    for domain in domains:
+        if problem := name_problem(domain.name):
+            raise UserError(
+                f"{domain.name}: the name of the domain {problem}, and pictures are written to a folder of "
+                "that name; give it another name."
+            )
+        for key in domain.ids:
+            if problem := name_problem(key) or name_problem(f"{key}.png"):
+                raise UserError(
+                    f"{domain.name}: the id {key[:200]!r} {problem}, so that no picture can be named after it; "
+                    "nothing was written. Correct the ids of the data set, or write no pictures."
+                )
 
 
 def _some(names: list[str]) -> str:

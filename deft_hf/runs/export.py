@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,8 +23,10 @@ from deft_hf.recipe import Recipe
 from deft_hf.runs.batchnorm import reestimate_batchnorm
 from deft_hf.trainer.components import Which, load_component, model_folder
 from deft_hf.utils.errors import UserError
-from deft_hf.utils.files import RECIPE
-from deft_hf.utils.integrity import partial_folder, writing
+from deft_hf.utils.files import CONFIG, RECIPE
+from deft_hf.utils.integrity import writing
+from deft_hf.utils.outputs import claim_output
+from deft_hf.utils.places import check_temporary, refuse_overlap
 
 logger = logging.get_logger(__name__)
 
@@ -89,6 +90,7 @@ def export(
     recipe: Recipe | None = None,
     onnx: tuple[int, int] | bool = False,
     trust_remote_code: bool = False,
+    overwrite: bool = False,
 ) -> Exported:
     """Writes a checkpoint as a plain Hub folder, safetensors only, and opens it in a fresh process to compare logits.
 
@@ -96,7 +98,7 @@ def export(
         checkpoint (`str` or `os.PathLike`):
             A `checkpoint-N`, or a final folder.
         out (`str` or `os.PathLike`):
-            Folder to write; it must not exist yet, or be empty.
+            Folder to write; it must be new or empty.
         which (`"generalized"`, `"usual"` or `"interpolated"`, *optional*):
             Component of a checkpoint, see [`~deft_hf.trainer.components.load_component`]; by default the one that it
             opens as.
@@ -115,13 +117,16 @@ def export(
             Write `model.onnx` too, for images of this (height, width); `True` takes the processor's size.
         trust_remote_code (`bool`, *optional*, defaults to `False`):
             Run Python code that the folder holds; without it, none is ever run.
+        overwrite (`bool`, *optional*, defaults to `False`):
+            Replace what an earlier export wrote to `out`; never anything else.
 
     Returns:
         `Exported`: what was written and how it was checked.
 
     Raises:
-        UserError: `out` exists, the checkpoint is damaged or lacks the component, no recipe is found where one is
-            needed, `dtype` cannot hold the weights, or the model cannot become ONNX. Nothing is left of the export.
+        UserError: `out` holds something else, the checkpoint is damaged or lacks the component, no recipe is found
+            where one is needed, `dtype` cannot hold the weights, or the model cannot become ONNX. Nothing is left of
+            the export.
 
     Example:
 
@@ -134,35 +139,33 @@ def export(
     for name, value, known in (("dtype", dtype, DTYPES), ("batchnorm", batchnorm, ("keep", "reestimate"))):
         if value not in known:
             raise UserError(f"{name}: found {value!r}, expected one of {', '.join(known)}")
-    folder, out = model_folder(Path(checkpoint)), Path(out).expanduser()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} exists already; nothing was touched. Choose another folder, or remove it.")
-    reestimated = batchnorm == "reestimate"
-    recipe = run_recipe(folder) if recipe is None and reestimated else recipe
-    encoder, window = _kept(folder) if recipe is None else (recipe.model.encoder, recipe.data.window)
-    processor = open_processor(str(folder), trust_remote_code=trust_remote_code)
-    size = _onnx_size(onnx, processor)
-    model = load_component(folder, which, alpha, encoder, trust_remote_code)
-    batches = difference = None
-    if recipe is not None and reestimated:
-        batches = reestimate_batchnorm(model, processor, recipe.data, recipe.training_arguments())
-    elif which == "interpolated" and batchnorm_modules(model):
-        logger.warning(
-            "The BatchNorm statistics are those of the usual component; reestimate them to fit the weights."
-        )
-    partial = partial_folder(out.absolute())
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        with writing(partial, lambda: "Make room and export again."):
-            export_generalized(model, partial, processor, dtype=DTYPES[dtype], max_shard_size=max_shard_size)
-        checked = verify_export(partial, model, _example(), DTYPES[dtype], window)
-        if size is not None:
-            difference = export_onnx(model, partial, size)
-        os.replace(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    files = sorted(path.name for path in out.iterdir())
-    return Exported(str(out), str(folder), which, alpha, dtype, files, checked, batches, difference)
+    folder = model_folder(Path(checkpoint))
+    check_temporary()
+    with claim_output(out, "export", overwrite) as place:
+        refuse_overlap(out, [folder / CONFIG])
+        reestimated = batchnorm == "reestimate"
+        recipe = run_recipe(folder) if recipe is None and reestimated else recipe
+        encoder, window = _kept(folder) if recipe is None else (recipe.model.encoder, recipe.data.window)
+        processor = open_processor(str(folder), trust_remote_code=trust_remote_code)
+        size = _onnx_size(onnx, processor)
+        model = load_component(folder, which, alpha, encoder, trust_remote_code)
+        batches = difference = None
+        if recipe is not None and reestimated:
+            batches = reestimate_batchnorm(model, processor, recipe.data, recipe.training_arguments())
+        elif which == "interpolated" and batchnorm_modules(model):
+            logger.warning(
+                "The BatchNorm statistics are those of the usual component; reestimate them to fit the weights."
+            )
+        with place.scratch() as partial:
+            with writing(partial, lambda: "Make room and export again."):
+                export_generalized(model, partial, processor, dtype=DTYPES[dtype], max_shard_size=max_shard_size)
+            checked = verify_export(partial, model, _example(), DTYPES[dtype], window)
+            if size is not None:
+                difference = export_onnx(model, partial, size)
+            files = sorted(path.name for path in partial.iterdir())
+            for name in sorted(files, key=lambda name: name == CONFIG):  # it comes last: what has it is complete
+                os.replace(partial / name, place.file(name))
+    return Exported(str(place.path), str(folder), which, alpha, dtype, files, checked, batches, difference)
 
 
 def run_recipe(checkpoint: str | os.PathLike, overrides: Sequence[str] = ()) -> Recipe:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -11,13 +12,15 @@ from typing import Any
 import pydantic
 import yaml
 from accelerate import PartialState
-from filelock import FileLock, Timeout
+from accelerate.utils import broadcast_object_list
 
 from deft_hf.recipe import MethodSection, Recipe, TrainingSection
 from deft_hf.utils.console import say
 from deft_hf.utils.errors import UserError
-from deft_hf.utils.files import DATA_LISTS, EARLIER_RECIPES, LOCK, METRICS, RECIPE, STATE
+from deft_hf.utils.files import DATA_LISTS, EARLIER_RECIPES, LOCK, MARKER, METRICS, RECIPE, STATE
 from deft_hf.utils.integrity import check_writable, checkpoints, replace_text
+from deft_hf.utils.outputs import command_of, locked, mark
+from deft_hf.utils.places import link_out, makeable
 
 _PATIENCE = 20  # seconds
 # Their product with the number of processes is what counts.
@@ -84,11 +87,50 @@ def claimed_folder(recipe: Recipe, resume_anyway: bool = False) -> Iterator[Path
             process that still runs. Nothing is touched.
     """
     folder = Path(recipe.training.output_dir)
+    state = PartialState()
+    with ExitStack() as stack:
+        refusal: list[UserError | None] = [None]
+        if state.is_main_process:
+            try:
+                _claim(folder, recipe, resume_anyway, stack)
+            except UserError as error:
+                refusal = [error]
+        if error := broadcast_object_list(refusal)[0]:
+            raise error
+        yield folder
+
+
+def _claim(folder: Path, recipe: Recipe, resume_anyway: bool, stack: ExitStack) -> None:
+    """On one process: the lock for as long as `stack` lasts, and the recipe in its place."""
+    with makeable(folder):
+        _look(folder, recipe, resume_anyway)
+        check_writable(folder)
+    stack.enter_context(locked(folder, _PATIENCE, "training.output_dir"))
+    # Once more: another process may have claimed it in between.
+    before, said = _look(folder, recipe, resume_anyway)
+    if said:
+        say(said)
+    if before is not None:
+        number = 1 + sum(1 for _ in folder.glob(EARLIER_RECIPES))
+        replace_text(folder / f"recipe.{number}.yaml", before)
+    mark(folder, "train")
+    replace_text(folder / RECIPE, recipe.to_yaml())
+
+
+def _look(folder: Path, recipe: Recipe, resume_anyway: bool) -> tuple[str | None, str | None]:
+    """Whether a run may go into a folder: the recipe to keep as an earlier one, and what to say of differences."""
     saved, folders = folder / RECIPE, method_folders(folder, recipe.method).values()
     present = recipe.to_yaml()
-    others = folder.is_dir() and any(path.is_file() and path != saved for path in folder.rglob("*") if not _ours(path))
-    before = None
-    if saved.is_file() and others:
+    others = folder.is_dir() and any(
+        path != saved and (path.is_symlink() or path.is_file()) and not _ours(path) for path in folder.rglob("*")
+    )
+    is_run = saved.is_file() and not saved.is_symlink() and _is_run(folder, recipe)
+    if is_run and (link := link_out(folder)):
+        raise UserError(
+            f"training.output_dir: {link} leads out of {folder}, to {link.resolve()}; nothing was touched. Remove the "
+            "link, or choose another training.output_dir."
+        )
+    if is_run and others:
         before = saved.read_text(errors="replace")
         differences = _differences(_resolved(before, saved), yaml.safe_load(present))
         differences.pop("training.output_dir", None)  # it is this folder, which may have been moved
@@ -105,51 +147,37 @@ def claimed_folder(recipe: Recipe, resume_anyway: bool = False) -> Iterator[Path
                 f"training.output_dir: {folder} holds results of the other recipe ({done[0]}), which new ones "
                 "could not be compared with; nothing was touched. Choose another training.output_dir."
             )
-        if differences:
-            say(f"{folder}: resuming under a recipe that differs in {', '.join([*refused, *free])}")
-        before = before if refused else None
-    elif others or (folder.exists() and not folder.is_dir()):
+        names = ", ".join([*refused, *free])
+        said = f"{folder}: resuming under a recipe that differs in {names}" if differences else None
+        return before if refused else None, said
+    if others or os.path.lexists(saved) and not is_run or (os.path.lexists(folder) and not folder.is_dir()):
         raise UserError(
             f"training.output_dir: {folder} exists and is no run of deft_hf; nothing was touched. "
             "Choose another training.output_dir."
         )
-    state = PartialState()
-    state.wait_for_everyone()  # every process has looked before one writes
-    with ExitStack() as stack:
-        if state.is_main_process:
-            check_writable(folder)
-            stack.enter_context(_alone(folder))
-            if before is not None:
-                number = 1 + sum(1 for _ in folder.glob(EARLIER_RECIPES))
-                replace_text(folder / f"recipe.{number}.yaml", before)
-            replace_text(saved, present)
-        yield folder
+    return None, None
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    # Two runs would clear each other's half-written checkpoints. Data-loader workers of a run that was killed hold its
-    # lock for some seconds more.
-    lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(timeout=_PATIENCE)
-    except Timeout:
-        raise UserError(
-            f"training.output_dir: {folder} belongs to a run that is still running; nothing was touched. Wait for "
-            "it, or stop its process."
-        ) from None
-    except (OSError, NotImplementedError):
-        pass  # a file system without locks
-    try:
-        yield
-    finally:
-        lock.release()
+def _is_run(folder: Path, recipe: Recipe) -> bool:
+    """Whether a folder with a recipe holds a run, and not a recipe that somebody wrote and keeps there."""
+    if (command := command_of(folder)) is not None:
+        return command == "train"
+    # An earlier version left no marker.
+    traces = (LOCK, DATA_LISTS, METRICS, STATE)
+    found = any((place / name).is_file() for place in (folder, *checkpoints(folder)) for name in traces)
+    return (
+        found or any(folder.glob("baselines/*")) or (folder / RECIPE).read_text(errors="replace") == recipe.to_yaml()
+    )
 
 
 def _ours(path: Path) -> bool:
     """Whether claiming a folder leaves this behind."""
-    return path.name in (LOCK, DATA_LISTS, f".{RECIPE}.part", f".{DATA_LISTS}.part") or path.name.startswith(
-        ".writable-"
+    if path.is_symlink():
+        return False
+    if path.name == LOCK:
+        return path.stat().st_size == 0
+    return path.name in (MARKER, DATA_LISTS, f".{MARKER}.part", f".{RECIPE}.part", f".{DATA_LISTS}.part") or (
+        path.name.startswith(".writable-")
     )
 
 

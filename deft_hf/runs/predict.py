@@ -16,7 +16,9 @@ from deft_hf.data.pictures import ValueRange, check_value_range
 from deft_hf.runs.segmenter import Segmenter, Size
 from deft_hf.scoring.report import save_json
 from deft_hf.utils.errors import UserError
-from deft_hf.utils.integrity import check_writable, writing
+from deft_hf.utils.integrity import writing
+from deft_hf.utils.outputs import claim_output
+from deft_hf.utils.places import refuse_overlap
 
 PREDICTIONS = "predictions.json"
 
@@ -62,6 +64,7 @@ def predict(
     stride: Size | None = None,
     value_range: ValueRange | None = None,
     trust_remote_code: bool = False,
+    overwrite: bool = False,
     progress: bool = True,
 ) -> Predictions:
     """Segments pictures and writes class ids, colours and overlays as PNG, and `predictions.json`.
@@ -74,7 +77,7 @@ def predict(
         images (`Sequence[str | os.PathLike]`, `str` or `os.PathLike`):
             Pictures, and folders of them.
         out (`str` or `os.PathLike`):
-            Folder to write to: `classes/`, `colors/`, `overlays/`, `predictions.json`.
+            Folder to write to: `classes/`, `colors/`, `overlays/`, `predictions.json`. It must be new or empty.
         revision (`str`, *optional*, defaults to `main`):
             Branch, tag or commit on the Hub.
         device (`str`, *optional*):
@@ -90,6 +93,8 @@ def predict(
             What is black and what is white in images of more than 8 bits; by default what the model was trained with.
         trust_remote_code (`bool`, *optional*, defaults to `False`):
             Run Python code of the model's repository; without it, none is ever run.
+        overwrite (`bool`, *optional*, defaults to `False`):
+            Replace what an earlier prediction wrote to `out`; never anything else.
         progress (`bool`, *optional*, defaults to `True`):
             Show a progress bar on a terminal.
 
@@ -97,8 +102,8 @@ def predict(
         `Predictions`: what was found where. Pictures that cannot be read are left out and listed in `unreadable`.
 
     Raises:
-        UserError: A path is no picture, two pictures have the same name, `out` lies among the pictures or cannot be
-            written to, or the model cannot be opened.
+        UserError: A path is no picture, two pictures have the same name, `out` lies among the pictures, holds
+            something else or cannot be written to, or the model cannot be opened.
 
     Example:
 
@@ -109,39 +114,37 @@ def predict(
     print(found.images[0]["shares"])
     ```
     """
-    model, out = os.fspath(model), Path(out).expanduser()
-    pictures = _pictures([images] if isinstance(images, str | os.PathLike) else images, out)
-    check_writable(out)
-    segmenter = Segmenter.open(model, revision, device, size, window, stride, trust_remote_code)
-    value_range = check_value_range(value_range or segmenter.value_range)
+    model = os.fspath(model)
+    given = [images] if isinstance(images, str | os.PathLike) else images
+    refuse_overlap(out, [Path(path).expanduser() for path in given])
+    pictures = _pictures(given)
     listed: list[dict[str, Any]] = []
     unreadable: list[str] = []
-    for key, path in tqdm(pictures.items(), unit="image", disable=None if progress else True):
-        try:
-            image, _ = open_picture({"bytes": None, "path": path}, path, value_range)
-        except UserError as error:
-            unreadable.append(str(error))
-            continue
-        ids = segmenter.classes(image)
-        with writing(out, lambda: "The files written so far are complete; make room and start again."):
-            written = segmenter.save(out, key, image, ids)
-        sides = {"height": image.height, "width": image.width}
-        listed.append({"image": path, **sides, "shares": segmenter.shares(ids), **written})
-    found = Predictions(model, revision, segmenter.legend(), listed, unreadable)
-    save_json(out / PREDICTIONS, found.to_dict())
+    with claim_output(out, "predict", overwrite) as folder:
+        segmenter = Segmenter.open(model, revision, device, size, window, stride, trust_remote_code)
+        value_range = check_value_range(value_range or segmenter.value_range)
+        for key, path in tqdm(pictures.items(), unit="image", disable=None if progress else True):
+            try:
+                image, _ = open_picture({"bytes": None, "path": path}, path, value_range)
+            except UserError as error:
+                unreadable.append(str(error))
+                continue
+            ids = segmenter.classes(image)
+            with writing(folder.path, lambda: "The files written so far are complete; make room and start again."):
+                written = segmenter.save(folder, key, image, ids)
+            sides = {"height": image.height, "width": image.width}
+            listed.append({"image": path, **sides, "shares": segmenter.shares(ids), **written})
+        found = Predictions(model, revision, segmenter.legend(), listed, unreadable)
+        save_json(folder.file(PREDICTIONS), found.to_dict())
     return found
 
 
-def _pictures(inputs: Sequence[str | os.PathLike], out: Path) -> dict[str, str]:
+def _pictures(inputs: Sequence[str | os.PathLike]) -> dict[str, str]:
     """By the name that its results will have, the path of each picture."""
     found: dict[str, str] = {}
     for given in inputs:
         path = Path(given).expanduser()
         if path.is_dir():
-            if out.resolve().is_relative_to(path.resolve()):
-                raise UserError(
-                    f"out: {out} lies in {path}, so that results would be taken for pictures; choose another folder"
-                )
             new = files_by_id(path, "")
         elif path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES:
             check_name(path)

@@ -18,7 +18,8 @@ from deft_hf.publish.facts import RunFacts
 from deft_hf.recipe.data import DataSection
 from deft_hf.scoring.inference import predict
 from deft_hf.scoring.report import MOST_PANELS, domain_table, save_domain_bars, save_panels
-from deft_hf.utils.files import TABLE
+from deft_hf.utils.errors import UserError, first_line
+from deft_hf.utils.files import METRICS, TABLE
 
 
 def write_report(
@@ -56,10 +57,7 @@ def write_report(
     table = domain_table(scores, source, unseen)
     (folder / TABLE).write_text(table + "\n", encoding="utf-8")
     save_domain_bars(folder / "figures" / "domains.png", scores, source, unseen)
-    models = {
-        method: (open_model(place, trust_remote_code=trust_remote_code), open_processor(str(place)))
-        for method, place in folders.items()
-    }
+    models = {method: _exported(place, trust_remote_code) for method, place in folders.items()}
     rows = _panel_rows(models, domains, data, encoder)
     save_panels(folder / "figures" / "panels.png", rows, domains.labels, domains=len(domains.evaluated))
     return table
@@ -84,3 +82,14 @@ def _panel_rows(
             predictions[method] = predict(model, family, pixels, truth.shape, data.window, data.stride)[0].numpy()
         rows.append((domain.name, image, truth, predictions))
     return rows
+
+
+def _exported(place: Path, trust_remote_code: bool) -> tuple[PreTrainedModel, BaseImageProcessor]:
+    """Model and processor of a finished run."""
+    try:
+        return open_model(place, trust_remote_code=trust_remote_code), open_processor(str(place))
+    except UserError as error:
+        raise UserError(
+            f"{place}: the exported model is damaged ({first_line(error)}). Remove {place / METRICS}, and it is "
+            "exported again from the last checkpoint."
+        ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +24,8 @@ from deft_hf.scoring.inference import predict
 from deft_hf.trainer.components import refuse_damaged
 from deft_hf.utils.errors import UserError, first_line
 from deft_hf.utils.files import RECIPE
+from deft_hf.utils.outputs import OutputFolder
+from deft_hf.utils.places import name_problem, new_file
 
 Size = tuple[int, int]
 _NAMED = {"streets": STREETS, **PRESETS}
@@ -172,13 +175,33 @@ class Segmenter:
             self.names[index]: float(counts[index]) for index in np.argsort(-counts, kind="stable") if counts[index]
         }
 
-    def save(self, folder: Path, key: str, image: Image.Image, ids: np.ndarray) -> dict[str, str]:
-        """Writes `classes/KEY.png` (ids), `colors/KEY.png` and `overlays/KEY.png`; gives their paths by kind."""
+    def save(
+        self, folder: str | os.PathLike | OutputFolder, key: str, image: Image.Image, ids: np.ndarray, place: str = ""
+    ) -> dict[str, str]:
+        """Writes `classes/KEY.png` (ids), `colors/KEY.png` and `overlays/KEY.png`; gives their paths by kind.
+
+        Args:
+            folder (`str`, `os.PathLike` or `OutputFolder`):
+                The folder to write to.
+            key (`str`):
+                Id of the image: a plain relative path.
+            image (`Image.Image`):
+                The image.
+            ids (`np.ndarray`):
+                From `classes`.
+            place (`str`, *optional*, defaults to `""`):
+                The folder in `folder` that the three lie in.
+
+        Raises:
+            UserError: A file would lie outside of `folder`, or is there already.
+        """
+        if problem := name_problem(key):
+            raise UserError(f"key: {key[:200]!r} {problem}, so that no picture can be named after it.")
         pictures = {"classes": Image.fromarray(ids), "colors": self.paint(ids), "overlays": self.overlay(image, ids)}
         written = {}
         for kind, picture in pictures.items():
-            path = folder / kind / f"{key}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
+            name = f"{place}/{kind}/{key}.png".removeprefix("/")
+            path = folder.file(name) if isinstance(folder, OutputFolder) else new_file(Path(folder), name)
             picture.save(path)
             written[kind] = str(path)
         return written

@@ -28,6 +28,7 @@ from deft_hf.trainer.arguments import DeFTTrainingArguments
 from deft_hf.trainer.trainer import DeFTTrainer
 from deft_hf.utils.console import is_main, say
 from deft_hf.utils.files import METRICS
+from deft_hf.utils.places import check_temporary
 
 
 def train(recipe: Recipe, resume_anyway: bool = False) -> Path:
@@ -63,6 +64,7 @@ def train(recipe: Recipe, resume_anyway: bool = False) -> Path:
     repository = publish.repo_id if publish.push_to_hub else None
     if repository is not None and is_main():
         check_repository(repository, publish.private, revision=publish.revision)
+    check_temporary()
     with claimed_folder(recipe, resume_anyway) as folder:
         domains, origin = load_domains(recipe.data), Origin.of(recipe)
         folders = method_folders(folder, recipe.method)

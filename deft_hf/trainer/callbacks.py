@@ -66,6 +66,7 @@ class LoopCallback(TrainerCallback):
         self.batchnorm.step = state.global_step
         if state.global_step:
             self.checkpoints.check_resumed(state.global_step, self.global_batch())
+            self.checkpoints.rotate_resumed(state)
         self.stages.begin(state.global_step, kwargs["optimizer"])
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

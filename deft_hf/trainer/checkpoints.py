@@ -31,6 +31,7 @@ from deft_hf.utils.errors import UserError
 from deft_hf.utils.files import GENERALIZED, INITIAL, STATE, TRAINER_STATE, USUAL, WEIGHTS
 from deft_hf.utils.integrity import (
     check_writable,
+    checkpoints,
     clear_leftovers,
     damage,
     last_good_checkpoint,
@@ -152,6 +153,7 @@ class Checkpoints:
         self.output_dir = args.folder
         self.resume_anyway = False
         self._resumed: dict[str, Any] = {}
+        self._folder: Path | None = None
 
     # ---- writing
 
@@ -216,7 +218,7 @@ class Checkpoints:
 
     def _common_facts(self, global_batch: int) -> dict[str, Any]:
         """What a run must have in common with the checkpoint that it resumes."""
-        return {**self.composition.record(self.stages.spans), "global_batch": global_batch}
+        return {**self.composition.record(self.stages.spans), "seed": self.args.seed, "global_batch": global_batch}
 
     # ---- reading
 
@@ -248,7 +250,7 @@ class Checkpoints:
         Raises:
             UserError: It is damaged, of another method, or of a model alone.
         """
-        folder = Path(_whole(checkpoint))
+        folder = self._folder = Path(_whole(checkpoint))
         self._resumed = load_pathways(self.pathways, folder)
         # Trainer would pass over it in silence, and start the schedule again in the middle of a stage.
         if missing := [name for name in (OPTIMIZER_NAME, SCHEDULER_NAME) if not (folder / name).is_file()]:
@@ -285,7 +287,7 @@ class Checkpoints:
         """
         for key, here in self._common_facts(global_batch).items():
             there = self._resumed.get(key)
-            if there == here or (key == "global_batch" and there is None):  # earlier versions did not note it
+            if there == here or (key in ("global_batch", "seed") and there is None):  # earlier versions did not
                 continue
             found = f"the checkpoint was made with {key} {there}, this run has {here}"
             if not self.resume_anyway:
@@ -296,6 +298,12 @@ class Checkpoints:
             if key in state_settings() or not self._same_past(key, there, here, step):
                 raise UserError(f"{found}, so its state cannot be resumed: start in another output_dir.")
             logger.warning(f"Resumed anyway: {found}.")
+
+    def rotate_resumed(self, state: TrainerState) -> None:
+        """Remove the checkpoint too many that a kill leaves between saving and rotating."""
+        newest = next(iter(checkpoints(self.output_dir)), None)
+        if newest is not None and self._folder is not None and newest.resolve() == self._folder.resolve():
+            self.rotate(newest, state)
 
     def _same_past(self, key: str, there: Any, here: Any, step: int) -> bool:
         """Whether the stages before the present one were as long as they would be in this run."""

@@ -78,8 +78,11 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trust-remote-code", action="store_true", help=trust)
 
 
-def add_output_options(parser: argparse.ArgumentParser) -> None:
-    """`--quiet` and `--json`, for `parse`."""
+def add_output_options(parser: argparse.ArgumentParser, overwrite: bool = False) -> None:
+    """`--quiet` and `--json`, for `parse`; `--overwrite` for a command that writes to a folder."""
+    if overwrite:
+        replaced = "replace what this command wrote to that folder before; files of anything else stay as they are"
+        parser.add_argument("--overwrite", action="store_true", help=replaced)
     parser.add_argument("--quiet", action="store_true", help="print only errors, and the JSON of --json")
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout; all else goes to stderr")
 

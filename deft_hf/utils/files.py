@@ -27,6 +27,8 @@ CONFUSIONS = "results/confusions.json"
 DISTANCES = "results/layer_distances.json"
 TABLE = "results/table.md"
 LOCK = ".lock"
+# What an output folder belongs to, and the files that were written there.
+MARKER = ".deft_hf.jsonl"
 # In a run of a comparison.
 COUNTS = "results/image_counts.npz"
 FAILURE = "failure.json"

@@ -11,11 +11,12 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from transformers.utils import logging
 
-from deft_hf.utils.errors import UserError
+from deft_hf.utils.errors import UserError, first_line
 from deft_hf.utils.files import MANIFEST
 
 logger = logging.get_logger(__name__)
@@ -185,6 +186,33 @@ def rotate(newest: Path, limit: int | None, best: str | None) -> None:
         remove(path)
 
 
+# ---- results
+
+
+def read_json(path: Path, expected: Callable[[Any], bool], way_out: str) -> Any:
+    """What a JSON file of a finished run holds.
+
+    Args:
+        path (`Path`):
+            The file.
+        expected (`Callable`):
+            Whether it is what the run wrote, as far as can be told.
+        way_out (`str`):
+            What the user can do about a damaged one.
+
+    Raises:
+        UserError: It is damaged, or of something else.
+    """
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        if expected(found):
+            return found
+        reason = "it is of something else"
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+        reason = f"{type(error).__name__}: {first_line(error)}"
+    raise UserError(f"{path}: cannot be used ({reason}); {way_out}.")
+
+
 # ---- the disk
 
 
@@ -201,8 +229,8 @@ def check_writable(folder: str | Path) -> None:
             file.flush()
     except OSError as error:
         raise UserError(
-            f"{folder}: cannot be written to ({error.strerror}); nothing was trained. Make room or get write "
-            "permission, or choose another output_dir."
+            f"{folder}: cannot be written to ({error.strerror}); nothing was trained or written. Make room or get "
+            "write permission, or choose another folder."
         ) from error
 
 

@@ -429,7 +429,7 @@ def test_a_folder_of_something_else_is_not_touched(tmp_path, files):
 def test_a_comparisons_own_folder_is_gone_on_with(asked, files):
     for name in files:
         Path("out", name).parent.mkdir(parents=True, exist_ok=True)
-        Path("out", name).write_text("{}")
+        Path("out", name).write_text('{"methods": {}}')
     Path("out/runs/deft-s0-4567").mkdir(parents=True)  # as measuring a step leaves it
     experiment.compare("recipe.yaml", "joint", seeds=1, costs=False)
     assert len(asked) == 1 and Path("out/README.md").read_text().startswith("# recipe")
