@@ -17,6 +17,7 @@ from deft_hf.runs.arguments import method_arguments
 from deft_hf.runs.data import load_domains
 from deft_hf.runs.finish import finish
 from deft_hf.runs.provenance import Origin
+from deft_hf.runs.trackers import own_tracker_run
 from deft_hf.runs.train import fit, make_trainer
 from deft_hf.scoring.report import save_json
 from deft_hf.utils.errors import TrainingDiverged
@@ -53,9 +54,11 @@ def work(folder: Path, environment: Mapping[str, str]) -> None:
 
 def _run(recipe: Recipe, folder: Path) -> None:
     domains = load_domains(recipe.data)
-    trainer = make_trainer(method_arguments(recipe, recipe.method.name), recipe.model, recipe.data, domains)
-    facts = fit(trainer, recipe.data, domains, Origin.of(recipe), keep_images=True)
-    finish(trainer, facts, recipe.model, recipe.data, domains, compared=True)
+    args = method_arguments(recipe, recipe.method.name)
+    with own_tracker_run(args, group=folder.parent.parent.name):
+        trainer = make_trainer(args, recipe.model, recipe.data, domains)
+        facts = fit(trainer, recipe.data, domains, Origin.of(recipe), keep_images=True)
+        finish(trainer, facts, recipe.model, recipe.data, domains, compared=True)
     # Only now: a checkpoint that is half removed must not be resumed from.
     for checkpoint in folder.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)

@@ -126,12 +126,13 @@ def draw_curves(run: RunRecord) -> Figure | None:
     figure = Figure(figsize=(9.6, 0.9 + 2.9 * math.ceil(count / 2)), layout="constrained")
     figure.suptitle(f"Training of {run.method}, step by step", fontsize=12)
     grid = list(figure.subplots(math.ceil(count / 2), 2, squeeze=False).flat)
+    ends = np.cumsum([steps for _, steps in run.stages])[:-1].tolist()
     for axes in grid[count:]:
         axes.remove()
     for axes, (title, lines, scale) in zip(grid, panels, strict=False):
         axes.set_title(title, fontsize=10)
         for name, (steps, values, style) in lines.items():
-            axes.plot(steps, values, label=name, **style)
+            axes.plot(*_in_stages(steps, values, ends), label=name, **_dots_alone(steps, ends), **style)
         if scale == "share":
             axes.set_ylim(-0.03, 1.03)
     for axes, (kind, domains) in zip(grid[len(panels) :], groups, strict=False):
@@ -141,7 +142,6 @@ def draw_curves(run: RunRecord) -> Figure | None:
                 means = {step: 100 * np.mean([found[d] for d in domains]) for step, found in scores[method].items()}
                 style = {"color": _color(index), "marker": _MARKERS[index % len(_MARKERS)], "markersize": 4}
                 axes.plot(list(means), list(means.values()), label=method, linewidth=1.8, **style)
-    ends = np.cumsum([steps for _, steps in run.stages])[:-1]
     for axes in grid[:count]:
         for end in ends:
             axes.axvline(end, color="0.6", linewidth=1, linestyle=(0, (4, 3)))
@@ -150,7 +150,7 @@ def draw_curves(run: RunRecord) -> Figure | None:
         axes.set_axisbelow(True)
         axes.set_xlabel("optimizer steps", fontsize=9)
         axes.legend(fontsize=8, frameon=False)
-    if len(ends):
+    if ends:
         figure.supxlabel(f"dashed: end of {', '.join(stage for stage, _ in run.stages[:-1])}", fontsize=9)
     return figure
 
@@ -295,6 +295,24 @@ def _by_part(history: History, key: str, **style: Any) -> Lines:
 def _distances(history: History) -> Lines:
     usual = _by_part(history, "usual_{}_distance", linewidth=1.2, linestyle=":")
     return _by_part(history, "{}_distance", linestyle="-") | {f"usual {part}": line for part, line in usual.items()}
+
+
+def _in_stages(steps: list[int], values: list[float], ends: list[int]) -> tuple[list[int], list[float]]:
+    """Points with a gap at the end of each stage: nothing moved there from one value to the next."""
+    gaps = [end for end in ends if any(step <= end for step in steps) and any(step > end for step in steps)]
+    # A gap comes after the points at its step.
+    points = sorted([*zip(steps, values, strict=True), *((end, math.nan) for end in gaps)], key=_place)
+    return [step for step, _ in points], [value for _, value in points]
+
+
+def _place(point: tuple[int, float]) -> tuple[int, bool]:
+    return point[0], math.isnan(point[1])
+
+
+def _dots_alone(steps: list[int], ends: list[int]) -> dict[str, Any]:
+    """A marker where a stage has a single point, of which no line can be drawn."""
+    stages = [sum(step > end for end in ends) for step in steps]
+    return {"marker": ".", "markersize": 4} if any(stages.count(stage) == 1 for stage in stages) else {}
 
 
 def _line(history: History, key: str) -> tuple[list[int], list[float]] | None:

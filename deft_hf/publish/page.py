@@ -56,15 +56,16 @@ def _cell(text: str) -> Markup:
     return Markup(f"<strong>{escape(bold[1])}</strong>") if bold else escape(text)
 
 
-def _headline(facts: CardFacts) -> list[tuple[str, str]]:
-    """The numbers to see first, each with what it is."""
+def _headline(facts: CardFacts) -> list[tuple[str, str, bool]]:
+    """The numbers to see first, each with what it is, and whether it is a result: a difference of one seed is none."""
     own = facts.results[facts.run.method]
     means = [("source", unseen_mean(own, facts.source)), ("unseen", unseen_mean(own, facts.unseen))]
-    tiles = [(percent(mean), f"mean IoU on {kind} domains, per cent") for kind, mean in means if mean == mean]
+    tiles = [(percent(mean), f"mean IoU on {kind} domains, per cent", True) for kind, mean in means if mean == mean]
     for other, scores in facts.results.items():
         gain = unseen_mean(own, facts.unseen) - unseen_mean(scores, facts.unseen)
         if other != facts.run.method and gain == gain:
-            tiles.append((f"{100 * gain:+.1f}", f"points on unseen domains against {other}"))
+            what = f"points on unseen domains against {other}, at one seed: chance alone may do as much"
+            tiles.append((f"{100 * gain:+.1f}", what, False))
     return tiles
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from deft_hf.methods import identity_defaults
@@ -42,6 +43,8 @@ def method_arguments(recipe: Recipe, method: str) -> DeFTTrainingArguments:
     """
     changes = {"method": method, **identity_defaults()} if method != recipe.method.name else _pushing(recipe.publish)
     folder = method_folder(recipe.training.output_dir, method, recipe.method.name)
+    name = recipe.training.run_name or Path(recipe.training.output_dir).resolve().name
+    changes["run_name"] = f"{name}-{method}" if recipe.method.baselines else name
     return recipe.training_arguments(output_dir=str(folder), **changes)
 
 

@@ -24,6 +24,7 @@ from deft_hf.runs.provenance import Origin
 from deft_hf.runs.report import write_report
 from deft_hf.runs.same_data import claim_data
 from deft_hf.runs.start import open_start
+from deft_hf.runs.trackers import own_tracker_run
 from deft_hf.trainer.arguments import DeFTTrainingArguments
 from deft_hf.trainer.trainer import DeFTTrainer
 from deft_hf.utils.console import is_main, say
@@ -71,7 +72,8 @@ def train(recipe: Recipe, resume_anyway: bool = False) -> Path:
         claim_data(folder, folders.values(), domains, resume_anyway)
         for method in folders:
             args = method_arguments(recipe, method)
-            train_method(args, recipe.model, recipe.data, domains, origin, resume_anyway)
+            with own_tracker_run(args, recipe.training.run_name or folder.resolve().name):
+                train_method(args, recipe.model, recipe.data, domains, origin, resume_anyway)
         if is_main():
             facts = read_facts(folders)
             model = recipe.model

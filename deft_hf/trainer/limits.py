@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Iterator
 from numbers import Integral, Real
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from accelerate.utils import DynamoBackend, ParallelismConfig
@@ -29,12 +29,14 @@ class Limits(NamedTuple):
     whole: bool = False
     open: str = ""  # which ends are left out: "low", "high" or both
 
-    def hold(self, value: object) -> bool:
+    def hold(self, value: Any) -> bool:
         """Whether `value` is one of them."""
-        if isinstance(value, bool) or not isinstance(value, Integral if self.whole else Real):
+        kind = Integral if self.whole else Real
+        if isinstance(value, bool) or not isinstance(value, kind):
             return False
-        if not isinstance(value, Integral) and not math.isfinite(value):
-            return False
+        return (isinstance(value, Integral) or math.isfinite(value)) and self._hold_number(value)
+
+    def _hold_number(self, value: Any) -> bool:
         above = value > self.low if "low" in self.open else value >= self.low
         return bool(above and (value < self.high if "high" in self.open else value <= self.high))
 

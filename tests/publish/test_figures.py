@@ -57,11 +57,13 @@ RUN = RunRecord(
 
 
 def lines(axes):
-    return {
-        line.get_label(): (list(line.get_xdata()), pytest.approx(list(line.get_ydata())))
-        for line in axes.lines
-        if not line.get_label().startswith("_")
-    }
+    """By label, the points of each line; gaps left out."""
+    found = {}
+    for line in axes.lines:
+        if not line.get_label().startswith("_"):
+            points = [(x, y) for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True) if y == y]
+            found[line.get_label()] = ([x for x, _ in points], pytest.approx([y for _, y in points]))
+    return found
 
 
 def test_curves_have_every_figure_that_was_logged():
@@ -82,6 +84,17 @@ def test_curves_have_every_figure_that_was_logged():
     assert (colors["joint"], colors["deft"]) == METHOD_COLORS[:2]
     ends = [line.get_xdata()[0] for axes in (loss, unseen) for line in axes.lines if line.get_label().startswith("_")]
     assert ends == [3, 3]  # where the warm-up ends
+
+
+def test_no_line_joins_two_stages():
+    rates = [0.1, 0.1, 0.4, 0.3]
+    history = [logged(step, decoder_learning_rate=rate) for step, rate in zip((1, 3, 4, 6), rates, strict=True)]
+    _, rate, *_ = draw_curves(replace(RUN, histories={"deft": history, "joint": []})).axes
+    line = next(line for line in rate.lines if line.get_label() == "decoder")
+    assert line.get_xdata().tolist() == [1, 3, 3, 4, 6] and np.isnan(line.get_ydata()).tolist() == [0, 0, 1, 0, 0]
+    loss, *_ = draw_curves(RUN).axes  # a stage with a single point, of which there is no line
+    line = next(line for line in loss.lines if line.get_label() == "decoder loss")
+    assert line.get_xdata().tolist() == [2, 3, 4, 6] and line.get_marker() == "."
 
 
 def test_curves_of_a_run_that_was_scored_at_its_end_alone():
