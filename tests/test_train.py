@@ -180,6 +180,31 @@ def test_a_finished_run_is_left_alone_and_another_recipe_is_refused(recipe, tmp_
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("model.safetensors")} == before
 
 
+DAMAGED = {
+    "results/history.json": ("", "5", '["a"]', '[{"step": "x", "loss": 1}]', '[{"step": 1, "loss": {}}]'),
+    "results/confusions.json": ("{", "[1]", '{"coast": [[1]]}', '{"coast": "x"}'),
+    "results/layer_distances.json": ("\0", "3", '{"layer": "far"}'),
+    "config.json": ("", "[]", "5", '{"model_type": "segformer", "depths": 3}', '{"model_type": "none"}'),
+    "model.safetensors": ("", "torn"),
+    "preprocessor_config.json": ("[", "5"),
+}
+
+
+def test_damaged_files_of_a_finished_run_are_one_message(recipe, tmp_path):
+    path, out = recipe(method={"baselines": []}), tmp_path / "out"
+    main([path])
+    for name, contents in DAMAGED.items():
+        whole = (out / name).read_bytes()
+        for content in contents:
+            (out / name).write_text(content)
+            with pytest.raises(UserError, match=f"out.*emove .*{'metrics|' if '/' not in name else ''}it"):
+                main([path])
+        (out / name).write_bytes(whole)
+    for name in ("results/history.json", "results/confusions.json", "results/layer_distances.json"):
+        (out / name).unlink()
+    main([path])
+
+
 def test_settings_that_leave_the_model_alone_may_change_and_are_named(recipe, tmp_path, capsys):
     main([recipe(method={"baselines": []})])
     main([recipe(method={"baselines": []}), "training.save_steps=1", "data.check=false"])

@@ -34,7 +34,7 @@ def open_processor(name: str, revision: str | None = None, trust_remote_code: bo
         return AutoImageProcessor.from_pretrained(
             str(Path(name).expanduser()), revision=revision or "main", trust_remote_code=trust_remote_code
         )
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, AttributeError, LookupError, TypeError) as error:
         raise UserError(
             f"{name} has no image processor that opens here ({first_line(error)}): put its preprocessor_config.json "
             "there."

@@ -1,16 +1,22 @@
+import io
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import yaml
 
 from deft_hf.comparison import plan as module
+from deft_hf.comparison.collect import outcome
+from deft_hf.comparison.experiment import against
 from deft_hf.comparison.plan import Plan, Run
 from deft_hf.methods import compose, identity_defaults
 from deft_hf.methods import variants as known_variants
 from deft_hf.methods.l2_sp import L2SP
 from deft_hf.runs.arguments import method_arguments
 from deft_hf.utils.errors import UserError
+from deft_hf.utils.files import COUNTS, FAILURE, HISTORY, METRICS
+from deft_hf.utils.places import name_problem
 
 RECIPE = """\
 model: {checkpoint: embedded}
@@ -283,3 +289,61 @@ def test_the_recipe_in_the_folder_is_the_runs_own(plan):
     run.prepare()
     again = Plan(str(run.folder / "recipe.yaml"), (), plan.folder).run({}, 5)
     assert again.folder == run.folder and again.recipe.data.recolor
+
+
+# ---- what came of a run
+
+
+@pytest.fixture
+def done(plan):
+    """A run that looks finished."""
+    run = plan.run(JOINT, 0)
+    run.prepare()
+    (run.folder / "results").mkdir()
+    scores = {"night": {"mean_iou": 0.5}}
+    facts = {"scores": scores, "layer_distances": {"exported": {}}, "train_seconds": 1.0}
+    (run.folder / METRICS).write_text(json.dumps(facts))
+    (run.folder / HISTORY).write_text("[]")
+    np.savez_compressed(run.folder / COUNTS, eval_night=np.ones((2, 7, 7), np.int64))
+    assert outcome(run, "exported").counts["night"].shape == (2, 7, 7)
+    return replace(run)
+
+
+def saved(**arrays):
+    stream = io.BytesIO()
+    np.savez_compressed(stream, **arrays)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        (METRICS, b""), (METRICS, b"[]"), (METRICS, b"{}"), (METRICS, b'{"scores": {"night": 1}}'),
+        (METRICS, b'{"scores": {"night": {"mean_iou": 0.5}}}'), (METRICS, b"\xff"),
+        (HISTORY, b"["), (HISTORY, b"5"), (HISTORY, b'["a"]'), (HISTORY, b'[{"eval_night_mean_iou": 1}]'),
+        (COUNTS, b""), (COUNTS, b"torn"), (COUNTS, saved(other=np.ones(3))), (COUNTS, saved(eval_night=np.ones(3))),
+        (COUNTS, saved(eval_night=np.ones((2, 7, 7), np.int64))[:150]),
+        (COUNTS, saved(eval_night=np.array([{}], object))),
+    ],
+)  # fmt: skip
+def test_damaged_results_of_a_run_are_one_message(done, name, content):
+    (done.folder / name).write_bytes(content)
+    with pytest.raises(UserError, match="remove (it|.*), and it is run again"):
+        outcome(done, "exported")
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"reason": 5}'])
+def test_a_damaged_note_of_a_failure_is_one_message(plan, content):
+    run = plan.run(JOINT, 0)
+    run.prepare()
+    (run.folder / FAILURE).write_text(content)
+    with pytest.raises(UserError, match="failure.json: cannot be used .*; remove it, and it is run again"):
+        assert run.failure
+
+
+def test_names_of_baselines_choose_no_folder():
+    assert (
+        against("deft") == "against_deft" and against("deft:method.average=none") == "against_deft_method.average=none"
+    )
+    for name in ("joint:model.checkpoint=../../x", "a/b", "x" * 300):
+        assert name_problem(against(name)) is None and "/" not in against(name)

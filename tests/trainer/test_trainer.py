@@ -334,6 +334,7 @@ def test_resume_true_takes_the_last_checkpoint(tmp_path):
         ({"method": "joint", "average": "ema"}, "made with method deft, this run has joint"),
         ({"decoder_warmup_steps": 7}, "made with stages .*'steps': 4.* this run has .*'steps': 7"),
         ({"ema_decay": 0.99}, "made with decays"),
+        ({"seed": 7}, "made with seed 42, this run has 7"),
         ({"per_device_train_batch_size": 1}, "made with global_batch 2, this run has 1"),
         ({"model": "mobilenet_v2"}, "checkpoint-5 holds another model or is damaged"),
     ],
@@ -344,6 +345,24 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path, changes, message):
         changes = {"model": tiny.build(changes["model"])}
     with pytest.raises(UserError, match=message):
         trainer(tmp_path, **changes).train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
+
+
+def test_the_checkpoint_too_many_that_a_kill_leaves_goes_at_resume(tmp_path):
+    trainer(tmp_path, save_strategy="steps", save_steps=2).train()
+    state = tmp_path / "checkpoint-10" / "deft_state.json"
+    assert json.loads(state.read_text())["seed"] == 42
+    kept = []
+    run = trainer(tmp_path, save_strategy="no", save_total_limit=2, max_steps=6)
+    check, run.checkpoints.check_resumed = run.checkpoints.check_resumed, lambda *args: kept.append(len(steps()))
+
+    def steps():
+        return sorted(int(path.name.rpartition("-")[2]) for path in tmp_path.glob("checkpoint-*"))
+
+    assert check and steps() == [2, 4, 6, 8, 10]
+    run.train(resume_from_checkpoint=str(tmp_path / "checkpoint-8"))  # an earlier one, on purpose
+    assert steps() == [2, 4, 6, 8, 10]
+    run.train(resume_from_checkpoint=True)
+    assert kept == [5, 5] and steps() == [8, 10]
 
 
 def test_a_batch_may_be_made_up_in_another_way(tmp_path):
