@@ -234,7 +234,8 @@ def score(
             ids = segmenter.classes(image)
             matrix.update(torch.from_numpy(ids), torch.from_numpy(truth))
             if pictures is not None:
-                with writing(getattr(pictures, "path", pictures), lambda: "Make room and start again."):
+                place = pictures.path if isinstance(pictures, OutputFolder) else Path(pictures)
+                with writing(place, lambda: "Make room and start again."):
                     segmenter.save(pictures, domain.ids[index], image, ids, place=domain.name)
             if which < MOST_PANELS and index == len(domain) // 2:
                 examples.append((domain.name, np.asarray(image), truth, {"prediction": ids}))

@@ -95,8 +95,8 @@ def claimed_folder(recipe: Recipe, resume_anyway: bool = False) -> Iterator[Path
                 _claim(folder, recipe, resume_anyway, stack)
             except UserError as error:
                 refusal = [error]
-        if error := broadcast_object_list(refusal)[0]:
-            raise error
+        if refused := broadcast_object_list(refusal)[0]:
+            raise refused
         yield folder
 
 
