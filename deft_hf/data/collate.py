@@ -38,7 +38,12 @@ def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     items = [item_tensors(sample) for sample in samples]
     pixel_values = [item["pixel_values"] for item in items]
     labels = [item["labels"] for item in items]
-    if "recolored_pixel_values" in items[0]:
+    recolored = sum("recolored_pixel_values" in item for item in items)
+    if 0 < recolored < len(items):
+        raise UserError(
+            f"{recolored} of the {len(items)} items of a batch have recolored_pixel_values; give them to all or none"
+        )
+    if recolored:
         pixel_values += [item["recolored_pixel_values"] for item in items]
         labels = labels * 2
     return {"pixel_values": _stack(pixel_values), "labels": _stack(labels)}
@@ -205,7 +210,8 @@ def _tensor(value: Any) -> Tensor | None:
         array = np.asarray(value)
         if array.dtype.kind == "u" and array.dtype.itemsize > 1:
             array = array.astype(np.int64)
-        return torch.as_tensor(array)
+        # torch takes neither flipped arrays nor those of another byte order.
+        return torch.as_tensor(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
     except (TypeError, ValueError, RuntimeError):
         return None  # ragged lists, texts, pictures of a mode without numbers
 

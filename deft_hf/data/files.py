@@ -6,6 +6,7 @@ import json
 import os
 import unicodedata
 from pathlib import Path
+from typing import Any
 
 from deft_hf.data.report import listed
 from deft_hf.utils.errors import UserError
@@ -71,7 +72,7 @@ def split_ids(path: Path, split: str) -> list[str]:
     if not path.is_file():
         raise UserError(f"{path}: no such file; write one that maps {split!r} to a list of ids, or ask for no split")
     try:
-        splits = json.loads(path.read_text("utf-8"))
+        splits = json.loads(path.read_text("utf-8"), object_pairs_hook=_without_repetition)
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: is no valid JSON ({error})") from error
     if not isinstance(splits, dict) or split not in splits:
@@ -84,6 +85,14 @@ def split_ids(path: Path, split: str) -> list[str]:
     if not ids or len(set(ids)) < len(ids):
         raise UserError(f"{path}: {split!r} is empty or lists an id more than once; list each id once")
     return ids
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # Python lets the last of two equal keys win without a word.
+    names = [name for name, _ in pairs]
+    if repeated := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"{repeated!r} is there twice; keep one")
+    return dict(pairs)
 
 
 def read_split(path: Path, split: str, pairs: set[str]) -> list[str]:

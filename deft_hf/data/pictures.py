@@ -127,7 +127,10 @@ def _scaled(picture: Image.Image, name: str, value_range: ValueRange | None, str
     if stretched or (value_range is None and short and values.max() >= _BRIGHT):
         return Image.fromarray((values // 257).clip(0, 255).astype(np.uint8))
     if value_range is None:
-        low, high = np.nanmin(values), np.nanmax(values)
+        finite = values[np.isfinite(values)]
+        if not finite.size:
+            raise UserError(f"{name}: holds no number, only NaN or infinity; replace the file or leave the pair out")
+        low, high = finite.min(), finite.max()
         kind = "fractions" if picture.mode == "F" else f"values of {16 if short else 32} bits,"
         end = next((end for end in _USUAL_ENDS if high <= end), high)
         raise UserError(
@@ -135,5 +138,6 @@ def _scaled(picture: Image.Image, name: str, value_range: ValueRange | None, str
             f"data.value_range in a recipe, value_range of a Domain, such as [0, {end:g}]"
         )
     black, white = value_range
-    scaled = (np.nan_to_num(values.astype(np.float64), nan=black) - black) * (255 / (white - black))
+    known = np.nan_to_num(values.astype(np.float64), nan=black, posinf=white, neginf=black)
+    scaled = (known - black) * (255 / (white - black))
     return Image.fromarray(np.rint(scaled.clip(0, 255)).astype(np.uint8))

@@ -64,7 +64,7 @@ def _model(recipe: Sections) -> Iterator[str]:
         if model.backbone == "embedded":
             yield "model.backbone: found embedded, which is a model.checkpoint (the tiny SegFormer of this package)"
     name = model.pretrained
-    if name == "embedded" or Path(model.resolved_checkpoint()).exists():
+    if name == "embedded" or (name and Path(model.resolved_checkpoint()).exists()):
         return
     if name.startswith((".", "~", "/")) or not is_hub_name(name):
         yield f"model.{model.key}: found {name!r}, which is neither a folder here nor a Hub name (owner/name)"

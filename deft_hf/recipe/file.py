@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from deft_hf.recipe.values import found
 from deft_hf.utils.errors import UserError
 
 _LARGEST = 100_000  # values of a recipe
+_UNUSABLE = re.compile("[\0\ud800-\udfff]")
 
 
 def read_recipe(path: str | os.PathLike, overrides: Iterable[str] = ()) -> dict[str, Any]:
@@ -59,7 +61,7 @@ def _parse(text: str, where: str) -> Any:
         node = loader.get_single_node()
         if _size(node, {}) > _LARGEST:
             raise yaml.YAMLError(f"its anchors and aliases make more than {_LARGEST} values of it")
-        repeated = list(_repeated_keys(node))
+        problems = list(_problems(node))
         value = None if node is None else loader.construct_document(node)
         _refuse_large_integers(value)
     except yaml.MarkedYAMLError as error:
@@ -69,8 +71,8 @@ def _parse(text: str, where: str) -> Any:
         raise UserError(f"{where}: invalid YAML: nested too deeply") from None
     except (yaml.YAMLError, ValueError) as error:  # a character that no YAML may have; a date such as 2024-13-45
         raise UserError(f"{where}: invalid YAML: {' '.join(str(error).split())}") from None
-    if repeated:
-        raise UserError("\n".join(f"{where}: {problem}" for problem in repeated))
+    if problems:
+        raise UserError("\n".join(f"{where}: {problem}" for problem in problems))
     return value
 
 
@@ -94,19 +96,22 @@ def _size(node: yaml.Node | None, known: dict[int, int]) -> int:
     return known[id(node)]
 
 
-def _repeated_keys(node: yaml.Node | None, path: str = "") -> Iterator[str]:
-    # PyYAML lets the last of two equal keys win without a word.
-    if isinstance(node, yaml.SequenceNode):
+def _problems(node: yaml.Node | None, path: str = "") -> Iterator[str]:
+    # PyYAML lets the last of two equal keys win without a word, and escapes write what no name or file can hold.
+    if isinstance(node, yaml.ScalarNode) and (character := _UNUSABLE.search(str(node.value))):
+        yield f"{path.removesuffix('.') or 'text'}: found the character {character[0]!a}, which no name can hold"
+    elif isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
-            yield from _repeated_keys(item, f"{path}{index}.")
+            yield from _problems(item, f"{path}{index}.")
     elif isinstance(node, yaml.MappingNode):
         lines: dict[str, int] = {}
         for key, value in node.value:
             name, line = str(key.value), key.start_mark.line + 1
+            yield from _problems(key, f"{path}(a key)")
             if name in lines:
                 yield f"{path}{name}: is there twice, on lines {lines[name]} and {line}; keep one"
             lines[name] = line
-            yield from _repeated_keys(value, f"{path}{name}.")
+            yield from _problems(value, f"{path}{name}.")
 
 
 def _assign(recipe: dict[str, Any], key: str, value: Any) -> None:
@@ -125,6 +130,6 @@ def _step(node: Any, part: str, key: str) -> str | int:
         return part
     if not isinstance(node, list):
         raise UserError(f"override of {key}: {found(node)} before '.{part}', expected a mapping or a list there")
-    if not part.isdigit() or int(part) >= len(node):
+    if not (part.isascii() and part.isdigit() and int(part) < len(node)):
         raise UserError(f"override of {key}: found '{part}', expected the number of one of {len(node)} items, from 0")
     return int(part)

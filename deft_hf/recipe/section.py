@@ -53,6 +53,8 @@ class Section(BaseModel):
         if not isinstance(values, dict):
             raise cls._error({(): f"{found(values)}, expected a mapping{cls._list_keys(' with the keys')}"}, values)
         keys = cls.keys()
+        if other := [key for key in values if not isinstance(key, str)]:  # numbers, dates, null
+            raise cls._error({(str(key),): cls._unknown(str(key)) for key in other}, values)
         mistakes: dict[tuple[Any, ...], str] = {}  # by key: pydantic reports each member of a union
         converted = {key: convert(hint_of(keys[key]), item) if key in keys else item for key, item in values.items()}
         for key in values:

@@ -34,7 +34,10 @@ def mistake(text: str) -> PydanticCustomError:
 
 def found(value: object) -> str:
     """`found VALUE`, near enough to how the user wrote it, and short."""
-    text = json.dumps(value, default=str, ensure_ascii=False)
+    try:
+        text = json.dumps(value, default=str, ensure_ascii=False)
+    except TypeError:  # a date as a key
+        text = str(value)
     return "found " + (text if len(text) <= 80 else text[:77] + "...")
 
 
