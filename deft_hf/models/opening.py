@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -47,6 +48,11 @@ def read_config(name: str, revision: str | None = None, trust_remote_code: bool 
         OSError, ValueError: If the config cannot be read.
     """
     stored, _ = PreTrainedConfig.get_config_dict(name, revision=revision or "main")
+    if kernel := next(_kernels(stored), None):
+        raise UserError(
+            f"{name}: its config.json asks for compiled code of the Hub ({kernel}), which is not run. Remove "
+            "attn_implementation from it."
+        )
     code = stored.get("auto_map")
     files = sorted({str(place) for place in code.values()}) if isinstance(code, dict) else []
     if trust_remote_code and files:
@@ -67,6 +73,15 @@ def read_config(name: str, revision: str | None = None, trust_remote_code: bool 
             "(in a recipe, model.trust_remote_code: true and model.revision)."
         )
     return AutoConfig.from_pretrained(name, revision=revision or "main", trust_remote_code=trust_remote_code)
+
+
+def _kernels(stored: Any) -> Iterator[str]:
+    """Repositories of kernels that a stored config names at any depth: transformers would download and run them."""
+    for key, value in stored.items() if isinstance(stored, dict) else ():
+        if str(key).endswith(("attn_implementation", "experts_implementation")):
+            named = value.values() if isinstance(value, dict) else [value]
+            yield from (each for each in named if isinstance(each, str) and "/" in each)
+        yield from _kernels(value)
 
 
 def auto_class(config: PreTrainedConfig) -> type[Any]:
@@ -132,6 +147,8 @@ def open_model(name: str | Path, revision: str | None = None, trust_remote_code:
             f"{name} lacks {len(lost)} tensors of a {type(model).__name__}, {lost[0]} first: it is no finished "
             "segmentation model. Fine-tune it first, or give one that was."
         )
+    if wrong := next((key for key, weight in model.named_parameters() if not weight.isfinite().all()), None):
+        raise UserError(f"{name} has weights that are NaN or infinite, {wrong} first: it cannot tell classes apart.")
     return model.eval()
 
 

@@ -23,7 +23,7 @@ from deft_hf.models.backbones import under_head
 from deft_hf.models.embedded import resolved
 from deft_hf.models.families import FAMILIES, fixed_size, patch_size, resolve_family
 from deft_hf.models.new_tensors import draw_classifier, newly_made
-from deft_hf.models.opening import auto_class, read_config, unreadable
+from deft_hf.models.opening import UNREADABLE, auto_class, read_config, unreadable
 from deft_hf.models.processor import segmentation_processor
 from deft_hf.utils.errors import UserError, first_line
 
@@ -125,6 +125,8 @@ def open_pretrained(
             f"({first_line(error)}). Known types: {', '.join(sorted(FAMILIES))}."
         ) from error
     except Exception as error:
+        if not (config or head_config) and isinstance(error, UNREADABLE):
+            raise UserError(f"{key}: {unreadable(name, error)}") from error
         if not (config or head_config):
             raise
         changes = {"model.config": dict(config), "model.head_config": dict(head_config or {})}
@@ -217,7 +219,7 @@ def _base_processor(place: str, revision: str | None, trust_remote_code: bool) -
         return AutoImageProcessor.from_pretrained(
             place, revision=revision or "main", trust_remote_code=trust_remote_code
         )
-    except (OSError, ValueError, ImportError):
+    except (ImportError, *UNREADABLE):
         return _statistics(place, revision)
 
 
@@ -225,7 +227,7 @@ def _statistics(place: str, revision: str | None) -> BaseImageProcessor | None:
     """A processor of the mean and deviation in a preprocessor_config.json whose own class does not open here."""
     try:
         stored, _ = BaseImageProcessor.get_image_processor_dict(place, revision=revision or "main")
-    except (OSError, ValueError):
+    except UNREADABLE:
         return None  # a backbone without the file
     known = {key: stored[key] for key in ("do_normalize", "image_mean", "image_std") if key in stored}
     return SegformerImageProcessorPil(**known) if len(known) > 1 or known.get("do_normalize") is False else None

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel
@@ -27,7 +30,7 @@ from deft_hf.models.plain import is_plain, save_plain
 from deft_hf.models.saving import save_callable
 from deft_hf.trainer.arguments import DeFTTrainingArguments
 from deft_hf.trainer.stages import StageRunner
-from deft_hf.utils.errors import UserError
+from deft_hf.utils.errors import UserError, first_line
 from deft_hf.utils.files import GENERALIZED, INITIAL, STATE, TRAINER_STATE, USUAL, WEIGHTS
 from deft_hf.utils.integrity import (
     check_writable,
@@ -91,17 +94,53 @@ def load_pathways(pathways: DualPathway, folder: str | Path) -> dict[str, Any]:
     missing = [name for name in files if not (folder / name).is_file()]
     if missing:
         raise UserError(f"{folder} is no checkpoint of this method of deft_hf: {', '.join(missing)} is missing.")
-    facts = json.loads((folder / STATE).read_text())
+    facts = read_state(folder)
     try:
         if not pathways.exports_copy:
             _load_exported(pathways, folder)
         for name, component in components.items():
             fill(component, load_file(folder / name))
-    except (OSError, RuntimeError, ValueError) as error:
+        pathways.set_initial(load_file(folder / INITIAL))
+    except (OSError, RuntimeError, SafetensorError, ValueError) as error:
         raise UserError(f"{folder} holds another model or is damaged: {error}") from error
-    pathways.set_initial(load_file(folder / INITIAL))
     pathways.updates.fill_(facts["updates"])
     return facts
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """What `deft_state.json` of a checkpoint says.
+
+    Raises:
+        UserError: It cannot be read, or does not count the updates.
+    """
+    try:
+        facts = json.loads((folder / STATE).read_text("utf-8"))
+        if isinstance(facts, dict) and isinstance(facts.get("updates"), int):
+            return facts
+        found = "it does not count the updates"
+    except (OSError, ValueError, RecursionError) as error:
+        found = first_line(error)
+    raise UserError(f"{folder / STATE}: cannot be read ({found}). Take another checkpoint.")
+
+
+@contextmanager
+def states_explained(checkpoint: str | None) -> Iterator[None]:
+    """Wrap training: a pickle of a checkpoint that holds more than states, which torch does not run, is one message.
+
+    Args:
+        checkpoint (`str`, *optional*):
+            Folder that training resumes from.
+
+    Raises:
+        UserError: In place of torch's error.
+    """
+    try:
+        yield
+    except UnpicklingError as error:
+        raise UserError(
+            f"{checkpoint} has a pickle that holds more than states of optimizer, scheduler and random numbers; "
+            "nothing of it was run. Remove it, and start again from an earlier checkpoint."
+        ) from error
 
 
 def _load_exported(pathways: DualPathway, folder: Path) -> None:
@@ -252,6 +291,12 @@ class Checkpoints:
         """
         folder = self._folder = Path(_whole(checkpoint))
         self._resumed = load_pathways(self.pathways, folder)
+        try:
+            TrainerState.load_from_json(str(folder / TRAINER_STATE))
+        except (OSError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{folder / TRAINER_STATE}: cannot be read ({first_line(error)}). Take another checkpoint."
+            ) from error
         # Trainer would pass over it in silence, and start the schedule again in the middle of a stage.
         if missing := [name for name in (OPTIMIZER_NAME, SCHEDULER_NAME) if not (folder / name).is_file()]:
             raise UserError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +13,7 @@ from deft_hf.methods.core.pathways import DualPathway
 from deft_hf.methods.wise_ft import interpolate
 from deft_hf.models.families import resolve_family
 from deft_hf.models.opening import open_model
-from deft_hf.trainer.checkpoints import load_pathways
+from deft_hf.trainer.checkpoints import load_pathways, read_state
 from deft_hf.utils.errors import UserError
 from deft_hf.utils.files import CONFIG, MANIFEST, STATE
 from deft_hf.utils.integrity import checkpoints, damage
@@ -98,8 +97,7 @@ def _pathways(folder: Path, model: PreTrainedModel, encoder: str | None) -> tupl
         raise UserError(
             f"{folder} holds the exported model alone; the components are in checkpoints. It has: {present}."
         )
-    facts = json.loads((folder / STATE).read_text())
-    composition = compose(recorded(facts))
+    composition = compose(recorded(read_state(folder)))
     family = composition.adapt(model, resolve_family(model, encoder))
     pathways = composition.pathways(model, family)
     load_pathways(pathways, folder)

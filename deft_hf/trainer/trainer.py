@@ -33,7 +33,7 @@ from deft_hf.trainer import checks
 from deft_hf.trainer.arguments import DeFTTrainingArguments
 from deft_hf.trainer.batchnorm import BatchNormRefresher
 from deft_hf.trainer.callbacks import LoopCallback
-from deft_hf.trainer.checkpoints import Checkpoints, save_exported, write_trainer_state
+from deft_hf.trainer.checkpoints import Checkpoints, save_exported, states_explained, write_trainer_state
 from deft_hf.trainer.evaluation import Evaluator
 from deft_hf.trainer.hub import Pusher
 from deft_hf.trainer.launchers import Shards, check_launcher
@@ -213,7 +213,8 @@ class DeFTTrainer(Trainer):
             SystemExit: With status 143, after SIGTERM.
         """
         resume_from_checkpoint = self.checkpoints.begin(resume_from_checkpoint, resume_anyway)
-        with workers_explained(), batches_explained(), self.sigterm.listening():
+        states = states_explained(resume_from_checkpoint)
+        with workers_explained(), batches_explained(), states, self.sigterm.listening():
             return super().train(resume_from_checkpoint or None, trial, ignore_keys_for_eval)
 
     def set_initial_training_values(self, args: TrainingArguments, dataloader: DataLoader) -> tuple:

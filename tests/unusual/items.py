@@ -147,7 +147,10 @@ REFUSED = {
     "pixels-as-text": (item(IDS, "a.png"), "pixel_values: str"),
     "pixels-gone": (item(IDS, None), "pixel_values: NoneType"),
     "pixels-ragged": (item(IDS, [[[0.1], [0.1, 0.2]]]), "pixel_values: list without numbers"),
-    "recoloured-in-bytes": (item(IDS, recolored_pixel_values=PIXELS.astype(np.uint8)), "recolored_pixel_values: uint8"),
+    "recoloured-in-bytes": (
+        item(IDS, recolored_pixel_values=PIXELS.astype(np.uint8)),
+        "recolored_pixel_values: uint8",
+    ),
     "recoloured-in-one-alone": (
         [item(IDS, recolored_pixel_values=PIXELS), item(IDS)],
         "1 of the 2 items of a batch have recolored_pixel_values",

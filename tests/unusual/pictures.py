@@ -247,7 +247,10 @@ REFUSED = {
     "mask-class-in-alpha": ((MASK, saved(rgba(RGB * 0, IDS))), "tells pixels of one colour apart"),
     "mask-in-undeclared-colours": ((MASK, saved(RGB)), "Many odd colours mean"),
     "mask-of-16-bits-a-colour": ((MASK, content(deep_rgb(colored(IDS).astype(np.uint16)))), "colours of 16 bits"),
-    "mask-moving": (("masks/1.gif", saved(IDS, "GIF", save_all=True, append_images=[Image.fromarray(1 - IDS)])), "2 pages"),
+    "mask-moving": (
+        ("masks/1.gif", saved(IDS, "GIF", save_all=True, append_images=[Image.fromarray(1 - IDS)])),
+        "2 pages",
+    ),
     "mask-with-a-palette-of-its-own": (
         (
             MASK,

@@ -128,7 +128,10 @@ REFUSED = {
     "images-linked-masks-not": (linked_outside, "are no pairs: more/0"),
     "a-loop-of-links": (lambda town: (town / "images" / "loop").symlink_to(".."), "links to a folder that it lies in"),
     "file-gone": (removed("split.json"), "split.json: no such file"),
-    "a-folder": (lambda town: (removed("split.json")(town), (town / "split.json").mkdir()), "split.json: no such file"),
+    "a-folder": (
+        lambda town: (removed("split.json")(town), (town / "split.json").mkdir()),
+        "split.json: no such file",
+    ),
     "no-pair-at-all": (
         lambda town: [path.rename(path.with_name(f"m{path.name}")) for path in (town / "masks").iterdir()],
         "no image of images has a mask in masks",

@@ -10,14 +10,21 @@ import pytest
 from PIL import Image
 
 from deft_hf.utils.errors import run_command
-from tests.unusual import items, pictures, recipes, splits
+from tests.unusual import checkpoints, items, pictures, recipes, splits
 
 SIZE = (8, 12)
-KINDS = (recipes, pictures, splits, items)
+KINDS = (recipes, pictures, splits, checkpoints, items)
 
 
 def cases(table):
-    return [pytest.param(kind, *getattr(kind, table)[name], id=f"{kind.__name__.rpartition('.')[2]}-{name}") for kind in KINDS for name in getattr(kind, table)]
+    """The inputs of all kinds; those of `BROKEN` are known to end otherwise."""
+    found = []
+    for kind in KINDS:
+        known = getattr(kind, "BROKEN", {})
+        for name, (given, end) in getattr(kind, table).items():
+            marks = [pytest.mark.xfail(strict=True, reason=known[name])] if name in known else []
+            found.append(pytest.param(kind, given, end, id=f"{kind.__name__.rpartition('.')[2]}-{name}", marks=marks))
+    return found
 
 
 @pytest.fixture
