@@ -48,11 +48,7 @@ def read_config(name: str, revision: str | None = None, trust_remote_code: bool 
         OSError, ValueError: If the config cannot be read.
     """
     stored, _ = PreTrainedConfig.get_config_dict(name, revision=revision or "main")
-    if kernel := next(_kernels(stored), None):
-        raise UserError(
-            f"{name}: its config.json asks for compiled code of the Hub ({kernel}), which is not run. Remove "
-            "attn_implementation from it."
-        )
+    refuse_kernels(name, stored)
     code = stored.get("auto_map")
     files = sorted({str(place) for place in code.values()}) if isinstance(code, dict) else []
     if trust_remote_code and files:
@@ -73,6 +69,25 @@ def read_config(name: str, revision: str | None = None, trust_remote_code: bool 
             "(in a recipe, model.trust_remote_code: true and model.revision)."
         )
     return AutoConfig.from_pretrained(name, revision=revision or "main", trust_remote_code=trust_remote_code)
+
+
+def refuse_kernels(name: str, stored: Any) -> None:
+    """Refuses a stored config that asks for compiled code of the Hub.
+
+    Args:
+        name (`str`):
+            A Hub name or a folder, for the message.
+        stored (`Any`):
+            What its config.json holds.
+
+    Raises:
+        UserError: It names a repository of kernels.
+    """
+    if kernel := next(_kernels(stored), None):
+        raise UserError(
+            f"{name}: its config.json asks for compiled code of the Hub ({kernel}), which is not run. Remove "
+            "attn_implementation from it."
+        )
 
 
 def _kernels(stored: Any) -> Iterator[str]:

@@ -84,6 +84,13 @@ def train(harm: Harm, place: Path) -> str:
     return _compared(opened.model, _weights("export"))
 
 
+def backbone(harm: Harm, place: Path) -> None:
+    """Opens a harmed export as a run does that puts a head on it."""
+    folder = shutil.copytree(original("export"), place / "model")
+    harm(folder)
+    open_pretrained(str(folder), LABELS, head="upernet")
+
+
 def resume(harm: Harm, place: Path) -> str:
     """Resumes from a harmed checkpoint whose manifest is right."""
     shutil.copytree(original("run"), place / "out")
@@ -274,51 +281,54 @@ RIGHT = {
     ),
 }
 EXPORTS = {
-    "config-gone": (gone(CONFIG), "model"),
-    "config-empty": (content(CONFIG, ""), "model"),
-    "config-torn": (torn(CONFIG), "model"),
-    "config-a-list": (content(CONFIG, "[1]"), "model"),
-    "config-a-number": (content(CONFIG, "7"), "model"),
-    "config-null": (content(CONFIG, "null"), "model"),
-    "config-binary": (content(CONFIG, b"\xff\xfe\0"), "model"),
-    "config-deep": (content(CONFIG, '{"a":' * 100_000), "model"),
-    "config-of-no-type": (without(CONFIG, "model_type"), "model"),
-    "config-of-unknown-type": (edited(CONFIG, model_type="house"), "model"),
-    "config-of-a-path": (edited(CONFIG, model_type="../../house"), "model"),
-    "config-of-a-language-model": (edited(CONFIG, model_type="gpt2"), "model"),
-    "config-of-a-list-as-type": (edited(CONFIG, model_type=["segformer"]), "model"),
+    "config-gone": (gone(CONFIG), "Unrecognized model"),
+    "config-empty": (content(CONFIG, ""), "is not a valid JSON file"),
+    "config-torn": (torn(CONFIG), "is not a valid JSON file"),
+    "config-a-list": (content(CONFIG, "[1]"), "model cannot be read ("),
+    "config-a-number": (content(CONFIG, "7"), "model cannot be read ("),
+    "config-null": (content(CONFIG, "null"), "model cannot be read ("),
+    "config-binary": (content(CONFIG, b"\xff\xfe\0"), "is not a valid JSON file"),
+    "config-deep": (content(CONFIG, '{"a":' * 100_000), "model cannot be read ("),
+    "config-of-no-type": (without(CONFIG, "model_type"), "Unrecognized model"),
+    "config-of-unknown-type": (edited(CONFIG, model_type="house"), "model type `house`"),
+    "config-of-a-path": (edited(CONFIG, model_type="../../house"), "model type `../../house`"),
+    "config-of-a-language-model": (
+        edited(CONFIG, model_type="gpt2"),
+        "a gpt2 model is no semantic segmentation model",
+    ),
+    "config-of-a-list-as-type": (edited(CONFIG, model_type=["segformer"]), "model cannot be read ("),
     "config-of-other-widths": (edited(CONFIG, hidden_sizes=[4, 4, 8, 8]), "model"),
-    "config-of-texts-for-widths": (edited(CONFIG, hidden_sizes="wide"), "model"),
-    "config-of-no-widths": (edited(CONFIG, hidden_sizes=[]), "model"),
-    "config-of-null-for-depths": (edited(CONFIG, depths=None), "model"),
-    "config-of-unknown-precision": (edited(CONFIG, dtype="float7"), "model"),
+    "config-of-texts-for-widths": (edited(CONFIG, hidden_sizes="wide"), "field 'hidden_sizes'"),
+    "config-of-no-widths": (edited(CONFIG, hidden_sizes=[]), "model cannot be read ("),
+    "config-of-null-for-depths": (edited(CONFIG, depths=None), "field 'depths'"),
+    "config-of-unknown-precision": (edited(CONFIG, dtype="float7"), "float7"),
     "config-with-code-of-its-own": (coded(model_type="house"), "is not run"),
     "config-with-code-of-others": (
         edited(CONFIG, model_type="house", auto_map={"AutoConfig": "lab/other--house.Config"}),
         "is not run",
     ),
-    "weights-gone": (gone(WEIGHTS), "model"),
-    "weights-empty": (content(WEIGHTS, b""), "model"),
-    "weights-torn": (torn(WEIGHTS), "model"),
-    "weights-zeros": (content(WEIGHTS, bytes(256)), "model"),
-    "weights-beyond-the-end": (content(WEIGHTS, BEYOND), "model"),
-    "weights-of-long-header": (content(WEIGHTS, b"\xff" * 64), "model"),
-    "weights-a-pickle": (pickled(WEIGHTS), "model"),
-    "weights-a-pickle-of-torch": (pickled_by_torch(WEIGHTS, WEIGHTS), "model"),
+    "weights-gone": (gone(WEIGHTS), "no file named model.safetensors"),
+    "weights-empty": (content(WEIGHTS, b""), "Error while deserializing header"),
+    "weights-torn": (torn(WEIGHTS), "Error while deserializing header"),
+    "weights-zeros": (content(WEIGHTS, bytes(256)), "Error while deserializing header"),
+    "weights-beyond-the-end": (content(WEIGHTS, BEYOND), "Error while deserializing header"),
+    "weights-of-long-header": (content(WEIGHTS, b"\xff" * 64), "Error while deserializing header"),
+    "weights-a-pickle": (pickled(WEIGHTS), "Error while deserializing header"),
+    "weights-a-pickle-of-torch": (pickled_by_torch(WEIGHTS, WEIGHTS), "Error while deserializing header"),
     "weights-a-pickle-by-its-name": (pickled_by_torch("pytorch_model.bin", WEIGHTS), "nothing of it was run"),
     "weights-git-lfs": (
         content(WEIGHTS, "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"),
-        "model",
+        "Error while deserializing header",
     ),
     "weights-of-no-tensor": (tensors(WEIGHTS, lambda known: {}), "lacks"),
     "weights-under-other-names": (tensors(WEIGHTS, lambda known: {f"x.{k}": v for k, v in known.items()}), "lacks"),
-    "shards-gone": (both(shards("a.safetensors"), gone("a.safetensors")), "model"),
+    "shards-gone": (both(shards("a.safetensors"), gone("a.safetensors")), "a.safetensors"),
     "kernel-of-the-hub": (edited(CONFIG, attn_implementation="lab/kernel"), "code of the Hub (lab/kernel)"),
     "kernel-of-the-hub-inside": (
         edited(CONFIG, backbone_config={"_attn_implementation": {"": "lab/kernel@main:f"}}),
         "code of the Hub (lab/kernel@main:f)",
     ),
-    "shards-index-torn": (both(shards("a.safetensors"), torn(f"{WEIGHTS}.index.json")), "model"),
+    "shards-index-torn": (both(shards("a.safetensors"), torn(f"{WEIGHTS}.index.json")), "Unterminated string"),
 }
 BROKEN = {
     "component-initial-of-no-tensor": "an initialisation without tensors is taken, if the manifest is made to fit",
@@ -326,6 +336,10 @@ BROKEN = {
 REFUSED = {
     **{f"predict-{name}": ((predict, harm), part) for name, (harm, part) in EXPORTS.items()},
     **{f"train-{name}": ((train, harm), part) for name, (harm, part) in EXPORTS.items()},
+    "backbone-kernel-of-the-hub": (
+        (backbone, edited(CONFIG, attn_implementation="lab/kernel")),
+        "code of the Hub (lab/kernel)",
+    ),
     "predict-weights-of-nan": (
         (predict, tensors(WEIGHTS, lambda known: {name: value * torch.nan for name, value in known.items()})),
         "has weights that are NaN or infinite",
