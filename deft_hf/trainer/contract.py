@@ -125,6 +125,7 @@ FACTS: dict[str, tuple[Fact, ...]] = {
         Fact(f"{_TRAINER}._load_scaler", _WHEN_RESUMING, takes="self checkpoint"),
         Fact(f"{_TRAINER}._load_from_checkpoint", _WHEN_RESUMING, takes="self resume_from_checkpoint model"),
         Fact(f"{_TRAINER}._load_best_model", _UNSEEN, takes="self"),
+        Fact(f"{_TRAINER}._determine_best_metric", _UNSEEN, takes="self metrics trial"),
         Fact(
             f"{_TRAINER}._finalize_training", _UNSEEN, says=("self._load_best_model()", "self._finish_current_push()")
         ),
@@ -318,6 +319,14 @@ FACTS: dict[str, tuple[Fact, ...]] = {
             "peft.tuners.tuners_utils:BaseTuner.__init__",
             "silent: an export keeps a note of adapters that it does not have",
             says=("self.model.peft_config",),
+        ),
+    ),
+    "trainer.limits": (Fact("torch._inductor:list_mode_options", _NO_NAME),),
+    "models.timm_backbones": (
+        Fact(
+            "transformers.models.timm_backbone.modeling_timm_backbone:TimmBackbone.__init__",
+            "loud: a timm backbone does not open",
+            says=("self._backbone = ",),
         ),
     ),
     "models.backbones": (Fact("transformers.models.auto.modeling_auto:MODEL_FOR_BACKBONE_MAPPING_NAMES", _NO_NAME),),
