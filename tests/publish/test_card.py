@@ -298,3 +298,8 @@ def test_the_snippet_runs(model_type, tmp_path, monkeypatch, capsys):
     expected = predict(model, family, item["pixel_values"][None], (70, 110))[0]
     assert torch.equal(found["classes"], expected)
     assert "LABEL_" in capsys.readouterr().out
+
+
+def test_unreadable_images_are_counted_by_domain():
+    card = render_card(of_run(unreadable={"town": ["1"], "coast": ["2", "3"]}))
+    assert "could not be read while it ran: 1 of town, 2 of coast. In training" in card
