@@ -93,7 +93,9 @@ def test_the_recipe_of_the_readme_loads(tmp_path, monkeypatch):
     assert len(text.splitlines()) == 8
     data = yaml.safe_load(text)["data"]
     for entry in [*data["source"], *data["validation"], *data["unseen"]]:
-        (tmp_path / entry["folder"] / "images").mkdir(parents=True, exist_ok=True)
+        for kind in ("images", "masks"):
+            (tmp_path / entry["folder"] / kind).mkdir(parents=True, exist_ok=True)
+    (tmp_path / "data/town/split.json").write_text('{"train": ["a"], "val": ["b"]}')
     (tmp_path / "town.yaml").write_text(text)
     monkeypatch.chdir(tmp_path)
     recipe = Recipe.load("town.yaml")
