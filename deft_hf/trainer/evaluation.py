@@ -127,9 +127,9 @@ class Evaluator:
         return matrix, int(self.accelerator.reduce(count, reduction="sum"))
 
     def mean_iou(self, model: nn.Module, dataloaders: Iterable[DataLoader], on_batch: Callable[[], None]) -> float:
-        """The mean of the data sets' mean IoU; see `evaluate`."""
+        """The mean of the data sets' mean IoU, of those that have one; see `evaluate`."""
         found = [self.score(model, loader, on_batch)[0] for loader in dataloaders]
-        return float(np.mean([matrix.compute().mean_iou for matrix in found]))
+        return float(np.nanmean([matrix.compute().mean_iou for matrix in found]))
 
     def predict(self, model: nn.Module, dataset: Any, prefix: str) -> tuple[list[np.ndarray], dict[str, float]]:
         """Class ids of every image, int64 (H, W) each, and the metrics where the items have labels.

@@ -141,7 +141,7 @@ def claimed(path: Path, command: str, look: Callable[[], Found], argument: str =
             What the folder was given as.
 
     Yields:
-        What `look` returned.
+        `Any`: What `look` returned.
 
     Raises:
         UserError: The folder is in use, or cannot be made or written to.
@@ -188,7 +188,7 @@ def locked(folder: Path, patience: float = 0.0, argument: str = "out") -> Iterat
     Args:
         folder (`Path`):
             The folder; it exists.
-        patience (`float`, *optional*, defaults to 0.0):
+        patience (`float`, *optional*, defaults to `0.0`):
             Seconds to wait for another process.
         argument (`str`, *optional*, defaults to `"out"`):
             What the folder was given as.

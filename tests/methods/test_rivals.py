@@ -365,6 +365,7 @@ def test_wise_ft_is_the_point_that_the_source_domains_like_best(tmp_path, model_
         for item in domains["near"].items:
             logits = F.interpolate(interpolated(liked)(item["pixel_values"]).logits, size=(64, 64), mode="bilinear")
             item["labels"] = logits.argmax(1)
+            item["labels"][:, 0, 0] = (item["labels"][:, 0, 1] + 1) % 7  # of one class alone there is no mean IoU
         expected = {
             tenth / 10: np.mean([plain_mean_iou(interpolated(tenth / 10), domains[name]) for name in ("near", "next")])
             for tenth in range(11)
@@ -383,7 +384,9 @@ def test_wise_ft_is_the_point_that_the_source_domains_like_best(tmp_path, model_
     for name, module in batchnorm_modules(run.generalized_model).items():
         torch.testing.assert_close(module.running_mean, wanted.get_submodule(name).running_mean, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(module.running_var, wanted.get_submodule(name).running_var, rtol=1e-4, atol=1e-5)
-    assert run.evaluate()["eval_near_mean_iou"] == plain_mean_iou(run.generalized_model.eval(), domains["near"])
+    assert run.evaluate()["eval_near_mean_iou"] == pytest.approx(
+        plain_mean_iou(run.generalized_model.eval(), domains["near"])
+    )
 
 
 def test_of_several_best_points_the_largest_is_taken():

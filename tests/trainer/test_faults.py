@@ -58,7 +58,7 @@ def test_a_pickle_that_would_run_code_is_never_loaded(tmp_path, file, monkeypatc
     torch.save({"state": Evil()}, folder / file)
     integrity.write_manifest(folder)
     monkeypatch.setattr(os, "system", lambda command: pytest.fail("the pickle was executed"))
-    with pytest.raises(Exception, match="weights_only|Weights only"):
+    with pytest.raises(Exception, match="has a pickle that holds more than states of optimizer"):
         trainer(tmp_path, max_steps=8).train(resume_from_checkpoint=str(folder), resume_anyway=True)
 
 
@@ -199,13 +199,13 @@ def test_the_best_checkpoint_of_a_run_that_was_moved_is_found(tmp_path, worse_an
     settings = {**SAVES, **choosing, "metric_for_best_model": "near_mean_iou"}
     trainer(tmp_path / "here", **settings).train()
     shutil.copytree(tmp_path / "here", tmp_path / "there")
-    for step in (6, 8, 10) if kept else (2, 6, 8, 10):
+    for step in (10,) if kept else (6, 10):
         shutil.rmtree(tmp_path / "there" / f"checkpoint-{step}")
     moved = trainer(tmp_path / "there", **settings)
     moved.train(resume_from_checkpoint=True)
     best = Path(moved.state.best_model_checkpoint)
-    assert best == tmp_path / "there" / ("checkpoint-2" if kept else "checkpoint-6")
-    assert moved.pathways.stage == ("warmup" if kept else "decoupled")
+    assert best == tmp_path / "there" / ("checkpoint-6" if kept else "checkpoint-10")
+    assert moved.pathways.stage == "decoupled"  # the best is never of the warm-up
 
 
 # ---- SIGTERM
