@@ -118,7 +118,6 @@ def test_dropout_of_a_step_is_that_of_a_step_without_counting():
 
 def test_a_run_costs_its_stages_times_their_steps():
     model, batch = tiny.build("segformer"), tiny.batch()
-    model.decode_head.classifier.requires_grad_(False)
     state, places = copy.deepcopy(model.state_dict()), [p.data_ptr() for p in model.parameters()]
     step = {stage: step_flops(pathways("segformer", stage), batch) for stage in STAGES}
     family = resolve_family(model)
@@ -129,6 +128,15 @@ def test_a_run_costs_its_stages_times_their_steps():
     assert method_flops(model, family, [], batch) == 0
     assert [p.data_ptr() for p in model.parameters()] == places
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_what_is_frozen_costs_no_gradient_and_stays_frozen():
+    model, batch = tiny.build("segformer"), tiny.batch()
+    family = resolve_family(model)
+    whole = method_flops(model, family, [("joint", 1)], batch)
+    model.decode_head.classifier.requires_grad_(False)
+    assert method_flops(model, family, [("joint", 1)], batch) < whole
     assert not model.decode_head.classifier.weight.requires_grad and model.decode_head.linear_fuse.weight.requires_grad
 
 
