@@ -7,7 +7,7 @@ Two intervals of 95 % are given, which answer two questions:
   methods at one seed share what the seed decides, the order of the data first of all, so that this cancels.
 * **Bootstrap over seeds and images** (Efron and Tibshirani 1993, An Introduction to the Bootstrap, section 13.3: the
   percentile interval). Would other images of these domains say the same, too? Seeds are drawn with replacement and,
-  within each domain, images are, the same ones for both methods and all seeds; mean IoU is taken anew from the summed
+  within each domain, images are, the same ones for both methods and all seeds; mean IoU is computed from the summed
   confusion counts of the drawn images. Seeds and images are crossed, each seed is scored on each image, and drawing
   either by itself is Owen's pigeonhole bootstrap (2007, https://doi.org/10.1214/07-AOAS122).
 

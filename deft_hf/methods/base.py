@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 from deft_hf.methods.core.stages import Stage
@@ -242,8 +242,3 @@ class Method(Ingredient):
     def trains_encoder(cls) -> bool:
         """Whether any stage moves the encoder."""
         return any(stage != "warmup" for stage in cls.stages)
-
-
-def field_names(settings: type) -> list[str]:
-    """Names of the fields of a settings dataclass."""
-    return [each.name for each in fields(settings)]

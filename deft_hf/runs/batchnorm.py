@@ -1,4 +1,4 @@
-"""BatchNorm statistics of a finished model, taken anew."""
+"""BatchNorm statistics of a finished model, re-estimated."""
 
 from __future__ import annotations
 
