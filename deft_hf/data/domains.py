@@ -24,6 +24,7 @@ from deft_hf.data.masks import Palettes, used_colors
 from deft_hf.data.opening import open_mask, open_picture, stored_size, unequal
 from deft_hf.data.pictures import DROPPED_ALPHA, ValueRange, check_value_range
 from deft_hf.data.report import DomainReport, listed
+from deft_hf.data.splitting import take_share
 from deft_hf.data.streets import LOOKS, STREETS, draw_street
 from deft_hf.utils.errors import UnreadableFile, UserError
 
@@ -91,7 +92,7 @@ class Domain:
         name: str | None = None,
         images: str = "images",
         masks: str = "masks",
-        split: str | None = None,
+        split: str | float | None = None,
         image_suffix: str = "",
         mask_suffix: str = "",
         value_range: ValueRange | None = None,
@@ -111,8 +112,9 @@ class Domain:
                 Folder of the images in `root`.
             masks (`str`, *optional*, defaults to `"masks"`):
                 Folder of the masks in `root`.
-            split (`str`, *optional*):
-                A key of ROOT/split.json, which maps names of splits to lists of ids; all pairs by default.
+            split (`str` or `float`, *optional*):
+                A key of ROOT/split.json, which maps names of splits to lists of ids; or a share of the pairs: 0.8 the
+                first, -0.2 the rest, see `deft_hf.data.splitting.take_share`. All pairs by default.
             image_suffix (`str`, *optional*, defaults to `""`):
                 Suffix of the images' stems that is not part of the id (`_leftImg8bit`). Files without it are ignored.
             mask_suffix (`str`, *optional*, defaults to `""`):
@@ -121,12 +123,15 @@ class Domain:
                 As for `Domain`.
 
         Raises:
-            UserError: A missing or empty folder, two files of one id, no pair at all, an unknown split, or ids in the
-                split that are no pairs.
+            UserError: A missing or empty folder, two files of one id, no pair at all, an unknown split, ids in the
+                split that are no pairs, or a share that leaves none.
         """
         root = Path(root)
         image_files = files_by_id(root / images, image_suffix)
         mask_files = files_by_id(root / masks, mask_suffix)
+        if not image_suffix:  # masks beside their images, or below them
+            taken = set(mask_files.values())
+            image_files = {key: path for key, path in image_files.items() if path not in taken} or image_files
         ids = [key for key in image_files if key in mask_files]
         if not ids:
             raise UserError(
@@ -137,8 +142,10 @@ class Domain:
         name = name or root.resolve().name
         without_mask = [key for key in image_files if key not in mask_files]
         without_image = [key for key in mask_files if key not in image_files]
-        if split is not None:
+        if isinstance(split, str):
             ids = read_split(root / "split.json", split, set(ids))
+        elif split is not None:
+            ids = take_share(ids, split)
         dataset = datasets.Dataset.from_dict(
             {"id": ids, "image": [image_files[key] for key in ids], "mask": [mask_files[key] for key in ids]},
             features=_FEATURES,

@@ -17,6 +17,8 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pgm", ".ppm", ".tif
 def files_by_id(folder: Path, suffix: str) -> dict[str, str]:
     """Path of each image file below a folder by its id: the path relative to the folder, without `suffix` and type.
 
+    A suffix may end with a type (`_mask.png`, `.jpg`); then only files of that type count.
+
     Ids are in Unicode's composed form (NFC): macOS decomposes what other systems and a `split.json` write composed.
 
     Raises:
@@ -24,12 +26,15 @@ def files_by_id(folder: Path, suffix: str) -> dict[str, str]:
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; expected the images or masks of a domain there")
+    typed = suffix.lower().endswith(IMAGE_SUFFIXES)
     found: dict[str, str] = {}
     for parent, folders, files in os.walk(folder, followlinks=True):
         if loop := next((name for name in folders if _leads_back(Path(parent, name))), None):
             raise UserError(f"{Path(parent, loop)}: links to a folder that it lies in; remove the link")
         for file in files:
-            stem, extension = os.path.splitext(unicodedata.normalize("NFC", file))
+            name = unicodedata.normalize("NFC", file)
+            stem, extension = os.path.splitext(name)
+            stem = name if typed else stem
             if extension.lower() not in IMAGE_SUFFIXES or not stem.endswith(suffix) or file.startswith("."):
                 continue
             path = Path(parent, file)
@@ -40,7 +45,7 @@ def files_by_id(folder: Path, suffix: str) -> dict[str, str]:
                 raise UserError(f"{path}: has the same id ({key}) as {found[key]}; keep one of them")
             found[key] = str(path)
     if not found:
-        ending = f"{suffix}{{{','.join(IMAGE_SUFFIXES)}}}"
+        ending = suffix if typed else f"{suffix}{{{','.join(IMAGE_SUFFIXES)}}}"
         raise UserError(
             f"{folder}: holds no file that ends in {ending}; expected the images or masks of a domain there"
         )

@@ -18,6 +18,8 @@ from deft_hf.utils.errors import UserError
 _UNKNOWN = 254
 _RAW_IDS = 65536
 _LOWEST_RAW_ID = -(2**31)
+REST = "rest"
+"""The key of `ids` that stands for every raw id that is not listed."""
 _NAMED_IN_ERRORS = 8
 
 # Okabe & Ito, "Color Universal Design" (https://jfly.uni-koeln.de/color/), without black, which shows ignored pixels.
@@ -42,10 +44,11 @@ class LabelSpace:
         palette (`tuple[Color, ...]`, *optional*, defaults to `()`):
             One (red, green, blue) colour in 0..255 per class, for figures and, without `colors`, for reading coloured
             masks; by default the colour-blind-safe colours of Okabe and Ito, and darker shades of them.
-        ids (`Mapping[int, int]`, *optional*):
+        ids (`Mapping[int | str, int]`, *optional*):
             Raw id in the mask file (at most 65535, negative ones of 32 bits too) -> train id, or 255 for pixels to
             ignore. By default raw ids are train ids. 255 is ignored without being listed; list it (`{0: 0, 255: 1}`)
-            for binary masks stored as 0 and 255.
+            for binary masks stored as 0 and 255. The key `rest` stands for every other raw id, 255 too: `{0: 0, rest:
+            1}` makes one class of instances that are numbered from 1 to whatever each picture has.
         colors (`Mapping[Color, int]`, *optional*):
             Colour -> train id or 255, for masks stored as RGB or RGBA, and for indexed ones unless `ids` is given too.
             By default RGB by `palette`, and black is ignored unless the palette uses it: what `colorize` writes,
@@ -71,7 +74,7 @@ class LabelSpace:
 
     names: tuple[str, ...]
     palette: tuple[Color, ...] = ()
-    ids: Mapping[int, int] | None = None
+    ids: Mapping[Any, int] | None = None
     colors: Mapping[Color, int] | None = None
 
     def __post_init__(self) -> None:
@@ -102,10 +105,9 @@ class LabelSpace:
             if not ids:
                 raise UserError("labels.ids is empty; list the raw ids, or leave it out where raw ids are train ids")
             for raw, train in ids.items():
-                if not _is_int(raw) or not _LOWEST_RAW_ID <= raw < _RAW_IDS:
-                    raise UserError(
-                        f"labels.ids: found the raw id {raw!r}, expected a whole number up to {_RAW_IDS - 1}"
-                    )
+                if raw != REST and (not _is_int(raw) or not _LOWEST_RAW_ID <= raw < _RAW_IDS):
+                    expected = f"a whole number up to {_RAW_IDS - 1}, or {REST}"
+                    raise UserError(f"labels.ids: found the raw id {raw!r}, expected {expected}")
                 self._check_train_id(train, f"labels.ids: {raw}")
             object.__setattr__(self, "ids", dict(ids))
         if self.colors is not None:
@@ -197,7 +199,7 @@ class LabelSpace:
         train = np.take(self._id_table, raw.astype(np.uint32), mode="clip")
         if raw.dtype == np.int32:
             for raw_id, train_id in (self.ids or {}).items():
-                if raw_id < 0:
+                if not isinstance(raw_id, str) and raw_id < 0:
                     train[raw == raw_id] = train_id
         return train
 
@@ -243,11 +245,13 @@ class LabelSpace:
 
     @cached_property
     def _id_table(self) -> np.ndarray:
-        ids = {index: index for index in range(self.num_labels)} if self.ids is None else self.ids
-        table = np.full(_RAW_IDS + 1, _UNKNOWN, np.uint8)
-        table[IGNORE_INDEX] = IGNORE_INDEX
+        ids: Mapping[Any, int] = {index: index for index in range(self.num_labels)}
+        ids = ids if self.ids is None else self.ids
+        table = np.full(_RAW_IDS + 1, ids.get(REST, _UNKNOWN), np.uint8)
+        if REST not in ids:
+            table[IGNORE_INDEX] = IGNORE_INDEX
         for raw, train in ids.items():
-            if raw >= 0:
+            if not isinstance(raw, str) and raw >= 0:
                 table[raw] = train
         return table
 

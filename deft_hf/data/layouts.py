@@ -113,7 +113,7 @@ def load_layout(
     return _gtav_pairs(domain, root, split) if spec.listed else domain
 
 
-def split_problem(layout: str, split: str | None) -> str | None:
+def split_problem(layout: str, split: str | float | None) -> str | None:
     """What is wrong with the split of a layout, as `split: ...`."""
     spec = LAYOUTS[layout]
     if split in spec.splits or (split is None and spec.listed):

@@ -9,7 +9,8 @@ from typing import Protocol
 
 from deft_hf.data.presets import PRESETS
 from deft_hf.models.heads import HEADS
-from deft_hf.recipe.data import DataSection, Entry, is_hub_name
+from deft_hf.recipe.data import DataSection
+from deft_hf.recipe.domains import Entry, is_hub_name
 from deft_hf.recipe.sections import MethodSection, ModelSection, PublishSection
 from deft_hf.recipe.training import TrainingSection
 from deft_hf.utils.errors import UserError

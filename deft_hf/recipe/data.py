@@ -1,35 +1,26 @@
-"""The `data` section of a recipe: domains, how they are labelled, and how their images reach the model."""
+"""The `data` section of a recipe: its domains, their classes, and how their images reach the model."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
-from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from deft_hf.data.corruptions import CORRUPTIONS, SEVERITIES, corrupted_name
-from deft_hf.data.files import split_ids
 from deft_hf.data.labels import LabelSpace
-from deft_hf.data.layouts import LAYOUTS, split_problem
 from deft_hf.data.pictures import check_value_range
 from deft_hf.data.presets import PRESETS
-from deft_hf.data.streets import LOOKS, STREETS
+from deft_hf.recipe.domains import AboveZero, Entries, FolderEntry, label_space
 from deft_hf.recipe.section import Section
-from deft_hf.recipe.values import Expected, OneOf, Positive, Size, found, mistake, nearest, rising
-from deft_hf.utils.errors import UserError
+from deft_hf.recipe.values import Expected, OneOf, Positive, Size, rising
 
 _Strength = Annotated[float, Field(ge=0)]
 _HueStrength = Annotated[float, Field(ge=0, le=0.5)]
-_AboveZero = Annotated[float, Field(gt=0)]
 Jitter = Annotated[
     tuple[_Strength, _Strength, _Strength, _HueStrength],
     Expected("[brightness, contrast, saturation, hue], four numbers, none below 0, the last at most 0.5"),
 ]
 ScaleRange = Annotated[
-    tuple[_AboveZero, float], AfterValidator(rising), Expected("[low, high], two numbers with 0 < low <= high")
+    tuple[AboveZero, float], AfterValidator(rising), Expected("[low, high], two numbers with 0 < low <= high")
 ]
 ValueRange = Annotated[
     tuple[float, float],
@@ -41,209 +32,6 @@ ValueRange = Annotated[
 BlurRange = Annotated[
     tuple[_Strength, float], AfterValidator(rising), Expected("[low, high], two numbers with 0 <= low <= high")
 ]
-_Severity = Annotated[int, Field(ge=SEVERITIES[0], le=SEVERITIES[-1])]
-_Preset = Annotated[str, OneOf(PRESETS)]
-
-
-def _text(name: Any) -> Any:
-    return "" if name is None else name
-
-
-class Entry(Section):
-    """A domain, of one of three kinds: `folder`, `hub` or `streets`."""
-
-    name: Annotated[str, BeforeValidator(_text)] = Field(
-        default="", description="Name in tables and metric keys. Default: after the place of the images."
-    )
-    weight: Annotated[_AboveZero, Expected("a number above 0")] | None = Field(
-        default=None, description="How often a source domain is drawn beside others. Default: by its number of images."
-    )
-    labels: _Preset | None = Field(
-        default=None,
-        description="What the masks hold, where that differs from `data.labels`, such as `mapillary_rein`.",
-    )
-    corruption: Annotated[str, OneOf(CORRUPTIONS)] | None = Field(
-        default=None,
-        description="Score corrupted copies of the images; of unseen domains only. They are named `town_fog_3`.",
-    )
-    severity: Annotated[_Severity | None, Expected("a whole number from 1 to 5, or null for all five")] = Field(
-        default=None, description="Severity of the corruption. Default: all five in one domain, each image five times."
-    )
-
-    @model_validator(mode="after")
-    def _fill_in_name(self) -> Entry:
-        default = self.default_name
-        if self.corruption is not None:
-            default = corrupted_name(default, self.corruption, self.severity)
-        self.name = self.name or default
-        return self
-
-    def label_space(self, data: DataSection) -> LabelSpace:
-        """What the masks hold, of the recipe's classes."""
-        return data.label_space() if self.labels is None else PRESETS[self.labels]
-
-    @property
-    def default_name(self) -> str:
-        raise NotImplementedError
-
-    @property
-    def part(self) -> str | None:
-        """The split, if only one is taken."""
-        return None
-
-    @property
-    def origin(self) -> Hashable:
-        """Equal for entries of a kind whose images come from the same place."""
-        raise NotImplementedError
-
-    def shares_images(self, other: Entry, root: str | None) -> bool:
-        """Whether an image may be in both entries; of two splits of one place none is."""
-        apart = self.part != other.part and None not in (self.part, other.part)
-        return not apart and type(self) is type(other) and self._same_place(other, root)
-
-    def _same_place(self, other: Entry, root: str | None) -> bool:
-        return self.origin == other.origin
-
-    def problem(self, root: str | None) -> str | None:
-        """What is wrong with the place that the images come from, as `KEY: ...`."""
-        return None
-
-
-_PLACES = {"images", "masks", "image_suffix", "mask_suffix"}
-
-
-class FolderEntry(Entry):
-    """A domain of files: images and masks in two folders under `folder`, see `Domain.from_folder`.
-
-    With a `layout` the folder is the official tree of a data set, see `load_layout`.
-    """
-
-    folder: str = Field(description="Folder of the domain; a relative one starts at `data.root`.")
-    layout: Annotated[str, OneOf(LAYOUTS)] | None = Field(
-        default=None, description="The folder is the official tree of this data set, as it is unpacked."
-    )
-    split: str | None = Field(default=None, description="Split of `split.json` or of the layout. Default: all images.")
-    images: str = Field(default="images", description="Folder of the images in it.")
-    masks: str = Field(default="masks", description="Folder of the masks in it.")
-    image_suffix: str = Field(
-        default="", description="What an image's name has after the part that it shares with its mask."
-    )
-    mask_suffix: str = Field(
-        default="", description="What a mask's name has after the part that it shares with its image."
-    )
-
-    @property
-    def default_name(self) -> str:
-        return Path(self.folder).name
-
-    @property
-    def part(self) -> str | None:
-        return self.split
-
-    def _same_place(self, other: Entry, root: str | None) -> bool:
-        assert isinstance(other, FolderEntry)
-        one, two = (entry.resolved_folder(root).resolve() for entry in (self, other))
-        if self.layout is not None or other.layout is not None:
-            return one == two
-        one, two = (one / self.images).resolve(), (two / other.images).resolve()
-        return one.is_relative_to(two) or two.is_relative_to(one)
-
-    def label_space(self, data: DataSection) -> LabelSpace:
-        if self.layout is not None and self.labels is None and isinstance(data.labels, str) and data.labels in PRESETS:
-            return PRESETS[LAYOUTS[self.layout].labels]
-        return super().label_space(data)
-
-    def resolved_folder(self, root: str | None) -> Path:
-        """The folder itself; a relative one starts at `root` (`data.root`), or at the working folder if None."""
-        return Path(root or "").expanduser() / Path(self.folder).expanduser()
-
-    def problem(self, root: str | None) -> str | None:
-        folder = self.resolved_folder(root)
-        if self.layout is not None and (problem := split_problem(self.layout, self.split)):
-            return problem
-        if self.layout is not None and (own := sorted(self.model_fields_set & _PLACES)):
-            return f"{own[0]}: found beside layout, which knows it; remove one of them"
-        if not folder.is_dir():
-            return f"folder: found no folder {folder}; correct it, or override data.root=PATH"
-        return self._missing(folder) if self.layout is None else None
-
-    def _missing(self, folder: Path) -> str | None:
-        for key in ("images", "masks"):
-            place = folder / getattr(self, key)
-            if not place.is_dir():
-                return f"{key}: found no folder {place}; name the one that has the {key}"
-        if self.split is not None:
-            try:
-                split_ids(folder / "split.json", self.split)
-            except UserError as error:
-                return f"split: {error}"
-        return None
-
-
-class HubEntry(Entry):
-    """A domain of a data set on the Hub or in a folder of `datasets`' own kind, see `Domain.from_hub`."""
-
-    hub: str = Field(description="Hub name of a data set, or a folder that `datasets` loads.")
-    split: str = Field(description="Split of the data set.")
-    image_column: str = Field(default="image", description="Column of the images.")
-    mask_column: str = Field(default="mask", description="Column of the masks.")
-    config: str | None = Field(default=None, description="Configuration of the data set.")
-    revision: str | None = Field(default=None, description="Branch, tag or commit on the Hub. Default: main.")
-
-    @property
-    def default_name(self) -> str:
-        return Path(self.hub).name
-
-    @property
-    def part(self) -> str | None:
-        return self.split
-
-    @property
-    def origin(self) -> Hashable:
-        hub = Path(self.hub)
-        return hub.resolve() if hub.exists() else self.hub, self.config, self.image_column
-
-    def problem(self, root: str | None) -> str | None:
-        if Path(self.hub).exists() or is_hub_name(self.hub):
-            return None
-        return f"hub: found {self.hub!r}, expected a Hub name (owner/name) or a folder that exists"
-
-
-class StreetsEntry(Entry):
-    """A domain of the drawn street world, see `Domain.from_streets`."""
-
-    streets: Annotated[str, OneOf(LOOKS)] = Field(description="What the drawn streets look like.")
-    count: Positive = Field(description="Number of images.")
-    seed: Annotated[int, Field(ge=0), Expected("a whole number, 0 or more")] = Field(
-        default=0, description="Seed of the drawing: other seeds are other images."
-    )
-    size: Size = Field(default=(192, 256), description="Size of the images.")
-
-    @property
-    def default_name(self) -> str:
-        return self.streets
-
-    @property
-    def origin(self) -> Hashable:
-        return self.streets, self.seed
-
-
-KINDS: dict[str, type[Entry]] = {"folder": FolderEntry, "hub": HubEntry, "streets": StreetsEntry}
-
-
-def _of_one_kind(entry: Any) -> Entry:
-    if not isinstance(entry, dict):
-        raise mistake(f"{found(entry)}, expected a mapping with one of the keys {', '.join(KINDS)}")
-    kinds = [kind for kind in KINDS if kind in entry]
-    if len(kinds) != 1:
-        near = "" if kinds else next(filter(None, (nearest(key, KINDS) for key in entry)), "")
-        raise mistake(
-            f"found {' and '.join(kinds) or 'none'} of the keys {', '.join(KINDS)}, expected exactly one{near}"
-        )
-    return KINDS[kinds[0]].model_validate(entry)
-
-
-Entries = list[Annotated[SerializeAsAny[Entry], BeforeValidator(_of_one_kind)]]
 
 
 class DataSection(Section):
@@ -261,7 +49,7 @@ class DataSection(Section):
     ] = Field(
         description="The classes: `streets`; `cityscapes`, `cityscapes_train_ids`, `mapillary` or `mapillary_rein` "
         "(the nineteen Cityscapes classes, from the ids that the name says); or a mapping with `names` and, where "
-        "needed, `palette`, `ids` (raw id → class or 255) and `colors`."
+        "needed, `palette`, `ids` (raw id → class or 255; `rest` for all others) and `colors`."
     )
     source: Annotated[Entries, Field(min_length=1), Expected("a list of at least one domain to train on")] = Field(
         description="Domains to train on, each with an optional `weight`."
@@ -318,21 +106,17 @@ class DataSection(Section):
         self.crop_size = self.crop_size or self.image_size
         return self
 
+    @model_validator(mode="after")
+    def _fill_in_what_is_left(self) -> DataSection:
+        for entry in self.source:
+            if isinstance(entry, FolderEntry):
+                entry.train_on_the_rest(self.validation, self.root)
+        return self
+
     def label_space(self) -> LabelSpace:
         """The classes.
 
         Raises:
             UserError: `labels` contradicts itself.
         """
-        if isinstance(self.labels, str):
-            return STREETS if self.labels == "streets" else PRESETS[self.labels]
-        return LabelSpace.from_mapping(self.labels)
-
-
-def is_hub_name(text: str) -> bool:
-    """Whether the text could be the name of a repository on the Hub."""
-    try:
-        validate_repo_id(text)
-    except HFValidationError:
-        return False
-    return True
+        return label_space(self.labels)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pydantic.fields import FieldInfo
 
 from deft_hf.recipe import Recipe
-from deft_hf.recipe.data import KINDS, Entry
+from deft_hf.recipe.domains import KINDS, Entry
 from deft_hf.recipe.section import Section, hint_of
 from deft_hf.recipe.training import TrainingSection
 from deft_hf.recipe.values import TEXT, describe

@@ -18,7 +18,8 @@ from deft_hf.publish.figures import RunRecord, save_run_figures
 from deft_hf.publish.page import render_page
 from deft_hf.publish.terms import DATA, DRAWN, Terms
 from deft_hf.recipe import MethodSection, Recipe, TrainingSection
-from deft_hf.recipe.data import DataSection, Entry, HubEntry, StreetsEntry
+from deft_hf.recipe.data import DataSection
+from deft_hf.recipe.domains import Entry, HubEntry, StreetsEntry
 from deft_hf.runs.folder import method_folders
 from deft_hf.scoring.report import MOST_PANELS
 from deft_hf.trainer.arguments import DeFTTrainingArguments

@@ -16,7 +16,8 @@ from deft_hf.data.learnable import check_scored, check_sources
 from deft_hf.data.sampling import EvaluationSet, TrainingSet
 from deft_hf.data.transforms import EvalTransform, TrainTransform
 from deft_hf.models.processor import normalization
-from deft_hf.recipe.data import DataSection, Entry, FolderEntry, HubEntry, StreetsEntry
+from deft_hf.recipe.data import DataSection
+from deft_hf.recipe.domains import Entry, FolderEntry, HubEntry, StreetsEntry
 from deft_hf.utils.console import say
 from deft_hf.utils.errors import UserError
 
@@ -31,7 +32,7 @@ def input_folders(data: DataSection) -> Iterator[Path]:
     for entry in (*data.source, *data.validation, *data.unseen):
         if isinstance(entry, FolderEntry):
             folder = entry.resolved_folder(data.root)
-            places = [entry] if entry.layout is None else layout_places(entry.layout, entry.split)
+            places = [entry] if entry.layout is None else layout_places(entry.layout, entry.part)
             yield from (folder / name for place in places for name in (place.images, place.masks))
         elif isinstance(entry, HubEntry) and Path(entry.hub).is_dir():
             yield Path(entry.hub)
@@ -48,7 +49,7 @@ def load_domains(data: DataSection) -> Domains:
         UserError: If files are wrong; the message lists everything that is, in all domains.
     """
     sections = [
-        [_domain(entry, data, entry.label_space(data)) for entry in entries]
+        [_domain(entry, data, entry.label_space(data.labels)) for entry in entries]
         for entries in (data.source, data.validation, data.unseen)
     ]
     domains = Domains(*sections)
@@ -74,10 +75,11 @@ def _domain(entry: Entry, data: DataSection, labels: LabelSpace) -> Domain:
         clean = _domain(entry.model_copy(update={"corruption": None}), data, labels)
         return corrupted(clean, entry.corruption, entry.severity, name=entry.name)
     if isinstance(entry, FolderEntry) and entry.layout is not None:
-        return load_layout(entry.layout, entry.resolved_folder(data.root), labels, entry.split, entry.name)
+        return load_layout(entry.layout, entry.resolved_folder(data.root), labels, entry.part, entry.name)
     if isinstance(entry, FolderEntry):
-        options = entry.model_dump(include={"name", "images", "masks", "split", "image_suffix", "mask_suffix"})
-        return Domain.from_folder(entry.resolved_folder(data.root), labels, **options, value_range=data.value_range)
+        options = entry.model_dump(include={"name", "images", "masks", "image_suffix", "mask_suffix"})
+        folder, split = entry.resolved_folder(data.root), entry.portion
+        return Domain.from_folder(folder, labels, **options, split=split, value_range=data.value_range)
     if isinstance(entry, HubEntry):
         options = entry.model_dump(include={"split", "name", "image_column", "mask_column", "config", "revision"})
         return Domain.from_hub(entry.hub, labels, **options, value_range=data.value_range)

@@ -457,3 +457,29 @@ def test_streets_refuse_what_they_cannot_draw():
         Domain.from_streets("sunny", count=1)
     with pytest.raises(UserError, match="found count 0"):
         Domain.from_streets(LOOKS[0], count=0)
+
+
+def test_a_share_of_the_pairs_is_a_split(tmp_path):
+    for index in range(10):
+        write(pixels(index), tmp_path / "images" / f"frame_{index}.jpg")
+        write(ids(index), tmp_path / "masks" / f"frame_{index}.png")
+    first, rest = (Domain.from_folder(tmp_path, LABELS, split=share) for share in (0.8, -0.2))
+    assert first.ids == [f"frame_{index}" for index in range(8)] and rest.ids == ["frame_8", "frame_9"]
+
+
+@pytest.mark.parametrize(
+    "masks, names, options",
+    [
+        (".", "{}_mask.png", {"mask_suffix": "_mask"}),
+        (".", "{}.png", {"image_suffix": ".jpg", "mask_suffix": ".png"}),
+        ("drawn", "{}.png", {}),
+    ],
+)
+def test_masks_beside_and_below_their_images_are_no_images(tmp_path, masks, names, options):
+    for index in range(3):
+        write(pixels(index), tmp_path / f"{index}.jpg")
+        write(ids(index), tmp_path / masks / names.format(index))
+    domain = Domain.from_folder(tmp_path, LABELS, images=".", masks=masks, **options)
+    assert domain.ids == ["0", "1", "2"]
+    assert not domain.report.images_without_mask and not domain.report.masks_without_image
+    assert all(row["image"]["path"].endswith(".jpg") for row in domain.dataset)

@@ -187,3 +187,20 @@ def test_a_used_space_travels_to_other_processes(raw):
     space = LabelSpace(NAMES, PALETTE, IDS)
     expected = space.encode(Image.fromarray(raw), "mask")
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(space)).encode(Image.fromarray(raw), "mask"), expected)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32])
+def test_the_rest_of_the_ids_is_one_class(dtype):
+    raw = np.array([[0, 1, 254, 255], [7, 7, 0, 100]])
+    if dtype != np.uint8:
+        raw[0, 2] = 40000
+    cells = LabelSpace.from_mapping({"names": ["background", "cell"], "ids": {0: 0, 7: 255, "rest": 1}})
+    train = cells.encode(Image.fromarray(raw.astype(dtype)), "cells")
+    np.testing.assert_array_equal(train, [[0, 1, 1, 1], [255, 255, 0, 1]])
+    beyond = np.array([[0, 70000, 2**31 - 1, -5]], np.int32)
+    np.testing.assert_array_equal(cells.encode(Image.fromarray(beyond), "cells"), [[0, 1, 1, 1]])
+
+
+def test_a_word_that_is_no_id_is_refused():
+    with pytest.raises(UserError, match="found the raw id 'others', expected a whole number up to 65535, or rest"):
+        LabelSpace(("a", "b"), ids={0: 0, "others": 1})

@@ -19,7 +19,7 @@ from deft_hf.data.unreadable import POLICIES
 from deft_hf.methods import METHODS
 from deft_hf.models.heads import HEADS
 from deft_hf.recipe import DataSection, MethodSection, ModelSection, PublishSection, Recipe, TrainingSection
-from deft_hf.recipe.data import KINDS, FolderEntry, HubEntry, StreetsEntry
+from deft_hf.recipe.domains import KINDS, FolderEntry, HubEntry, StreetsEntry
 from deft_hf.recipe.reference import reference
 from deft_hf.recipe.training import is_by_the_entry
 from deft_hf.recipe.values import convert
@@ -500,6 +500,43 @@ def test_contradictions(path: Path, override: str, text: str):
 def test_an_absolute_path_is_the_same_place(path: Path, tmp_path: Path):
     town = tmp_path / "data" / "town"
     assert "data.unseen.0: found images" in refusal(path, f"data.unseen.0={{folder: {town}, split: train, name: sea}}")
+
+
+SHARE = "data.validation.0={folder: town, split: 0.2}"
+
+
+def test_a_share_is_held_out_and_source_takes_the_rest(path: Path):
+    recipe = Recipe.load(path, ["data.source.0={folder: town}", SHARE, "data.unseen=[{folder: coast, split: 0.5}]"])
+    assert (recipe.data.source[0].split, recipe.data.source[0].portion) == (0.8, 0.8)
+    assert (recipe.data.validation[0].split, recipe.data.validation[0].portion) == (0.2, -0.2)
+    assert recipe.data.unseen[0].portion == -0.5
+    path.write_text(recipe.to_yaml())
+    assert Recipe.load(path) == recipe
+    Recipe.load(path, ["data.source.0={folder: town, split: 0.5}", SHARE])
+    Recipe.load(
+        path, ["data.source.0={folder: town}", SHARE, "data.unseen=[{folder: town, split: 0.1, corruption: fog}]"]
+    )
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        (["data.source.0={folder: town, split: 0.9}", SHARE], "data.validation.0: found images that town of source"),
+        (
+            ["data.source.0={folder: town, split: 0.8, images: images/a}", SHARE],
+            "data.validation.0: found images that",
+        ),
+        (["data.source.0={folder: town, split: train}", SHARE], "data.validation.0: found images that town of source"),
+        (["data.source.0={folder: town}", SHARE, "data.unseen=[{folder: town, split: 0.1}]"], "data.unseen.0: found"),
+        (
+            ["data.source.0.split=1.0"],
+            "data.source.0.split: found 1.0, expected text: the name of a split; or a share",
+        ),
+        (["data.source.0={folder: town, layout: gtav, split: 0.8}"], "split: found 0.8, expected one of train, val"),
+    ],
+)
+def test_shares_that_overlap_are_refused(path: Path, overrides: list[str], message: str):
+    assert message in refusal(path, *overrides)
 
 
 def test_other_images_of_one_place_are_no_leak(path: Path):

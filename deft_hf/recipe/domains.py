@@ -1,0 +1,289 @@
+"""The domains of a recipe's `data` section: one class for each kind of entry."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from pydantic import BeforeValidator, Field, PrivateAttr, SerializeAsAny, model_validator
+
+from deft_hf.data.corruptions import CORRUPTIONS, SEVERITIES, corrupted_name
+from deft_hf.data.files import split_ids
+from deft_hf.data.labels import LabelSpace
+from deft_hf.data.layouts import LAYOUTS, split_problem
+from deft_hf.data.presets import PRESETS
+from deft_hf.data.streets import LOOKS, STREETS
+from deft_hf.recipe.section import Section
+from deft_hf.recipe.values import Expected, OneOf, Positive, Size, found, mistake, nearest
+from deft_hf.utils.errors import UserError
+
+AboveZero = Annotated[float, Field(gt=0)]
+_Severity = Annotated[int, Field(ge=SEVERITIES[0], le=SEVERITIES[-1])]
+_Preset = Annotated[str, OneOf(PRESETS)]
+Labels = str | dict[str, object]
+"""What `data.labels` may hold: a name, or a mapping for `LabelSpace.from_mapping`."""
+
+
+def _text(name: Any) -> Any:
+    return "" if name is None else name
+
+
+class Entry(Section):
+    """A domain, of one of three kinds: `folder`, `hub` or `streets`."""
+
+    name: Annotated[str, BeforeValidator(_text)] = Field(
+        default="", description="Name in tables and metric keys. Default: after the place of the images."
+    )
+    weight: Annotated[AboveZero, Expected("a number above 0")] | None = Field(
+        default=None, description="How often a source domain is drawn beside others. Default: by its number of images."
+    )
+    labels: _Preset | None = Field(
+        default=None,
+        description="What the masks hold, where that differs from `data.labels`, such as `mapillary_rein`.",
+    )
+    corruption: Annotated[str, OneOf(CORRUPTIONS)] | None = Field(
+        default=None,
+        description="Score corrupted copies of the images; of unseen domains only. They are named `town_fog_3`.",
+    )
+    severity: Annotated[_Severity | None, Expected("a whole number from 1 to 5, or null for all five")] = Field(
+        default=None, description="Severity of the corruption. Default: all five in one domain, each image five times."
+    )
+
+    @model_validator(mode="after")
+    def _fill_in_name(self) -> Entry:
+        default = self.default_name
+        if self.corruption is not None:
+            default = corrupted_name(default, self.corruption, self.severity)
+        self.name = self.name or default
+        return self
+
+    def label_space(self, classes: Labels) -> LabelSpace:
+        """What the masks hold, of the recipe's classes (`data.labels`)."""
+        return label_space(classes) if self.labels is None else PRESETS[self.labels]
+
+    @property
+    def default_name(self) -> str:
+        raise NotImplementedError
+
+    @property
+    def part(self) -> str | None:
+        """The split, if only one is taken."""
+        return None
+
+    @property
+    def origin(self) -> Hashable:
+        """Equal for entries of a kind whose images come from the same place."""
+        raise NotImplementedError
+
+    def shares_images(self, other: Entry, root: str | None) -> bool:
+        """Whether an image may be in both entries; of two splits of one place none is."""
+        apart = self.part != other.part and None not in (self.part, other.part)
+        return not apart and type(self) is type(other) and self._same_place(other, root)
+
+    def _same_place(self, other: Entry, root: str | None) -> bool:
+        return self.origin == other.origin
+
+    def problem(self, root: str | None) -> str | None:
+        """What is wrong with the place that the images come from, as `KEY: ...`."""
+        return None
+
+
+_PLACES = {"images", "masks", "image_suffix", "mask_suffix"}
+
+
+class FolderEntry(Entry):
+    """A domain of files: images and masks in two folders under `folder`, see `Domain.from_folder`.
+
+    With a `layout` the folder is the official tree of a data set, see `load_layout`.
+    """
+
+    folder: str = Field(description="Folder of the domain; a relative one starts at `data.root`.")
+    layout: Annotated[str, OneOf(LAYOUTS)] | None = Field(
+        default=None, description="The folder is the official tree of this data set, as it is unpacked."
+    )
+    split: Annotated[
+        Annotated[float, Field(gt=0, lt=1)] | str | None,
+        Expected("text: the name of a split; or a share of the images, above 0 and below 1"),
+    ] = Field(
+        default=None,
+        description="Split of `split.json` or of the layout; or a share of the images, such as 0.2, that keeps "
+        "look-alike neighbours together: in `validation` and `unseen` it is held out from the end, in `source` taken "
+        "from the beginning. Default: all images; in `source` the rest of what `validation` holds out.",
+    )
+    images: str = Field(default="images", description="Folder of the images in it.")
+    masks: str = Field(default="masks", description="Folder of the masks in it.")
+    image_suffix: str = Field(
+        default="", description="What an image's name has after the part that it shares with its mask."
+    )
+    mask_suffix: str = Field(
+        default="", description="What a mask's name has after the part that it shares with its image."
+    )
+
+    _from_end: bool = PrivateAttr(True)
+
+    @property
+    def default_name(self) -> str:
+        return Path(self.folder).name
+
+    @property
+    def part(self) -> str | None:
+        return self.split if isinstance(self.split, str) else None
+
+    @property
+    def portion(self) -> str | float | None:
+        """The split as `Domain.from_folder` takes it: a share that is taken from the end is negative."""
+        return -self.split if isinstance(self.split, float) and self._from_end else self.split
+
+    def shares_images(self, other: Entry, root: str | None) -> bool:
+        if isinstance(other, FolderEntry) and self._same_list(other, root):
+            (low, high), (start, end) = self._interval, other._interval
+            if high <= start or end <= low:
+                return False
+        return super().shares_images(other, root)
+
+    def train_on_the_rest(self, held_out: Iterable[Entry], root: str | None) -> None:
+        """Take, as a `source` entry, what a share leaves that one of the entries holds out of the same images."""
+        self._from_end = False
+        for other in held_out:
+            if self.split is None and self.layout is None and isinstance(other, FolderEntry):
+                if isinstance(other.split, float) and self._same_list(other, root):
+                    self.split = round(1 - other.split, 9)
+
+    @property
+    def _interval(self) -> tuple[float, float]:
+        if not isinstance(self.split, float):
+            return 0, 1
+        return (round(1 - self.split, 9), 1) if self._from_end else (0, self.split)
+
+    def _same_list(self, other: FolderEntry, root: str | None) -> bool:
+        """Whether both entries split one list of pairs."""
+        folders = [entry.resolved_folder(root).resolve() for entry in (self, other)]
+        return folders[0] == folders[1] and all(getattr(self, key) == getattr(other, key) for key in _PLACES)
+
+    def _same_place(self, other: Entry, root: str | None) -> bool:
+        assert isinstance(other, FolderEntry)
+        one, two = (entry.resolved_folder(root).resolve() for entry in (self, other))
+        if self.layout is not None or other.layout is not None:
+            return one == two
+        one, two = (one / self.images).resolve(), (two / other.images).resolve()
+        return one.is_relative_to(two) or two.is_relative_to(one)
+
+    def label_space(self, classes: Labels) -> LabelSpace:
+        if self.layout is not None and self.labels is None and isinstance(classes, str) and classes in PRESETS:
+            return PRESETS[LAYOUTS[self.layout].labels]
+        return super().label_space(classes)
+
+    def resolved_folder(self, root: str | None) -> Path:
+        """The folder itself; a relative one starts at `root` (`data.root`), or at the working folder if None."""
+        return Path(root or "").expanduser() / Path(self.folder).expanduser()
+
+    def problem(self, root: str | None) -> str | None:
+        folder = self.resolved_folder(root)
+        if self.layout is not None and (problem := split_problem(self.layout, self.split)):
+            return problem
+        if self.layout is not None and (own := sorted(self.model_fields_set & _PLACES)):
+            return f"{own[0]}: found beside layout, which knows it; remove one of them"
+        if not folder.is_dir():
+            return f"folder: found no folder {folder}; correct it, or override data.root=PATH"
+        return self._missing(folder) if self.layout is None else None
+
+    def _missing(self, folder: Path) -> str | None:
+        for key in ("images", "masks"):
+            place = folder / getattr(self, key)
+            if not place.is_dir():
+                return f"{key}: found no folder {place}; name the one that has the {key}"
+        if isinstance(self.split, str):
+            try:
+                split_ids(folder / "split.json", self.split)
+            except UserError as error:
+                return f"split: {error}"
+        return None
+
+
+class HubEntry(Entry):
+    """A domain of a data set on the Hub or in a folder of `datasets`' own kind, see `Domain.from_hub`."""
+
+    hub: str = Field(description="Hub name of a data set, or a folder that `datasets` loads.")
+    split: str = Field(description="Split of the data set.")
+    image_column: str = Field(default="image", description="Column of the images.")
+    mask_column: str = Field(default="mask", description="Column of the masks.")
+    config: str | None = Field(default=None, description="Configuration of the data set.")
+    revision: str | None = Field(default=None, description="Branch, tag or commit on the Hub. Default: main.")
+
+    @property
+    def default_name(self) -> str:
+        return Path(self.hub).name
+
+    @property
+    def part(self) -> str | None:
+        return self.split
+
+    @property
+    def origin(self) -> Hashable:
+        hub = Path(self.hub)
+        return hub.resolve() if hub.exists() else self.hub, self.config, self.image_column
+
+    def problem(self, root: str | None) -> str | None:
+        if Path(self.hub).exists() or is_hub_name(self.hub):
+            return None
+        return f"hub: found {self.hub!r}, expected a Hub name (owner/name) or a folder that exists"
+
+
+class StreetsEntry(Entry):
+    """A domain of the drawn street world, see `Domain.from_streets`."""
+
+    streets: Annotated[str, OneOf(LOOKS)] = Field(description="What the drawn streets look like.")
+    count: Positive = Field(description="Number of images.")
+    seed: Annotated[int, Field(ge=0), Expected("a whole number, 0 or more")] = Field(
+        default=0, description="Seed of the drawing: other seeds are other images."
+    )
+    size: Size = Field(default=(192, 256), description="Size of the images.")
+
+    @property
+    def default_name(self) -> str:
+        return self.streets
+
+    @property
+    def origin(self) -> Hashable:
+        return self.streets, self.seed
+
+
+KINDS: dict[str, type[Entry]] = {"folder": FolderEntry, "hub": HubEntry, "streets": StreetsEntry}
+
+
+def _of_one_kind(entry: Any) -> Entry:
+    if not isinstance(entry, dict):
+        raise mistake(f"{found(entry)}, expected a mapping with one of the keys {', '.join(KINDS)}")
+    kinds = [kind for kind in KINDS if kind in entry]
+    if len(kinds) != 1:
+        near = "" if kinds else next(filter(None, (nearest(key, KINDS) for key in entry)), "")
+        raise mistake(
+            f"found {' and '.join(kinds) or 'none'} of the keys {', '.join(KINDS)}, expected exactly one{near}"
+        )
+    return KINDS[kinds[0]].model_validate(entry)
+
+
+Entries = list[Annotated[SerializeAsAny[Entry], BeforeValidator(_of_one_kind)]]
+
+
+def label_space(labels: Labels) -> LabelSpace:
+    """The classes that `data.labels` declares.
+
+    Raises:
+        UserError: It contradicts itself.
+    """
+    if isinstance(labels, str):
+        return STREETS if labels == "streets" else PRESETS[labels]
+    return LabelSpace.from_mapping(labels)
+
+
+def is_hub_name(text: str) -> bool:
+    """Whether the text could be the name of a repository on the Hub."""
+    try:
+        validate_repo_id(text)
+    except HFValidationError:
+        return False
+    return True
