@@ -10,7 +10,8 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForSemanticSegmentation
 
-from deft_hf import export, train
+import deft_hf.export as export
+from deft_hf import train
 from deft_hf.methods.lora import merged
 from deft_hf.models.families import FAMILIES
 from deft_hf.models.opening import auto_class

@@ -16,7 +16,9 @@ from transformers import (
     SegformerForSemanticSegmentation,
 )
 
-from deft_hf import evaluate, predict, train
+import deft_hf.evaluate as evaluate
+import deft_hf.predict as predict
+from deft_hf import train
 from deft_hf.data.labels import LabelSpace
 from deft_hf.data.presets import PRESETS
 from deft_hf.data.streets import STREETS

@@ -74,6 +74,16 @@ def compare(
 
     Raises:
         UserError: If recipe or arguments contain a mistake, or OUTPUT holds something else; before any training.
+
+    Example:
+
+    ```python
+    from deft_hf import compare
+
+    if __name__ == "__main__":
+        found = compare("quickstart", "joint,lp_ft,deft", seeds=5, jobs=2)
+        print(found.to_pandas().groupby(["method", "role"])["mean_iou"].mean())
+    ```
     """
     variants = parse_variants(methods)
     for name in baselines:
@@ -134,6 +144,7 @@ def compare(
             costs=cost.measure(plan, alone, folder / "costs") if costs else {},
             trials=trials,
             versions={**versions(), "hardware": hardware(), **collect.commits(table)},
+            folder=folder,
         )
         print(f"\n{write_report(comparison, folder)}\n\nThe report: {folder / 'README.md'}")
         for name in baselines[1:]:

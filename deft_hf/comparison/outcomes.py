@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from deft_hf.utils.result import Result, score_columns
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Result):
     """Methods x seeds on one recipe.
 
     Attributes:
@@ -106,6 +112,8 @@ class Comparison:
             Settings that tuning tried; may be empty.
         versions (`dict[str, str]`, *optional*, defaults to `{}`):
             Versions of packages and the hardware, as `{"torch": "2.13.0", ..., "hardware": "..."}`.
+        folder (`Path`, *optional*):
+            Where the report was written, if it was.
     """
 
     title: str
@@ -123,3 +131,25 @@ class Comparison:
     costs: dict[str, Cost] = field(default_factory=dict)
     trials: list[Trial] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
+    folder: Path | None = None
+
+    def to_pandas(self) -> DataFrame:
+        """A row for each method, seed and domain: the domain's role, its scores, and the IoU of each class."""
+        import pandas
+
+        roles = {name: "validation" for name in self.source} | {name: "unseen" for name in self.unseen}
+        rows = [
+            {"method": method, "seed": seed, "domain": domain, "role": role}
+            | score_columns(outcome.scores[domain], self.labels)
+            for method, by_seed in self.outcomes.items()
+            for seed, outcome in by_seed.items()
+            for domain, role in roles.items()
+        ]
+        return pandas.DataFrame(rows).set_index(["method", "seed", "domain"])
+
+    def pictures(self) -> list[Path]:
+        return (
+            []
+            if self.folder is None
+            else [self.folder / "figures" / name for name in ("differences.png", "domains.png")]
+        )

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,13 +28,17 @@ from deft_hf.utils.files import METRICS, TABLE
 from deft_hf.utils.integrity import writing
 from deft_hf.utils.outputs import OutputFolder, claim_output
 from deft_hf.utils.places import name_problem, refuse_overlap
+from deft_hf.utils.result import Result, score_columns
 from deft_hf.utils.text import markdown_text
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 PANELS = "figures/panels.png"
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Result):
     """Scores of one model, by domain.
 
     Attributes:
@@ -52,6 +56,8 @@ class Evaluation:
             Ids of the images that could not be read and were left out, by domain.
         examples (`list[PanelRow]`):
             The middle image of each domain: domain, image, true ids (H, W), predicted ids (H, W) by name.
+        folder (`Path`, *optional*):
+            Where tables and pictures were written, if they were.
     """
 
     name: str
@@ -61,6 +67,7 @@ class Evaluation:
     labels: LabelSpace
     unreadable: dict[str, list[str]]
     examples: list[PanelRow]
+    folder: Path | None = None
 
     def table(self) -> str:
         """Mean IoU of each domain in per cent, as Markdown."""
@@ -70,6 +77,20 @@ class Evaluation:
         """IoU of each class in per cent, a Markdown section for each domain."""
         results, names = {self.name: self.score_dicts()}, self.labels.names
         return [f"## {markdown_text(domain)}\n\n{class_table(results, domain, names)}" for domain in self.scores]
+
+    def to_pandas(self) -> DataFrame:
+        """A row for each domain: its role, its scores, and the IoU of each class."""
+        import pandas
+
+        roles = {name: "validation" for name in self.validation} | {name: "unseen" for name in self.unseen}
+        rows = {
+            domain: {"role": roles[domain], **score_columns(scores, self.labels.names)}
+            for domain, scores in self.score_dicts().items()
+        }
+        return pandas.DataFrame.from_dict(rows, orient="index").rename_axis("domain")
+
+    def pictures(self) -> list[Path]:
+        return [] if self.folder is None else [self.folder / PANELS]
 
     def score_dicts(self) -> dict[str, dict[str, Any]]:
         """`scores` as plain lists and numbers."""
@@ -126,8 +147,7 @@ def evaluate(
     Example:
 
     ```python
-    from deft_hf import Recipe
-    from deft_hf.runs.evaluate import evaluate
+    from deft_hf import Recipe, evaluate
 
     found = evaluate("outputs/quickstart", Recipe.load("quickstart"), "scores")
     print(found.table())
@@ -166,7 +186,7 @@ def evaluate(
             if found.examples:
                 save_panels(folder.file(PANELS), found.examples, found.labels, domains=len(found.scores))
             save_json(folder.file(METRICS), facts)
-    return found
+    return replace(found, folder=folder.path)
 
 
 def score(

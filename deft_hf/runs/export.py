@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -27,6 +27,10 @@ from deft_hf.utils.files import CONFIG, RECIPE
 from deft_hf.utils.integrity import writing
 from deft_hf.utils.outputs import claim_output
 from deft_hf.utils.places import check_temporary, refuse_overlap
+from deft_hf.utils.result import Result
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 logger = logging.get_logger(__name__)
 
@@ -34,7 +38,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 @dataclass(frozen=True)
-class Exported:
+class Exported(Result):
     """An export that was opened in a fresh process and gave the logits of the model it was made of.
 
     Attributes:
@@ -67,6 +71,15 @@ class Exported:
     checked: dict[str, Any]
     batchnorm_batches: int | None = None
     onnx_max_difference: float | None = None
+
+    def to_pandas(self) -> DataFrame:
+        """One row: where it lies, what it is, and how far its logits are from the model's."""
+        import pandas
+
+        listed = {
+            name: str(value) if isinstance(value, list | tuple) else value for name, value in self.to_dict().items()
+        }
+        return pandas.DataFrame([listed]).set_index("folder")
 
     def to_dict(self) -> dict[str, Any]:
         """All of it in one flat mapping, without what was not measured."""
@@ -131,7 +144,7 @@ def export(
     Example:
 
     ```python
-    from deft_hf.runs.export import export
+    from deft_hf import export
 
     export("outputs/quickstart/checkpoint-800", "small", which="usual", dtype="bfloat16")
     ```

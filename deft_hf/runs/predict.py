@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tqdm import tqdm
 
@@ -19,12 +19,17 @@ from deft_hf.utils.errors import UserError
 from deft_hf.utils.integrity import writing
 from deft_hf.utils.outputs import claim_output
 from deft_hf.utils.places import refuse_overlap
+from deft_hf.utils.result import Result
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 PREDICTIONS = "predictions.json"
+_MOST_SHOWN = 4
 
 
 @dataclass(frozen=True)
-class Predictions:
+class Predictions(Result):
     """What a model found in some pictures.
 
     Attributes:
@@ -39,6 +44,8 @@ class Predictions:
             largest first), and the PNG files written (`classes`, `colors`, `overlays`).
         unreadable (`list[str]`):
             What is wrong with each picture that was left out.
+        folder (`Path`):
+            The folder that was written.
     """
 
     model: str
@@ -46,6 +53,25 @@ class Predictions:
     classes: list[dict[str, Any]]
     images: list[dict[str, Any]]
     unreadable: list[str]
+    folder: Path
+
+    def to_pandas(self) -> DataFrame:
+        """A row for each picture: its sides in pixels, and the share of its pixels by class as `share NAME`."""
+        import pandas
+
+        names = [one["name"] for one in self.classes]
+        rows = {
+            one["image"]: {
+                "height": one["height"],
+                "width": one["width"],
+                **{f"share {name}": one["shares"].get(name, 0.0) for name in names},
+            }
+            for one in self.images
+        }
+        return pandas.DataFrame.from_dict(rows, orient="index").rename_axis("image")
+
+    def pictures(self) -> list[Path]:
+        return [self.folder / one["overlays"] for one in self.images[:_MOST_SHOWN]]
 
     def to_dict(self) -> dict[str, Any]:
         """What `predictions.json` holds."""
@@ -108,7 +134,7 @@ def predict(
     Example:
 
     ```python
-    from deft_hf.runs.predict import predict
+    from deft_hf import predict
 
     found = predict("outputs/quickstart", ["drive/", "street.jpg"], "predicted")
     print(found.images[0]["shares"])
@@ -134,7 +160,7 @@ def predict(
                 written = segmenter.save(folder, key, image, ids)
             sides = {"height": image.height, "width": image.width}
             listed.append({"image": path, **sides, "shares": segmenter.shares(ids), **written})
-        found = Predictions(model, revision, segmenter.legend(), listed, unreadable)
+        found = Predictions(model, revision, segmenter.legend(), listed, unreadable, folder.path)
         save_json(folder.file(PREDICTIONS), found.to_dict())
     return found
 

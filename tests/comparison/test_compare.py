@@ -19,7 +19,7 @@ import psutil
 import pytest
 from filelock import FileLock
 
-from deft_hf import compare as module
+import deft_hf.compare as module
 from deft_hf import train
 from deft_hf.comparison import collect, cost, experiment, jobs, tuning
 from deft_hf.comparison.checks import check_request
