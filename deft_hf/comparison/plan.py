@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from deft_hf.data.own_transform import described
 from deft_hf.methods import DEFAULT, identity_defaults
 from deft_hf.methods.variant import Settings, Variant
 from deft_hf.recipe import Recipe
@@ -23,7 +24,7 @@ from deft_hf.utils.integrity import read_json
 # What a run looks like from outside, and how often it looks at itself, makes no other run of it.
 _NO_MATTER = {
     "method": ("baselines",),
-    "data": ("check", "images_while_training"),
+    "data": ("check", "images_while_training", "augment"),  # what `augment` sets is in the other keys
     "training": (
         "output_dir",
         "eval_strategy",
@@ -199,5 +200,7 @@ def address(recipe: Recipe) -> str:
     for section, keys in _NO_MATTER.items():
         for key in keys:
             content.get(section, {}).pop(key, None)
+    if recipe.data.transform is not None:
+        content["transform"] = described(recipe.data.transform)
     content["version"] = _SAME_NUMBERS_SINCE
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]

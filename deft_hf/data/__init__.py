@@ -9,7 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from deft_hf.data.augmentations import AUGMENTATIONS as AUGMENTATIONS
     from deft_hf.data.collate import collate as collate
+    from deft_hf.data.colors import lab_recolor as lab_recolor
     from deft_hf.data.constants import IGNORE_INDEX as IGNORE_INDEX
     from deft_hf.data.corruptions import CORRUPTIONS as CORRUPTIONS
     from deft_hf.data.corruptions import corrupted as corrupted
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from deft_hf.data.labels import LabelSpace as LabelSpace
     from deft_hf.data.layouts import LAYOUTS as LAYOUTS
     from deft_hf.data.layouts import load_layout as load_layout
+    from deft_hf.data.own_transform import OwnTransform as OwnTransform
     from deft_hf.data.presets import PRESETS as PRESETS
     from deft_hf.data.report import DomainReport as DomainReport
     from deft_hf.data.sampling import EvaluationSet as EvaluationSet
@@ -27,13 +30,14 @@ if TYPE_CHECKING:
     from deft_hf.data.streets import draw_street as draw_street
     from deft_hf.data.transforms import EvalTransform as EvalTransform
     from deft_hf.data.transforms import TrainTransform as TrainTransform
-    from deft_hf.data.transforms import lab_recolor as lab_recolor
 
 _HOMES = {
+    "AUGMENTATIONS": "augmentations",
     "CORRUPTIONS": "corruptions",
     "IGNORE_INDEX": "constants",
     "LAYOUTS": "layouts",
     "LOOKS": "streets",
+    "OwnTransform": "own_transform",
     "PRESETS": "presets",
     "STREETS": "streets",
     "Domain": "domains",
@@ -47,7 +51,7 @@ _HOMES = {
     "corrupted": "corruptions",
     "corruption_suite": "corruptions",
     "draw_street": "streets",
-    "lab_recolor": "transforms",
+    "lab_recolor": "colors",
     "load_layout": "layouts",
 }
 

@@ -5,15 +5,16 @@ Every random choice is drawn from the generator that is passed in, so an item de
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from kornia.color import lab_to_rgb, rgb_to_lab
-from PIL import Image, ImageEnhance, ImageFilter
+from PIL import Image, ImageFilter
 
+from deft_hf.data.colors import jitter_colors, lab_recolor
 from deft_hf.data.constants import IGNORE_INDEX
+from deft_hf.data.geometry import Pose, Window
 from deft_hf.utils.errors import UserError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -24,7 +25,7 @@ _CROP_TRIES = 10
 
 @dataclass(frozen=True)
 class TrainTransform:
-    """Random scale, crop, flip, colour jitter and blur of a pair, in this order; then normalisation.
+    """Random turn, scale, crop, flip, colour jitter and blur of a pair, in this order; then normalisation.
 
     The crop window is cut out of the source before anything is resized, which gives the crop that resizing the whole
     image first would give, for the cost of the crop alone. Image (bilinear, antialiased) and mask (nearest) are cut by
@@ -40,6 +41,13 @@ class TrainTransform:
             Range of the random scale, drawn uniformly.
         flip (`float`, *optional*, defaults to `0.5`):
             Probability of a horizontal flip.
+        vertical_flip (`float`, *optional*, defaults to `0.0`):
+            Probability of a vertical flip.
+        turns (`bool`, *optional*, defaults to `False`):
+            Whether to turn by 0, 90, 180 or 270 degrees, each as likely as the others.
+        rotation (`float`, *optional*, defaults to `0.0`):
+            Largest angle of a random rotation either way, in degrees, drawn uniformly. Corners for which the image has
+            nothing are ignored, see `deft_hf.data.geometry.Pose`; in the image they get the mean colour.
         jitter (`tuple[float, float, float, float]`, *optional*, defaults to `(0.4, 0.4, 0.4, 0.1)`):
             Strength s of brightness, contrast, saturation and hue; None for none. The first three are changed by a
             factor from [max(0, 1 - s), 1 + s], the hue by up to s (at most 0.5) of a full turn, drawn uniformly and in
@@ -61,6 +69,8 @@ class TrainTransform:
         resize (`tuple[int, int]`, *optional*):
             (height, width) that an image counts as being resized to before it is scaled, such as (720, 1280) for GTA5;
             None: its own size.
+        own (`Callable[[Image.Image, np.ndarray, np.random.Generator], tuple[Image.Image, np.ndarray]]`, *optional*):
+            Called with (image, mask, rng) after everything that changes the pixels, such as an `OwnTransform`.
 
     Raises:
         UserError: A value out of its range.
@@ -69,6 +79,9 @@ class TrainTransform:
     crop: tuple[int, int]
     scale: tuple[float, float] = (0.5, 2.0)
     flip: float = 0.5
+    vertical_flip: float = 0.0
+    turns: bool = False
+    rotation: float = 0.0
     jitter: tuple[float, float, float, float] | None = (0.4, 0.4, 0.4, 0.1)
     jitter_probability: float = 0.5
     blur: tuple[float, float] | None = (0.15, 1.3)
@@ -77,6 +90,7 @@ class TrainTransform:
     mean: Sequence[float] = IMAGENET_MEAN
     std: Sequence[float] = IMAGENET_STD
     resize: tuple[int, int] | None = None
+    own: Callable[[Image.Image, np.ndarray, np.random.Generator], tuple[Image.Image, np.ndarray]] | None = None
 
     def __post_init__(self) -> None:
         for key, size in (("crop", self.crop), ("resize", self.resize)):
@@ -92,11 +106,14 @@ class TrainTransform:
             )
         for key, share in (
             ("flip", self.flip),
+            ("vertical_flip", self.vertical_flip),
             ("jitter_probability", self.jitter_probability),
             ("max_class_share", self.max_class_share),
         ):
             if not 0 <= share <= 1:
                 raise UserError(f"{key}: found {share}, expected a share in 0..1")
+        if not 0 <= self.rotation <= 180:
+            raise UserError(f"rotation: found {self.rotation}, expected an angle in degrees, from 0 to 180")
 
     def __call__(self, image: Image.Image, mask: np.ndarray, rng: np.random.Generator) -> dict[str, torch.Tensor]:
         """Augments a pair.
@@ -113,39 +130,52 @@ class TrainTransform:
             `pixel_values`: float32 (3, h, w), normalised; `labels`: int64 (h, w); with `recolor` also
             `recolored_pixel_values`: float32 (3, h, w), normalised.
         """
-        window, labels = self._draw_window(mask, rng)
-        image = image.resize(window.size[::-1], Image.Resampling.BILINEAR, box=window.box)
+        pose = self._draw_pose(rng)
+        window, labels = self._draw_window(mask, pose, rng)
+        image = pose.image(window.cut_image(image), window, fill=self._mean_color())
         if rng.random() < self.flip:
-            image, labels = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), labels[:, ::-1].copy()
+            image, labels = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), labels[:, ::-1]
+        if self.vertical_flip and rng.random() < self.vertical_flip:
+            image, labels = image.transpose(Image.Transpose.FLIP_TOP_BOTTOM), labels[::-1]
         if self.jitter is not None and rng.random() < self.jitter_probability:
             image = jitter_colors(image, self.jitter, rng)
         if self.blur is not None:
             image = image.filter(ImageFilter.GaussianBlur(rng.uniform(*self.blur)))
+        if self.own is not None:
+            image, labels = self.own(image, labels, rng)
         pixels = _to_unit_range(image)
         views = {"pixel_values": pixels}
         if self.recolor:
             views["recolored_pixel_values"] = lab_recolor(pixels, rng)
 
-        (top, left), (height, width) = window.offset, window.size
-        area = (..., slice(top, top + height), slice(left, left + width))
+        area = (..., *pose.area(window))
         item = {"labels": torch.full(self.crop, IGNORE_INDEX)}
-        item["labels"][area] = torch.from_numpy(labels).long()
+        item["labels"][area] = torch.from_numpy(np.ascontiguousarray(labels)).long()
         for key, view in views.items():
             item[key] = torch.zeros(3, *self.crop)
             item[key][area] = _normalize(view, self.mean, self.std)
         return item
 
-    def _draw_window(self, mask: np.ndarray, rng: np.random.Generator) -> tuple[_Window, np.ndarray]:
+    def _draw_pose(self, rng: np.random.Generator) -> Pose:
+        quarters = int(rng.integers(4)) if self.turns else 0
+        angle = rng.uniform(-self.rotation, self.rotation) if self.rotation else 0.0
+        return Pose(self.crop, quarters, angle)
+
+    def _draw_window(self, mask: np.ndarray, pose: Pose, rng: np.random.Generator) -> tuple[Window, np.ndarray]:
         base = self.resize or mask.shape
         scale = rng.uniform(*self.scale)
         scaled = [max(round(side * scale), 1) for side in base]
         for _ in range(_CROP_TRIES):
-            window = _Window.draw(mask.shape, scaled, self.crop, rng)
-            labels = window.cut(mask)
+            window = Window.draw(mask.shape, scaled, pose, rng)
+            labels = pose.labels(window.cut(mask), window)
             counts = np.bincount(labels.ravel(), minlength=IGNORE_INDEX + 1)[:IGNORE_INDEX]
             if 0 < counts.max() <= self.max_class_share * counts.sum():
                 break
         return window, labels
+
+    def _mean_color(self) -> tuple[int, int, int]:
+        red, green, blue = (round(255 * mean) for mean in self.mean)
+        return red, green, blue
 
 
 @dataclass(frozen=True)
@@ -173,104 +203,6 @@ class EvalTransform:
             "pixel_values": _normalize(_to_unit_range(image), self.mean, self.std),
             "labels": torch.from_numpy(mask).long(),
         }
-
-
-def jitter_colors(
-    image: Image.Image, strengths: tuple[float, float, float, float], rng: np.random.Generator
-) -> Image.Image:
-    """Changes brightness, contrast, saturation and hue of an RGB image in a random order; see `TrainTransform`."""
-    for index in rng.permutation(4):
-        strength = strengths[index]
-        if strength == 0:
-            continue
-        if index == 3:
-            image = _turn_hue(image, rng.uniform(-strength, strength))
-        else:
-            enhance = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)[index]
-            image = enhance(image).enhance(rng.uniform(max(0.0, 1 - strength), 1 + strength))
-    return image
-
-
-def lab_recolor(rgb: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Gives images other colours by other statistics of their LAB channels, the copies that DeFT's authors train on.
-
-    RGB to LAB in [0, 1]; each channel of each image is standardised to mean 0 and deviation 1, then given a mean drawn
-    from U(0.2, 0.8) and a deviation from U(0.1, 0.4); Gaussian noise of deviation 0.01 is added, the result cut to
-    [0, 1] and taken back to RGB. That is what the authors' code does (https://github.com/jhpahk/DeFT; the paper is not
-    known to name it), told in words; what the words leave open is settled here:
-
-    * L is brought to [0, 1] as L / 100, a and b as (x + 128) / 255.
-    * Mean and deviation are drawn for each image and channel apart, the noise for each value.
-    * The deviation is that of the population and counts as 1e-3 at least, which no eye sees; else the rounding errors
-      in a and b of a grey image would become its colours.
-    * RGB outside [0, 1] is cut.
-
-    Args:
-        rgb (`torch.Tensor`):
-            float32 (N, 3, H, W) or (3, H, W) in [0, 1].
-        rng (`np.random.Generator`):
-            Source of every random choice.
-
-    Returns:
-        `torch.Tensor`: float32, of the same shape, in [0, 1].
-    """
-    offset, extent = torch.tensor([[0.0, 128.0, 128.0], [100.0, 255.0, 255.0]], device=rgb.device)[..., None, None]
-    lab = (rgb_to_lab(rgb) + offset) / extent
-    std, mean = torch.std_mean(lab, dim=(-2, -1), correction=0, keepdim=True)
-
-    def draw(values: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(values).to(rgb.device, torch.float32)
-
-    new_mean = draw(rng.uniform(0.2, 0.8, mean.shape))
-    new_std = draw(rng.uniform(0.1, 0.4, std.shape))
-    noise = draw(rng.standard_normal(lab.shape, np.float32)) * 0.01
-    lab = (lab - mean) / std.clamp_min(1e-3) * new_std + new_mean + noise
-    return lab_to_rgb(lab.clamp(0, 1) * extent - offset)
-
-
-@dataclass(frozen=True)
-class _Window:
-    """A part of a source image and where it lands in a crop; sizes and offsets are (height, width)."""
-
-    box: tuple[float, float, float, float]  # left, top, right, bottom in pixels of the source
-    size: tuple[int, int]
-    offset: tuple[int, int]
-
-    @classmethod
-    def draw(
-        cls, source: Sequence[int], scaled: Sequence[int], crop: Sequence[int], rng: np.random.Generator
-    ) -> _Window:
-        """The part of an image of size `source`, as if resized to `scaled`, that a crop at a random place shows."""
-        starts, ends, sizes, offsets = [], [], [], []
-        for length, resized, target in zip(source, scaled, crop, strict=True):
-            # Where the image is smaller than the crop, its start is not positive and the image floats in the crop.
-            start = int(rng.integers(min(0, resized - target), max(0, resized - target) + 1))
-            first, last = max(start, 0), min(start + target, resized)
-            starts.append(first * length / resized)
-            ends.append(last * length / resized)
-            sizes.append(last - first)
-            offsets.append(first - start)
-        box = (starts[1], starts[0], ends[1], ends[0])
-        return cls(box, size=(sizes[0], sizes[1]), offset=(offsets[0], offsets[1]))
-
-    def cut(self, mask: np.ndarray) -> np.ndarray:
-        """The window of a mask (H, W), resized to the window's size by nearest neighbour."""
-        left, top, right, bottom = self.box
-        rows = _nearest(top, bottom, self.size[0])
-        columns = _nearest(left, right, self.size[1])
-        return mask[rows][:, columns]
-
-
-def _nearest(start: float, end: float, count: int) -> np.ndarray:
-    # The source pixel under the centre of each target pixel, which is where bilinear resizing looks too.
-    return np.floor(start + (np.arange(count) + 0.5) * ((end - start) / count)).astype(np.intp)
-
-
-def _turn_hue(image: Image.Image, turn: float) -> Image.Image:
-    hue, saturation, value = image.convert("HSV").split()
-    shift = round(turn * 255)
-    hue = hue.point([(level + shift) % 256 for level in range(256)])
-    return Image.merge("HSV", (hue, saturation, value)).convert("RGB")
 
 
 def _to_unit_range(image: Image.Image) -> torch.Tensor:

@@ -66,6 +66,8 @@ class RunFacts:
             Files of the recipes that the run was started with earlier.
         data (`dict[str, list[dict]]`, *optional*, defaults to `{}`):
             By section of the recipe, name, number of images and hash of each domain.
+        transform (`dict[str, str]`, *optional*):
+            Name of the user's own transform of training crops, and SHA-256 of its source.
         unreadable (`dict[str, list[str]]`, *optional*, defaults to `{}`):
             By domain, ids of the images that could not be read.
         labels (`list[str]`):
@@ -101,6 +103,7 @@ class RunFacts:
     recipe: dict[str, Any] = field(default_factory=dict)
     recipes_before: list[str] = field(default_factory=list)
     data: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    transform: dict[str, str] | None = _if_any()
     unreadable: dict[str, list[str]] = field(default_factory=dict)
     labels: list[str]
     scores: dict[str, dict[str, Any]]

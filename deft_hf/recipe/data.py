@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from deft_hf.data.augmentations import AUGMENTATIONS
 from deft_hf.data.labels import LabelSpace
 from deft_hf.data.pictures import check_value_range
 from deft_hf.data.presets import PRESETS
@@ -32,6 +33,9 @@ ValueRange = Annotated[
 BlurRange = Annotated[
     tuple[_Strength, float], AfterValidator(rising), Expected("[low, high], two numbers with 0 <= low <= high")
 ]
+_Probability = Annotated[float, Field(ge=0, le=1), Expected("a probability, from 0 to 1")]
+# What a setting of `TrainTransform` is called in a recipe.
+_KEYS = {"jitter": "color_jitter"}
 
 
 class DataSection(Section):
@@ -66,9 +70,18 @@ class DataSection(Section):
         "own size. Default: own size.",
     )
     crop_size: Size | None = Field(default=None, description="Size of a random crop. Default: `image_size`.")
+    augment: Annotated[str, OneOf(AUGMENTATIONS)] | None = Field(
+        default=None,
+        description="The kind of pictures, which sets `flip`, `vertical_flip`, `turns`, `rotation`, `scale`, "
+        "`color_jitter` and `blur`; what is stated beside it wins. Default: as for `street`.",
+    )
     scale: ScaleRange = Field(default=(0.5, 2.0), description="Range of the random scale.")
-    flip: Annotated[float, Field(ge=0, le=1), Expected("a probability, from 0 to 1")] = Field(
-        default=0.5, description="Probability of a horizontal flip."
+    flip: _Probability = Field(default=0.5, description="Probability of a horizontal flip.")
+    vertical_flip: _Probability = Field(default=0.0, description="Probability of a vertical flip.")
+    turns: bool = Field(default=False, description="Turn by 0, 90, 180 or 270 degrees, each as likely.")
+    rotation: Annotated[float, Field(ge=0, le=180), Expected("an angle in degrees, from 0 to 180")] = Field(
+        default=0.0,
+        description="Largest angle of a random rotation either way, in degrees; corners beyond the image are ignored.",
     )
     color_jitter: Jitter | None = Field(
         default=(0.4, 0.4, 0.4, 0.1), description="Strength of the random brightness, contrast, saturation and hue."
@@ -78,6 +91,10 @@ class DataSection(Section):
     )
     max_class_share: Annotated[float, Field(gt=0, le=1), Expected("a share, above 0 and at most 1")] = Field(
         default=0.75, description="A crop is drawn again while one class fills more of it."
+    )
+    transform: Annotated[str | None, Field(pattern=r"^[\w.]+:[\w.]+$"), Expected("package.module:callable")] = Field(
+        default=None,
+        description="A function of your own that is called with every training crop and its mask.",
     )
     recolor: bool = Field(default=False, description="Add the authors' LAB-recolored copy of each crop to the batch.")
     value_range: ValueRange | None = Field(
@@ -100,6 +117,14 @@ class DataSection(Section):
         description="A file that cannot be read: `stop`, or `skip` and count it: in training the next image of the "
         "domain stands in, scores are without it.",
     )
+
+    @model_validator(mode="after")
+    def _fill_in_augmentation(self) -> DataSection:
+        for name, value in AUGMENTATIONS.get(self.augment or "", {}).items():
+            key = _KEYS.get(name, name)
+            if key not in self.model_fields_set:
+                setattr(self, key, value)
+        return self
 
     @model_validator(mode="after")
     def _fill_in_crop_size(self) -> DataSection:

@@ -7,6 +7,7 @@ from typing import Any
 
 from deft_hf.methods import identity_defaults
 from deft_hf.recipe import PublishSection, Recipe
+from deft_hf.runs.data import own_transform
 from deft_hf.runs.folder import method_folder
 from deft_hf.trainer.arguments import DeFTTrainingArguments
 from deft_hf.trainer.limits import check_optimizer
@@ -18,8 +19,10 @@ def check_arguments(recipe: Recipe) -> None:
     """Build the arguments of every method, so that what they refuse comes out before any file is read.
 
     Raises:
-        UserError: If arguments exclude each other, or no optimizer or schedule can be made of them.
+        UserError: If arguments exclude each other, no optimizer or schedule can be made of them, or `data.transform`
+            cannot be used.
     """
+    own_transform(recipe.data)
     for method in [*recipe.method.baselines, recipe.method.name]:
         args = method_arguments(recipe, method)
         try:

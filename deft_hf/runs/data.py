@@ -13,6 +13,7 @@ from deft_hf.data.domains import Domain, Domains
 from deft_hf.data.labels import LabelSpace
 from deft_hf.data.layouts import layout_places, load_layout
 from deft_hf.data.learnable import check_scored, check_sources
+from deft_hf.data.own_transform import OwnTransform
 from deft_hf.data.sampling import EvaluationSet, TrainingSet
 from deft_hf.data.transforms import EvalTransform, TrainTransform
 from deft_hf.models.processor import normalization
@@ -108,6 +109,9 @@ def training_set(data: DataSection, source: list[Domain], processor: BaseImagePr
         crop=data.crop_size,
         scale=data.scale,
         flip=data.flip,
+        vertical_flip=data.vertical_flip,
+        turns=data.turns,
+        rotation=data.rotation,
         jitter=data.color_jitter,
         blur=data.blur,
         max_class_share=data.max_class_share,
@@ -115,9 +119,28 @@ def training_set(data: DataSection, source: list[Domain], processor: BaseImagePr
         resize=data.image_size,
         mean=mean,
         std=std,
+        own=own_transform(data),
     )
     weights = [entry.weight for entry in data.source if entry.weight is not None]  # of all or of none
     return TrainingSet(source, transform, weights=weights or None, seed=seed, unreadable=data.unreadable)
+
+
+def own_transform(data: DataSection) -> OwnTransform | None:
+    """The user's own transform (`data.transform`), imported and tried out once on noise; `None` without one.
+
+    Args:
+        data (`DataSection`):
+            The `data` section of a recipe.
+
+    Raises:
+        UserError: It cannot be imported, fails, or returns something else than it should.
+    """
+    if data.transform is None:
+        return None
+    assert data.crop_size is not None
+    own = OwnTransform(data.transform, classes=len(data.label_space().names))
+    own.try_out(data.crop_size)
+    return own
 
 
 def evaluation_sets(

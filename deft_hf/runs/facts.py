@@ -65,6 +65,7 @@ def collect_facts(
         recipe=dict(origin.recipe),
         recipes_before=sorted(path.name for path in origin.folder.glob(EARLIER_RECIPES)),
         data=data_lists(source=domains.source, validation=domains.validation, unseen=domains.unseen),
+        transform=None if origin.transform is None else dict(origin.transform),
         unreadable=trainer.unreadable_images(),
         labels=list(domains.labels.names),
         scores={name: scored[f"eval_{name}"] for name in names},

@@ -18,6 +18,7 @@ import yaml
 import deft_hf.utils.errors
 from deft_hf import __version__
 from deft_hf.data.domains import Domain
+from deft_hf.data.own_transform import described
 
 if TYPE_CHECKING:
     from deft_hf.recipe import Recipe
@@ -34,16 +35,20 @@ class Origin:
             The file that it was read from.
         folder (`Path`):
             The output folder.
+        transform (`Mapping[str, str]`, *optional*):
+            Name and hash of the source of a transform of the user's own.
     """
 
     recipe: Mapping[str, Any]
     path: str
     folder: Path
+    transform: Mapping[str, str] | None = None
 
     @classmethod
     def of(cls, recipe: Recipe) -> Origin:
         """The origin of a recipe's run."""
-        return cls(yaml.safe_load(recipe.to_yaml()), recipe.path, Path(recipe.training.output_dir))
+        folder = Path(recipe.training.output_dir)
+        return cls(yaml.safe_load(recipe.to_yaml()), recipe.path, folder, described(recipe.data.transform))
 
 
 def hardware() -> str:

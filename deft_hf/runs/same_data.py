@@ -21,7 +21,13 @@ Lists = Mapping[str, Sequence[Mapping[str, Any]]]
 """By section of a recipe, its domains as `data_lists` gives them."""
 
 
-def claim_data(folder: Path, methods: Collection[Path], domains: Domains, resume_anyway: bool = False) -> None:
+def claim_data(
+    folder: Path,
+    methods: Collection[Path],
+    domains: Domains,
+    resume_anyway: bool = False,
+    transform: Mapping[str, str] | None = None,
+) -> None:
     """Notes which images a run is made of; where it was started on others, treats them as a changed recipe.
 
     Args:
@@ -33,12 +39,16 @@ def claim_data(folder: Path, methods: Collection[Path], domains: Domains, resume
             The data, loaded.
         resume_anyway (`bool`, *optional*, defaults to `False`):
             Resume on other images than the run was started on, and name the differences.
+        transform (`Mapping[str, str]`, *optional*):
+            Name and hash of the user's own transform.
 
     Raises:
         UserError: Something was trained on other images.
     """
     noted = folder / DATA_LISTS
     present = data_lists(source=domains.source, validation=domains.validation, unseen=domains.unseen)
+    if transform is not None:
+        present["transform"] = [dict(transform)]
     before = _read(noted)
     started = any(any(checkpoints(method)) or (method / METRICS).is_file() for method in methods)
     differences = list(data_differences(before, present)) if started and before is not None else []
@@ -78,7 +88,8 @@ def data_differences(before: Lists, now: Lists) -> Iterator[str]:
             if old.get("images") != new["images"]:
                 yield f"{new['name']} of {section} has {new['images']} images, before {old.get('images')}"
             elif old.get("sha256") != new["sha256"]:
-                yield f"{new['name']} of {section} has other images or masks ({new['images']} as before)"
+                images = f"other images or masks ({new['images']} as before)"
+                yield f"{new['name']} of {section} has {images if 'images' in new else 'another source'}"
 
 
 def _names(domains: Sequence[Mapping[str, Any]]) -> str:

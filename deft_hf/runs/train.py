@@ -16,7 +16,7 @@ from deft_hf.recipe import ModelSection, Recipe
 from deft_hf.recipe.data import DataSection
 from deft_hf.runs.arguments import method_arguments
 from deft_hf.runs.card import write_card
-from deft_hf.runs.data import evaluation_sets, load_domains, training_set
+from deft_hf.runs.data import evaluation_sets, load_domains, own_transform, training_set
 from deft_hf.runs.facts import collect_facts, read_facts
 from deft_hf.runs.finish import finish
 from deft_hf.runs.folder import claimed_folder, method_folders
@@ -66,10 +66,11 @@ def train(recipe: Recipe, resume_anyway: bool = False) -> Path:
     if repository is not None and is_main():
         check_repository(repository, publish.private, revision=publish.revision)
     check_temporary()
+    own_transform(recipe.data)  # refuses before any file is read
     with claimed_folder(recipe, resume_anyway) as folder:
         domains, origin = load_domains(recipe.data), Origin.of(recipe)
         folders = method_folders(folder, recipe.method)
-        claim_data(folder, folders.values(), domains, resume_anyway)
+        claim_data(folder, folders.values(), domains, resume_anyway, origin.transform)
         for method in folders:
             args = method_arguments(recipe, method)
             with own_tracker_run(args, recipe.training.run_name or folder.resolve().name):

@@ -30,7 +30,10 @@ def own_randomness(seed: int, device: torch.device) -> Iterator[None]:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             random.seed(seed)
             np.random.seed(seed)
-            torch.manual_seed(seed)
+            if device.type == "cpu":  # `torch.manual_seed` would seed every other device too
+                torch.default_generator.manual_seed(seed)
+            else:
+                torch.manual_seed(seed)
             yield
     finally:
         random.setstate(python_state)
