@@ -202,6 +202,20 @@ def test_public_names_exist_and_are_the_ones_a_type_checker_sees():
         deft_hf.DeftTrainer  # noqa: B018
 
 
+def test_training_imports_nothing_that_only_an_option_needs():
+    """kornia is for recoloured copies, evaluate for who takes `MeanIoU` in place of its metric."""
+    code = (
+        "import sys\n"
+        "def loaded(): print([name for name in ('kornia', 'evaluate') if name in sys.modules])\n"
+        "import deft_hf.runs.train; loaded()\n"
+        "from deft_hf.data import TrainTransform; TrainTransform((8, 8)); loaded()\n"
+        "TrainTransform((8, 8), recolor=True); loaded()\n"
+        "from deft_hf import MeanIoU; loaded()"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert told.splitlines() == ["[]", "[]", "['kornia']", "['kornia', 'evaluate']"]
+
+
 def test_importing_the_package_imports_nothing_heavy():
     code = "import sys, deft_hf; print([name for name in ('torch', 'transformers', 'numpy') if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 
 import numpy as np
 import torch
@@ -114,6 +115,8 @@ class TrainTransform:
                 raise UserError(f"{key}: found {share}, expected a share in 0..1")
         if not 0 <= self.rotation <= 180:
             raise UserError(f"rotation: found {self.rotation}, expected an angle in degrees, from 0 to 180")
+        if self.recolor:
+            import_module("kornia.color")  # here, and not in every worker of every epoch
 
     def __call__(self, image: Image.Image, mask: np.ndarray, rng: np.random.Generator) -> dict[str, torch.Tensor]:
         """Augments a pair.

@@ -85,11 +85,11 @@ def data_differences(before: Lists, now: Lists) -> Iterator[str]:
             if old is None or new is None or old.get("name") != new["name"]:
                 yield f"{section} has the domains {_names(domains)}, before {_names(before.get(section, ()))}"
                 break
-            if old.get("images") != new["images"]:
+            if old.get("images") != new.get("images"):
                 yield f"{new['name']} of {section} has {new['images']} images, before {old.get('images')}"
             elif old.get("sha256") != new["sha256"]:
-                images = f"other images or masks ({new['images']} as before)"
-                yield f"{new['name']} of {section} has {images if 'images' in new else 'another source'}"
+                what = f"images or masks ({new['images']} as before)" if "images" in new else "source code"
+                yield f"{new['name']} of {section} has other {what}"
 
 
 def _names(domains: Sequence[Mapping[str, Any]]) -> str:

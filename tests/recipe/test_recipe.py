@@ -283,6 +283,12 @@ def test_numbers_in_free_mappings(path: Path):
         ("data.scale=[0, 1]", "data.scale: found [0, 1], expected [low, high]"),
         ("data.blur=[-1, 1]", "data.blur: found [-1, 1], expected [low, high], two numbers with 0 <= low"),
         ("data.flip=1.5", "data.flip: found 1.5, expected a probability, from 0 to 1"),
+        ("data.vertical_flip=-1", "data.vertical_flip: found -1, expected a probability, from 0 to 1"),
+        ("data.turns=90", "data.turns: found 90, expected true or false"),
+        ("data.rotation=270", "data.rotation: found 270, expected an angle in degrees, from 0 to 180"),
+        ("data.augment=airial", 'data.augment: found "airial", expected one of street, aerial, microscopy, handheld'),
+        ("data.augment=airial", "; did you mean aerial?"),
+        ("data.transform=mine", 'data.transform: found "mine", expected package.module:callable'),
         ("data.max_class_share=0", "data.max_class_share: found 0, expected a share, above 0"),
         (
             "data.color_jitter=[1, 1, 1]",
