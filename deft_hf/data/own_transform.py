@@ -90,8 +90,8 @@ class OwnTransform:
                 raise UserError(f"data.transform: {self.name} failed: {_in_words(error)}") from error
         if wrong := self._what_is_wrong(returned, mask.shape):
             raise UserError(f"data.transform: {self.name} returned {wrong}")
-        image, mask = returned
-        return Image.fromarray(image), mask
+        pixels, labels = returned
+        return Image.fromarray(pixels), labels
 
     def try_out(self, size: tuple[int, int]) -> None:
         """Calls it once with noise of that (height, width), so that a mistake shows before anything is trained.
