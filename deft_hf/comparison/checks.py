@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 from deft_hf.comparison import tuning
-from deft_hf.data.domains import Domains
+from deft_hf.data.roles import Domains
 from deft_hf.recipe import Recipe
 from deft_hf.runs.provenance import data_lists
 from deft_hf.utils.errors import UserError

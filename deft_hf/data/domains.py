@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import datasets
 import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
+from deft_hf.data.annotations.rows import rows
+from deft_hf.data.annotations.shapes import drawn
 from deft_hf.data.constants import IGNORE_INDEX
 from deft_hf.data.files import files_by_id, read_split
 from deft_hf.data.hub import load_split
@@ -25,12 +26,15 @@ from deft_hf.data.opening import open_mask, open_picture, stored_size, unequal
 from deft_hf.data.pictures import DROPPED_ALPHA, ValueRange, check_value_range
 from deft_hf.data.report import DomainReport, listed
 from deft_hf.data.splitting import take_share
-from deft_hf.data.streets import LOOKS, STREETS, draw_street
+from deft_hf.data.streets import LOOKS, STREETS, street_rows
 from deft_hf.utils.errors import UnreadableFile, UserError
 
-_FEATURES = datasets.Features(
-    {"id": datasets.Value("string"), "image": datasets.Image(decode=False), "mask": datasets.Image(decode=False)}
-)
+_FEATURES = {
+    "id": datasets.Value("string"),
+    "image": datasets.Image(decode=False),
+    "mask": datasets.Image(decode=False),
+    "shapes": datasets.Value("large_string"),
+}
 
 
 class Domain:
@@ -43,7 +47,8 @@ class Domain:
             Label space that its masks are read with.
         dataset (`datasets.Dataset`):
             Dataset with the columns `id` (distinct strings), `image` and `mask` (both `datasets.Image(decode=False)`,
-            so that a row costs nothing until `load` decodes it).
+            so that a row costs nothing until `load` decodes it). In place of `mask` it may have `shapes`, the text
+            that `deft_hf.data.annotations.shapes.drawn` draws a mask from.
         report (`DomainReport`, *optional*):
             Findings while pairing files.
         value_range (`ValueRange`, *optional*):
@@ -146,12 +151,48 @@ class Domain:
             ids = read_split(root / "split.json", split, set(ids))
         elif split is not None:
             ids = take_share(ids, split)
-        dataset = datasets.Dataset.from_dict(
-            {"id": ids, "image": [image_files[key] for key in ids], "mask": [mask_files[key] for key in ids]},
-            features=_FEATURES,
-        )
+        files = [image_files[key] for key in ids], [mask_files[key] for key in ids]
+        dataset = _dataset({"id": ids, "image": files[0], "mask": files[1]})
         report = DomainReport(name, labels, len(ids), without_mask, without_image)
         return cls(name, labels, dataset, report, value_range)
+
+    @classmethod
+    def from_annotations(
+        cls,
+        root: str | os.PathLike,
+        labels: LabelSpace | None = None,
+        format: str | None = None,
+        split: str | float | None = None,
+        name: str | None = None,
+        value_range: ValueRange | None = None,
+    ) -> Domain:
+        """Takes the export of an annotation tool as it was unpacked; a mask is drawn whenever it is loaded.
+
+        Classes are matched by name. What no shape covers is `background`.
+
+        Args:
+            root (`str` or `os.PathLike`):
+                The export's folder.
+            labels (`LabelSpace`, *optional*):
+                The classes, and in `other_names` what the export calls otherwise or has beside them. By default its
+                own classes.
+            format (`str`, *optional*):
+                One of `deft_hf.data.annotations.FORMATS`; by default the one that the files are recognised by.
+            split (`str` or `float`, *optional*):
+                A split of the export, or a share as for `from_folder`; all its images by default.
+            name (`str`, *optional*):
+                Name of the domain; that of `root` by default.
+            value_range (`ValueRange`, *optional*):
+                As for `Domain`.
+
+        Raises:
+            UserError: The export is none or damaged, a class is not among `labels`, or there is no such split.
+        """
+        root = Path(root)
+        read, name = rows(root, labels, format, split), name or root.resolve().name
+        orphans = read.without_labels, read.without_image
+        report = DomainReport(name, read.labels, len(read.columns["id"]), *orphans, notes=read.notes)
+        return cls(name, read.labels, _dataset(read.columns), report, value_range)
 
     @classmethod
     def from_hub(
@@ -248,12 +289,7 @@ class Domain:
             raise UserError(f"streets: found the look {look!r}, expected one of {', '.join(LOOKS)}")
         if count < 1:
             raise UserError(f"streets: found count {count}, expected at least 1")
-        columns: dict[str, list] = {"id": [f"{index:06d}" for index in range(count)], "image": [], "mask": []}
-        for index in range(count):
-            image_seed = int(np.random.SeedSequence((seed, index)).generate_state(1)[0])
-            for column, pixels in zip(("image", "mask"), draw_street(look, image_seed, size), strict=True):
-                columns[column].append({"path": None, "bytes": _png(pixels)})
-        return cls(name or look, labels or STREETS, datasets.Dataset.from_dict(columns, features=_FEATURES))
+        return cls(name or look, labels or STREETS, _dataset(street_rows(look, count, seed, size)))
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -264,9 +300,10 @@ class Domain:
         return self.dataset["id"][:]
 
     def stored_sizes(self) -> Iterator[tuple[str, int, int]]:
-        """Id of each pair with the bytes that its image and its mask have as they are stored; -1 for none."""
+        """Id of each pair with the bytes of its image and its mask as stored, -1 for none; of shapes a checksum."""
         for row in self.dataset:
-            yield row["id"], stored_size(row["image"]), stored_size(row["mask"])
+            mask = crc32(row["shapes"].encode()) if "shapes" in row else stored_size(row["mask"])
+            yield row["id"], stored_size(row["image"]), mask
 
     def load(self, index: int) -> tuple[Image.Image, np.ndarray]:
         """Decodes a pair.
@@ -280,10 +317,15 @@ class Domain:
         """
         row = self.dataset[index]
         image, image_name = open_picture(row["image"], self._cell_name(row, "image"), self.value_range)
-        mask, mask_name = open_mask(row["mask"], self._cell_name(row, "mask"))
+        mask, mask_name = self._open_mask(row, image)
         if image.size != mask.size:
             raise UserError(unequal(image, image_name, mask, mask_name))
         return image, self._train_ids(mask, mask_name)
+
+    def _open_mask(self, row: dict[str, Any], image: Image.Image | None) -> tuple[Image.Image, str]:
+        if "shapes" in row:
+            return drawn(row["shapes"], image and image.size)
+        return open_mask(row["mask"], self._cell_name(row, "mask"))
 
     def _train_ids(self, mask: Image.Image, name: str) -> np.ndarray:
         train = self.labels.encode(mask, name)
@@ -318,7 +360,8 @@ class Domain:
         """
         paired = self.report
         orphans = paired.images_without_mask, paired.masks_without_image
-        report = DomainReport(self.name, self.labels, len(self), *orphans, checked=len(self), left_out=paired.left_out)
+        left_out = {"left_out": paired.left_out, "notes": paired.notes}
+        report = DomainReport(self.name, self.labels, len(self), *orphans, checked=len(self), **left_out)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             findings = pool.map(self._inspect, range(len(self)))
             for finding in tqdm(findings, desc=f"checking {self.name}", total=len(self), disable=not progress):
@@ -335,7 +378,7 @@ class Domain:
         except UserError as error:
             (finding.unreadable if isinstance(error, UnreadableFile) else finding.unfit).append(str(error))
         try:
-            mask, mask_name = open_mask(row["mask"], self._cell_name(row, "mask"))
+            mask, mask_name = self._open_mask(row, image)
         except UserError as error:
             (finding.unreadable if isinstance(error, UnreadableFile) else finding.unfit).append(str(error))
             return finding
@@ -352,35 +395,5 @@ class Domain:
         return f"{self.name}/{row['id']} ({column})"
 
 
-def _png(pixels: np.ndarray) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG")
-    return stream.getvalue()
-
-
-@dataclass(frozen=True)
-class Domains:
-    """The data of a run.
-
-    Args:
-        source (`list[Domain]`):
-            Domains to train on.
-        validation (`list[Domain]`):
-            Source data that no gradient comes from, to choose a checkpoint on.
-        unseen (`list[Domain]`):
-            Domains that are reported, and that nothing is ever chosen on.
-    """
-
-    source: list[Domain]
-    validation: list[Domain]
-    unseen: list[Domain]
-
-    @property
-    def labels(self) -> LabelSpace:
-        """The classes."""
-        return self.source[0].labels
-
-    @property
-    def evaluated(self) -> list[Domain]:
-        """The domains that are scored, validation first."""
-        return [*self.validation, *self.unseen]
+def _dataset(columns: dict[str, list]) -> datasets.Dataset:
+    return datasets.Dataset.from_dict(columns, features=datasets.Features({key: _FEATURES[key] for key in columns}))

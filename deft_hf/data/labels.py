@@ -53,6 +53,8 @@ class LabelSpace:
             Colour -> train id or 255, for masks stored as RGB or RGBA, and for indexed ones unless `ids` is given too.
             By default RGB by `palette`, and black is ignored unless the palette uses it: what `colorize` writes,
             `encode` reads; indexed masks by index.
+        other_names (`Mapping[str, int]`, *optional*):
+            What label exports call a class that is none of `names` -> train id or 255; see `Domain.from_annotations`.
 
     Raises:
         UserError: If the parts contradict each other, or a value is out of its range.
@@ -76,6 +78,7 @@ class LabelSpace:
     palette: tuple[Color, ...] = ()
     ids: Mapping[Any, int] | None = None
     colors: Mapping[Color, int] | None = None
+    other_names: Mapping[str, int] | None = None
 
     def __post_init__(self) -> None:
         names = _sequence(self.names, "names", "a list of class names")
@@ -115,6 +118,8 @@ class LabelSpace:
             for color, train in colors.items():
                 self._check_train_id(train, f"labels.colors: {color}")
             object.__setattr__(self, "colors", colors)
+        for name, train in (self.other_names or {}).items():
+            self._check_train_id(train, f"labels.ids: {name}")
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> LabelSpace:
@@ -123,7 +128,8 @@ class LabelSpace:
         Args:
             mapping (`Mapping[str, Any]`):
                 Keys `names`, `palette`, `ids` and `colors`, as in the constructor. Since a key of a YAML or JSON
-                mapping cannot be a list, the colours of `colors` are written as text: `"128, 64, 128": 0`.
+                mapping cannot be a list, the colours of `colors` are written as text: `"128, 64, 128": 0`. Names among
+                the keys of `ids` are `other_names`: `{0: 0, 7: 1, bush: 1}`.
 
         Raises:
             UserError: An unknown key, no `names`, or a value that the constructor refuses.
@@ -137,7 +143,11 @@ class LabelSpace:
         colors = mapping.get("colors")
         if colors is not None:
             colors = {_parse_color(color): train for color, train in _mapping(colors, "colors").items()}
-        return cls(mapping["names"], mapping.get("palette") or (), mapping.get("ids"), colors)
+        ids = mapping.get("ids")
+        other_names = {key: train for key, train in ids.items() if _is_name(key)} if isinstance(ids, Mapping) else {}
+        if other_names:
+            ids = {key: train for key, train in ids.items() if key not in other_names} or None
+        return cls(mapping["names"], mapping.get("palette") or (), ids, colors, other_names or None)
 
     @property
     def num_labels(self) -> int:
@@ -319,6 +329,12 @@ def default_palette(count: int) -> tuple[Color, ...]:
     rounds = (1 - 0.7 * (index // len(_OKABE_ITO) * 0.618 % 1) for index in range(count))
     hues = ((_OKABE_ITO[index % len(_OKABE_ITO)], shade) for index, shade in enumerate(rounds))
     return tuple((round(red * shade), round(green * shade), round(blue * shade)) for (red, green, blue), shade in hues)
+
+
+def _is_name(key: Any) -> bool:
+    return (
+        isinstance(key, str) and key != REST and not key.removeprefix("-").isdigit()
+    )  # a number in quotes is a mistake
 
 
 def _is_int(value: Any) -> bool:

@@ -40,6 +40,8 @@ class DomainReport:
             A message for each file whose values would not be read as they are.
         dropped_alpha (`int`, *optional*, defaults to `0`):
             Number of images with transparent pixels, whose alpha channel is dropped.
+        notes (`list[str]`, *optional*, defaults to `[]`):
+            A line for each kind of thing that the reader of a label export left out.
         unequal (`list[str]`, *optional*, defaults to `[]`):
             A message for each pair of unequal sizes.
         outside (`list[str]`, *optional*, defaults to `[]`):
@@ -64,6 +66,7 @@ class DomainReport:
     left_out: list[str] = field(default_factory=list)
     unfit: list[str] = field(default_factory=list)
     dropped_alpha: int = 0
+    notes: list[str] = field(default_factory=list)
 
     @property
     def shares(self) -> dict[str, float]:
@@ -112,6 +115,7 @@ class DomainReport:
         lines += _summary("images without a mask, left out", self.images_without_mask)
         lines += _summary("masks without an image, left out", self.masks_without_image)
         lines += _summary("pairs of unequal size, left out", self.left_out)
+        lines += [f"  {note}" for note in self.notes]
         if not self.checked:
             return "\n".join(lines)
         for kind, messages in self._problems():

@@ -10,7 +10,7 @@ from typing import Protocol
 from deft_hf.data.presets import PRESETS
 from deft_hf.models.heads import HEADS
 from deft_hf.recipe.data import DataSection
-from deft_hf.recipe.domains import Entry, is_hub_name
+from deft_hf.recipe.domains import Entry, FolderEntry, is_hub_name
 from deft_hf.recipe.sections import MethodSection, ModelSection, PublishSection
 from deft_hf.recipe.training import TrainingSection
 from deft_hf.utils.errors import UserError
@@ -85,9 +85,16 @@ def _labels(data: DataSection) -> Iterator[str]:
     except UserError as error:
         yield f"data.{error}"
         return
+    annotated = False
     for key, entry in _entries(data):
+        annotated |= isinstance(entry, FolderEntry) and entry.annotations is not None
         if entry.labels is not None and PRESETS[entry.labels].names != data.label_space().names:
             yield f"{key}.labels: found {entry.labels}, whose classes are not those of data.labels; remove it"
+    if not annotated and (names := data.label_space().other_names):
+        yield (
+            f"data.labels.ids: found the name {next(iter(names))}, which only label exports have (a domain with "
+            "annotations), expected the raw ids of masks"
+        )
 
 
 def _places(data: DataSection) -> Iterator[str]:

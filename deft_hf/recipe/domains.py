@@ -10,6 +10,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from pydantic import BeforeValidator, Field, PrivateAttr, SerializeAsAny, model_validator
 
+from deft_hf.data.annotations import FORMATS
 from deft_hf.data.corruptions import CORRUPTIONS, SEVERITIES, corrupted_name
 from deft_hf.data.files import split_ids
 from deft_hf.data.labels import LabelSpace
@@ -91,25 +92,29 @@ class Entry(Section):
         return None
 
 
-_PLACES = {"images", "masks", "image_suffix", "mask_suffix"}
+_PLACES = ("annotations", "image_suffix", "images", "mask_suffix", "masks")
 
 
 class FolderEntry(Entry):
     """A domain of files: images and masks in two folders under `folder`, see `Domain.from_folder`.
 
-    With a `layout` the folder is the official tree of a data set, see `load_layout`.
+    With a `layout` the folder is the official tree of a data set, see `load_layout`; with `annotations` it is the
+    export of an annotation tool, see `Domain.from_annotations`.
     """
 
     folder: str = Field(description="Folder of the domain; a relative one starts at `data.root`.")
     layout: Annotated[str, OneOf(LAYOUTS)] | None = Field(
         default=None, description="The folder is the official tree of this data set, as it is unpacked."
     )
+    annotations: Annotated[str, OneOf(FORMATS)] | None = Field(
+        default=None, description="The folder is a label export of this format, as it was unpacked."
+    )
     split: Annotated[
         Annotated[float, Field(gt=0, lt=1)] | str | None,
         Expected("text: the name of a split; or a share of the images, above 0 and below 1"),
     ] = Field(
         default=None,
-        description="Split of `split.json` or of the layout; or a share of the images, such as 0.2, that keeps "
+        description="Split of `split.json`, of the layout or of the label export; or a share of the images, such as 0.2, that keeps "
         "look-alike neighbours together: in `validation` and `unseen` it is held out from the end, in `source` taken "
         "from the beginning. Default: all images; in `source` the rest of what `validation` holds out.",
     )
@@ -168,8 +173,13 @@ class FolderEntry(Entry):
         one, two = (entry.resolved_folder(root).resolve() for entry in (self, other))
         if self.layout is not None or other.layout is not None:
             return one == two
-        one, two = (one / self.images).resolve(), (two / other.images).resolve()
+        one, two = ((place / each.images_in).resolve() for place, each in ((one, self), (two, other)))
         return one.is_relative_to(two) or two.is_relative_to(one)
+
+    @property
+    def images_in(self) -> str:
+        """Where in the folder its images are; a label export may have them anywhere."""
+        return self.images if self.annotations is None else ""
 
     def label_space(self, classes: Labels) -> LabelSpace:
         if self.layout is not None and self.labels is None and isinstance(classes, str) and classes in PRESETS:
@@ -184,11 +194,15 @@ class FolderEntry(Entry):
         folder = self.resolved_folder(root)
         if self.layout is not None and (problem := split_problem(self.layout, self.split)):
             return problem
-        if self.layout is not None and (own := sorted(self.model_fields_set & _PLACES)):
-            return f"{own[0]}: found beside layout, which knows it; remove one of them"
+        known_by = next((key for key in ("layout", "annotations") if getattr(self, key) is not None), None)
+        if known_by and (own := [key for key in _PLACES if key != known_by and self._differs(key)]):
+            return f"{own[0]}: found beside {known_by}, which knows it; remove one of them"
         if not folder.is_dir():
             return f"folder: found no folder {folder}; correct it, or override data.root=PATH"
-        return self._missing(folder) if self.layout is None else None
+        return None if known_by else self._missing(folder)
+
+    def _differs(self, key: str) -> bool:
+        return getattr(self, key) != type(self).model_fields[key].default
 
     def _missing(self, folder: Path) -> str | None:
         for key in ("images", "masks"):

@@ -28,6 +28,7 @@ An item of `data.source`, `data.validation` or `data.unseen` is one of
 - {folder: town, split: train, images: images, masks: masks, image_suffix: "", mask_suffix: "", name: town}
 - {hub: someone/set, split: train, image_column: image, mask_column: mask, config: null, revision: null, name: set}
 - {folder: gtav, layout: gtav, split: train, name: gtav}
+- {folder: labelled, annotations: coco, split: train, name: labelled}
 - {streets: clear, count: 160, seed: 0, size: [192, 256], name: clear}
 ```
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from transformers import AutoConfig
 
-from deft_hf.data.domains import Domains
+from deft_hf.data.roles import Domains
 from deft_hf.methods import extension_settings
 from deft_hf.publish.card import CardFacts, DataUse, render_card
 from deft_hf.publish.facts import RunFacts

@@ -9,11 +9,12 @@ from accelerate import PartialState
 from transformers import BaseImageProcessor
 
 from deft_hf.data.corruptions import corrupted
-from deft_hf.data.domains import Domain, Domains
+from deft_hf.data.domains import Domain
 from deft_hf.data.labels import LabelSpace
 from deft_hf.data.layouts import layout_places, load_layout
 from deft_hf.data.learnable import check_scored, check_sources
 from deft_hf.data.own_transform import OwnTransform
+from deft_hf.data.roles import Domains
 from deft_hf.data.sampling import EvaluationSet, TrainingSet
 from deft_hf.data.transforms import EvalTransform, TrainTransform
 from deft_hf.models.processor import normalization
@@ -33,6 +34,9 @@ def input_folders(data: DataSection) -> Iterator[Path]:
     for entry in (*data.source, *data.validation, *data.unseen):
         if isinstance(entry, FolderEntry):
             folder = entry.resolved_folder(data.root)
+            if entry.annotations is not None:
+                yield folder
+                continue
             places = [entry] if entry.layout is None else layout_places(entry.layout, entry.part)
             yield from (folder / name for place in places for name in (place.images, place.masks))
         elif isinstance(entry, HubEntry) and Path(entry.hub).is_dir():
@@ -78,8 +82,11 @@ def _domain(entry: Entry, data: DataSection, labels: LabelSpace) -> Domain:
     if isinstance(entry, FolderEntry) and entry.layout is not None:
         return load_layout(entry.layout, entry.resolved_folder(data.root), labels, entry.part, entry.name)
     if isinstance(entry, FolderEntry):
-        options = entry.model_dump(include={"name", "images", "masks", "image_suffix", "mask_suffix"})
         folder, split = entry.resolved_folder(data.root), entry.portion
+        if entry.annotations is not None:
+            read = {"format": entry.annotations, "split": split, "name": entry.name}
+            return Domain.from_annotations(folder, labels, **read, value_range=data.value_range)
+        options = entry.model_dump(include={"name", "images", "masks", "image_suffix", "mask_suffix"})
         return Domain.from_folder(folder, labels, **options, split=split, value_range=data.value_range)
     if isinstance(entry, HubEntry):
         options = entry.model_dump(include={"split", "name", "image_column", "mask_column", "config", "revision"})

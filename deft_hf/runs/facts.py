@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from deft_hf.data.domains import Domains
+from deft_hf.data.roles import Domains
 from deft_hf.publish.facts import RunFacts
 from deft_hf.runs.provenance import Origin, data_lists, git_states, hardware, versions
 from deft_hf.trainer.trainer import DeFTTrainer

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import BaseImageProcessor, PreTrainedModel
 
-from deft_hf.data.domains import Domains
+from deft_hf.data.roles import Domains
 from deft_hf.data.unreadable import Reader
 from deft_hf.models.families import resolve_family
 from deft_hf.publish.export import export_generalized, verify_export

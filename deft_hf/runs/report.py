@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import BaseImageProcessor, PreTrainedModel
 
-from deft_hf.data.domains import Domains
+from deft_hf.data.roles import Domains
 from deft_hf.data.transforms import EvalTransform
 from deft_hf.data.unreadable import Reader
 from deft_hf.models.families import resolve_family

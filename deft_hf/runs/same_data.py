@@ -10,7 +10,7 @@ from typing import Any
 
 from accelerate import PartialState
 
-from deft_hf.data.domains import Domains
+from deft_hf.data.roles import Domains
 from deft_hf.runs.provenance import data_lists
 from deft_hf.utils.console import say
 from deft_hf.utils.errors import UserError

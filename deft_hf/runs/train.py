@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from transformers import BaseImageProcessor
 
-from deft_hf.data.domains import Domains
+from deft_hf.data.roles import Domains
 from deft_hf.publish.facts import RunFacts
 from deft_hf.publish.push import check_repository, push_folder
 from deft_hf.recipe import ModelSection, Recipe

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deft_hf.data.domains import Domain, Domains
+from deft_hf.data.domains import Domain
 from deft_hf.data.labels import LabelSpace
+from deft_hf.data.roles import Domains
 from deft_hf.runs.same_data import claim_data, data_differences
 from deft_hf.utils.errors import UserError
 from deft_hf.utils.files import DATA_LISTS, METRICS

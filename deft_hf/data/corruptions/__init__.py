@@ -44,6 +44,7 @@ class CorruptedDomain(Domain):
     def __init__(self, name: str, clean: Domain, kind: str, seed: int, copies: Sequence[tuple[int, int]]) -> None:
         orphans = clean.report.images_without_mask, clean.report.masks_without_image
         super().__init__(name, clean.labels, clean.dataset, DomainReport(name, clean.labels, len(copies), *orphans))
+        self.report.notes = clean.report.notes
         self.clean = clean
         self.kind = kind
         self.seed = seed

@@ -7,7 +7,11 @@ trained on; the other looks show the same streets in another light or weather, a
 
 from __future__ import annotations
 
+import io
+from typing import Any
+
 import numpy as np
+from PIL import Image
 
 from deft_hf.data.labels import LabelSpace
 from deft_hf.utils.errors import UserError
@@ -65,3 +69,19 @@ def draw_street(look: str, seed: int, size: tuple[int, int] = (192, 256)) -> tup
     canvas = Street(place, np.random.default_rng((seed, 0)), size).draw()
     rng = np.random.default_rng((seed, 1 + LOOKS.index(look)))
     return looks.photograph(light(canvas, rng), rng), canvas.label
+
+
+def street_rows(look: str, count: int, seed: int, size: tuple[int, int]) -> dict[str, list[Any]]:
+    """Columns `id`, `image` and `mask` of some streets, drawn; see `Domain.from_streets`."""
+    columns: dict[str, list[Any]] = {"id": [f"{index:06d}" for index in range(count)], "image": [], "mask": []}
+    for index in range(count):
+        image_seed = int(np.random.SeedSequence((seed, index)).generate_state(1)[0])
+        for column, pixels in zip(("image", "mask"), draw_street(look, image_seed, size), strict=True):
+            columns[column].append({"path": None, "bytes": _png(pixels)})
+    return columns
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()

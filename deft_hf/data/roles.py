@@ -1,0 +1,36 @@
+"""The domains of a run by what they are for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from deft_hf.data.domains import Domain
+from deft_hf.data.labels import LabelSpace
+
+
+@dataclass(frozen=True)
+class Domains:
+    """The data of a run.
+
+    Args:
+        source (`list[Domain]`):
+            Domains to train on.
+        validation (`list[Domain]`):
+            Source data that no gradient comes from, to choose a checkpoint on.
+        unseen (`list[Domain]`):
+            Domains that are reported, and that nothing is ever chosen on.
+    """
+
+    source: list[Domain]
+    validation: list[Domain]
+    unseen: list[Domain]
+
+    @property
+    def labels(self) -> LabelSpace:
+        """The classes."""
+        return self.source[0].labels
+
+    @property
+    def evaluated(self) -> list[Domain]:
+        """The domains that are scored, validation first."""
+        return [*self.validation, *self.unseen]
