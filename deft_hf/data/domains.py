@@ -324,7 +324,7 @@ class Domain:
 
     def _open_mask(self, row: dict[str, Any], image: Image.Image | None) -> tuple[Image.Image, str]:
         if "shapes" in row:
-            return drawn(row["shapes"], image and image.size)
+            return drawn(row["shapes"], None if image is None else image.size)
         return open_mask(row["mask"], self._cell_name(row, "mask"))
 
     def _train_ids(self, mask: Image.Image, name: str) -> np.ndarray:
@@ -360,8 +360,8 @@ class Domain:
         """
         paired = self.report
         orphans = paired.images_without_mask, paired.masks_without_image
-        left_out = {"left_out": paired.left_out, "notes": paired.notes}
-        report = DomainReport(self.name, self.labels, len(self), *orphans, checked=len(self), **left_out)
+        report = DomainReport(self.name, self.labels, len(self), *orphans, checked=len(self))
+        report.left_out, report.notes = paired.left_out, paired.notes
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             findings = pool.map(self._inspect, range(len(self)))
             for finding in tqdm(findings, desc=f"checking {self.name}", total=len(self), disable=not progress):

@@ -146,7 +146,7 @@ class LabelSpace:
         ids = mapping.get("ids")
         other_names = {key: train for key, train in ids.items() if _is_name(key)} if isinstance(ids, Mapping) else {}
         if other_names:
-            ids = {key: train for key, train in ids.items() if key not in other_names} or None
+            ids = {key: train for key, train in mapping["ids"].items() if key not in other_names} or None
         return cls(mapping["names"], mapping.get("palette") or (), ids, colors, other_names or None)
 
     @property
@@ -332,9 +332,8 @@ def default_palette(count: int) -> tuple[Color, ...]:
 
 
 def _is_name(key: Any) -> bool:
-    return (
-        isinstance(key, str) and key != REST and not key.removeprefix("-").isdigit()
-    )  # a number in quotes is a mistake
+    # A number in quotes is a mistake.
+    return isinstance(key, str) and key != REST and not key.removeprefix("-").isdigit()
 
 
 def _is_int(value: Any) -> bool:

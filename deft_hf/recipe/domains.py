@@ -114,9 +114,9 @@ class FolderEntry(Entry):
         Expected("text: the name of a split; or a share of the images, above 0 and below 1"),
     ] = Field(
         default=None,
-        description="Split of `split.json`, of the layout or of the label export; or a share of the images, such as 0.2, that keeps "
-        "look-alike neighbours together: in `validation` and `unseen` it is held out from the end, in `source` taken "
-        "from the beginning. Default: all images; in `source` the rest of what `validation` holds out.",
+        description="Split of `split.json`, of the layout or of the label export; or a share of the images, such as "
+        "0.2, that keeps look-alike neighbours together: in `validation` and `unseen` it is held out from the end, in "
+        "`source` taken from the beginning. Default: all images; in `source` the rest of what `validation` holds out.",
     )
     images: str = Field(default="images", description="Folder of the images in it.")
     masks: str = Field(default="masks", description="Folder of the masks in it.")

@@ -84,8 +84,7 @@ def _domain(entry: Entry, data: DataSection, labels: LabelSpace) -> Domain:
     if isinstance(entry, FolderEntry):
         folder, split = entry.resolved_folder(data.root), entry.portion
         if entry.annotations is not None:
-            read = {"format": entry.annotations, "split": split, "name": entry.name}
-            return Domain.from_annotations(folder, labels, **read, value_range=data.value_range)
+            return Domain.from_annotations(folder, labels, entry.annotations, split, entry.name, data.value_range)
         options = entry.model_dump(include={"name", "images", "masks", "image_suffix", "mask_suffix"})
         return Domain.from_folder(folder, labels, **options, split=split, value_range=data.value_range)
     if isinstance(entry, HubEntry):

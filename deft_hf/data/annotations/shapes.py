@@ -27,20 +27,20 @@ import numpy as np
 from PIL import Image
 
 from deft_hf.data.look import MOST_PIXELS, opened
-from deft_hf.utils.errors import UserError
+from deft_hf.utils.errors import UnreadableFile, UserError
 
 Area = tuple[int, int, np.ndarray]
 """Top row, left column and bool (H, W) of a part of the image; nothing outside of it is covered."""
 
 
-def drawn(cell: str, image_size: tuple[int, int]) -> tuple[Image.Image, str]:
+def drawn(cell: str, image_size: tuple[int, int] | None) -> tuple[Image.Image, str]:
     """The mask of an image, drawn.
 
     Args:
         cell (`str`):
             What `Export.cell` gives.
-        image_size (`tuple[int, int]`):
-            (width, height) of the image, where the export does not state the size.
+        image_size (`tuple[int, int]` or `None`):
+            (width, height) of the image, for exports that do not state it; `None` if it cannot be read.
 
     Returns:
         `tuple[Image, str]`: The mask, which holds the place of a class in `Export.names`, and what messages call it.
@@ -49,7 +49,12 @@ def drawn(cell: str, image_size: tuple[int, int]) -> tuple[Image.Image, str]:
         UserError: A shape holds what cannot be drawn.
     """
     item = json.loads(cell)
-    height, width = item["size"] or image_size[::-1]
+    if item["size"] is not None:
+        height, width = item["size"]
+    elif image_size is not None:
+        width, height = image_size
+    else:
+        raise UnreadableFile(f"{item['source']}: cannot be drawn without its image, whose size it has")
     ids = np.zeros((height, width), np.int32)
     for index, kind, data in item["shapes"]:
         try:

@@ -35,17 +35,17 @@ def read(folder: Path) -> Export:
     """Reads an export; see `deft_hf.data.annotations.read`."""
     images = Images(folder)
     found = _yaml(folder)
+    splits: dict[str | None, list[Path]] = {}
+    problems: list[str] = []
     if found is None:
         names, splits = _listed_names(folder), {None: images.inside(folder)}
-        problems: list[str] = []
     else:
         path, content = found
         names = _names(path, content)
-        splits, problems = {}, []
-        for split in (key for key in _SPLITS if content.get(key)):
-            files = _images_of(content[split], path, content.get("path"), images)
-            splits |= {split: files} if files else {}
-            problems += [] if files else [f"{path}: split {split}: found no images at {content[split]}"]
+        for key in (key for key in _SPLITS if content.get(key)):
+            files = _images_of(content[key], path, content.get("path"), images)
+            splits |= {key: files} if files else {}
+            problems += [] if files else [f"{path}: split {key}: found no images at {content[key]}"]
     items: list[Item] = []
     missing = []
     for split, files in splits.items():
