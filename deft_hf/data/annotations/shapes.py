@@ -87,7 +87,7 @@ def rings_of(data: Sequence[Sequence[float]], height: int, width: int) -> Area:
 
 
 def _relative_rings(data: Sequence[Sequence[float]], height: int, width: int) -> Area:
-    return rings_of([(np.reshape(ring, (-1, 2)) * (width, height)).ravel() for ring in data], height, width)
+    return rings_of([(np.reshape(ring, (-1, 2)) * (width, height)).ravel().tolist() for ring in data], height, width)
 
 
 def _coco(segmentation: Any, height: int, width: int) -> Area:
