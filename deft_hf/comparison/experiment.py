@@ -8,7 +8,7 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
-from deft_hf.comparison import collect, cost, tuning
+from deft_hf.comparison import collect, cost, places, tuning
 from deft_hf.comparison.checks import check_data, check_folder, check_request
 from deft_hf.comparison.jobs import execute
 from deft_hf.comparison.outcomes import Comparison, Failure
@@ -145,11 +145,12 @@ def compare(
             trials=trials,
             versions={**versions(), "hardware": hardware(), **collect.commits(table)},
             folder=folder,
+            places=places.look(table, seeds, base, domains, folder) if domains.places else {},
         )
         print(f"\n{write_report(comparison, folder)}\n\nThe report: {folder / 'README.md'}")
         for name in baselines[1:]:
             place = folder / against(name)
-            write_report(replace(comparison, baseline=name), place)
+            write_report(replace(comparison, baseline=name, places={}), place)
             print(f"Against {name}: {place / 'README.md'}")
         return comparison
 

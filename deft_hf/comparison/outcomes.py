@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deft_hf.scoring.estimates import Estimate
 from deft_hf.utils.result import Result, score_columns
 
 if TYPE_CHECKING:
@@ -78,6 +79,31 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class PlaceOutcome:
+    """What the methods make of a place without labels.
+
+    Attributes:
+        images (`int`):
+            Number of its images.
+        estimates (`dict[str, dict[int, dict[str, Estimate]]]`):
+            By method, seed and estimator, how well the method probably does there; empty where nothing could be
+            calibrated.
+        shares (`dict[str, list[float]]`):
+            By method, the share of the pixels that its first seed predicts as each class.
+        source (`list[float]`, *optional*):
+            The share of each class in the truth of source validation.
+        figure (`str`):
+            Picture of examples, relative to the report.
+    """
+
+    images: int
+    estimates: dict[str, dict[int, dict[str, Estimate]]]
+    shares: dict[str, list[float]]
+    source: list[float] | None
+    figure: str
+
+
+@dataclass(frozen=True)
 class Comparison(Result):
     """Methods x seeds on one recipe.
 
@@ -114,6 +140,8 @@ class Comparison(Result):
             Versions of packages and the hardware, as `{"torch": "2.13.0", ..., "hardware": "..."}`.
         folder (`Path`, *optional*):
             Where the report was written, if it was.
+        places (`dict[str, PlaceOutcome]`, *optional*, defaults to `{}`):
+            By name, places without labels.
     """
 
     title: str
@@ -132,6 +160,7 @@ class Comparison(Result):
     trials: list[Trial] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     folder: Path | None = None
+    places: dict[str, PlaceOutcome] = field(default_factory=dict)
 
     def to_pandas(self) -> DataFrame:
         """A row for each method, seed and domain: the domain's role, its scores, and the IoU of each class."""

@@ -143,7 +143,10 @@ class Plan:
         alone = {"method.baselines": [], "publish.push_to_hub": False, "publish.every_save": False}
         changes = {**alone, **neutral, **changes}
         texts = [f"{key}={yaml.safe_dump(value, default_flow_style=True)}" for key, value in changes.items()]
-        return Recipe.load(self.recipe, [*self.overrides, *texts])
+        recipe = Recipe.load(self.recipe, [*self.overrides, *texts])
+        # A place without labels is looked at afterwards: adding one repeats no run.
+        recipe.data.unseen = [entry for entry in recipe.data.unseen if entry.labelled]
+        return recipe
 
 
 @dataclass(frozen=True, eq=False)

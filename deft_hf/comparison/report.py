@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from deft_hf.comparison import places
 from deft_hf.comparison.figures import headline_key, save_figures
 from deft_hf.comparison.outcomes import Comparison
 from deft_hf.comparison.statistics import (
@@ -171,6 +172,8 @@ def _page(comparison: Comparison, summaries: Summaries, table: str, captions: Ma
     if comparison.costs:
         parts.append("Step time and memory are those of a training step of the last stage, as ratios to `joint`.")
     parts += [f"![{markdown_text(caption)}](figures/{name})" for name, caption in captions.items()]
+    if comparison.places:
+        parts += places.section(comparison.places, comparison.labels)
     parts += [
         "## How to read the intervals",
         _READING.format(baseline=comparison.baseline, resamples=RESAMPLES).strip(),
@@ -288,6 +291,9 @@ def _facts(comparison: Comparison, summaries: Summaries) -> dict[str, Any]:
         "trials": [asdict(trial) for trial in comparison.trials],
         "versions": comparison.versions,
         "recipe": comparison.recipe,
+        **(
+            {"places": {name: asdict(place) for name, place in comparison.places.items()}} if comparison.places else {}
+        ),
     }
 
 

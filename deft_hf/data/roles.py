@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from deft_hf.data.domains import Domain
 from deft_hf.data.labels import LabelSpace
+from deft_hf.data.places import Place
 
 
 @dataclass(frozen=True)
@@ -19,11 +20,14 @@ class Domains:
             Source data that no gradient comes from, to choose a checkpoint on.
         unseen (`list[Domain]`):
             Domains that are reported, and that nothing is ever chosen on.
+        places (`list[Place]`, *optional*, defaults to `[]`):
+            Places without labels, which the exported models are looked at on.
     """
 
     source: list[Domain]
     validation: list[Domain]
     unseen: list[Domain]
+    places: list[Place] = field(default_factory=list)
 
     @property
     def labels(self) -> LabelSpace:

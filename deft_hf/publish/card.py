@@ -24,6 +24,7 @@ from deft_hf.models.embedded import EMBEDDED
 from deft_hf.models.families import objective_of
 from deft_hf.publish.facts import RunFacts
 from deft_hf.publish.terms import HUB_LICENSES, Terms, base_terms
+from deft_hf.scoring.place_report import READING
 from deft_hf.scoring.report import Results, class_table, domain_table
 from deft_hf.utils.text import markdown_block, markdown_code, markdown_text, one_line, without_credentials
 
@@ -62,6 +63,27 @@ class DataUse:
 
 
 @dataclass(frozen=True)
+class PlaceUse:
+    """A place without labels.
+
+    Attributes:
+        name (`str`):
+            Its name.
+        images (`int`):
+            Number of its images.
+        tables (`Sequence[str]`):
+            Estimates, where there are some, and shares of the classes: Markdown tables.
+        figure (`str`):
+            PNG file of examples, relative to the card.
+    """
+
+    name: str
+    images: int
+    tables: Sequence[str]
+    figure: str
+
+
+@dataclass(frozen=True)
 class CardFacts:
     """What a card and a page tell.
 
@@ -90,6 +112,8 @@ class CardFacts:
             Caption of each PNG file, by path relative to the card.
         page (`str`, *optional*):
             HTML file with all figures, relative to the card.
+        places (`Sequence[PlaceUse]`, *optional*, defaults to `()`):
+            Places without labels that the methods were looked at on.
         data (`Sequence[DataUse]`, *optional*, defaults to `()`):
             What it was trained and scored on, in the order to print.
         base_license (`str`, *optional*):
@@ -112,6 +136,7 @@ class CardFacts:
     command: str
     figures: Mapping[str, str] = field(default_factory=dict)
     page: str | None = None
+    places: Sequence[PlaceUse] = ()
     data: Sequence[DataUse] = ()
     base_license: str | None = None
     license: str | None = None
@@ -166,6 +191,7 @@ def contents(facts: CardFacts) -> dict[str, Any]:
             for domain in [*facts.source, *facts.unseen]
             if domain in scores
         ],
+        "reading": READING,
         "duration": str(timedelta(seconds=round(facts.run.train_seconds))),
     }
 

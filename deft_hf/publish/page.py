@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from dataclasses import replace
 from html import unescape
 from importlib.resources import files
 from pathlib import Path
@@ -32,6 +33,7 @@ def render_page(facts: CardFacts, folder: Path) -> str:
     template = jinja.from_string(files("deft_hf.publish").joinpath("page.html").read_text(encoding="utf-8"))
     known = contents(facts)
     known["figures"] = [(_inlined(folder / path), caption) for path, caption in facts.figures.items()]
+    known["places"] = [replace(place, figure=_inlined(folder / place.figure)) for place in facts.places]
     return template.render(**known, headline=_headline(facts), origin=_origin(facts.run))
 
 

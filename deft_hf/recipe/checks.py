@@ -88,7 +88,12 @@ def _labels(data: DataSection) -> Iterator[str]:
     annotated = False
     for key, entry in _entries(data):
         annotated |= isinstance(entry, FolderEntry) and entry.annotations is not None
-        if entry.labels is not None and PRESETS[entry.labels].names != data.label_space().names:
+        if not entry.labelled:
+            if not key.startswith("data.unseen."):
+                yield f"{key}.labels: found none, but only an unseen place may be without labels; say what masks hold"
+            if entry.corruption is not None:
+                yield f"{key}.corruption: found {entry.corruption} beside labels: none, where nothing is scored"
+        elif entry.labels is not None and PRESETS[entry.labels].names != data.label_space().names:
             yield f"{key}.labels: found {entry.labels}, whose classes are not those of data.labels; remove it"
     if not annotated and (names := data.label_space().other_names):
         yield (
@@ -170,8 +175,8 @@ def _sharing(entry: Entry, others: list[Entry], data: DataSection) -> Entry | No
 
 
 def _scored(data: DataSection) -> Iterator[str]:
-    if not (data.validation or data.unseen):
-        yield "data.validation: missing, expected at least one domain to score, here or in data.unseen"
+    if not (data.validation or any(entry.labelled for entry in data.unseen)):
+        yield "data.validation: missing, expected at least one domain to score, here or with labels in data.unseen"
 
 
 def _sizes(data: DataSection) -> Iterator[str]:

@@ -15,6 +15,7 @@ from deft_hf.data.corruptions import CORRUPTIONS, SEVERITIES, corrupted_name
 from deft_hf.data.files import split_ids
 from deft_hf.data.labels import LabelSpace
 from deft_hf.data.layouts import LAYOUTS, split_problem
+from deft_hf.data.places import images_folder
 from deft_hf.data.presets import PRESETS
 from deft_hf.data.streets import LOOKS, STREETS
 from deft_hf.recipe.section import Section
@@ -23,7 +24,8 @@ from deft_hf.utils.errors import UserError
 
 AboveZero = Annotated[float, Field(gt=0)]
 _Severity = Annotated[int, Field(ge=SEVERITIES[0], le=SEVERITIES[-1])]
-_Preset = Annotated[str, OneOf(PRESETS)]
+NO_LABELS = "none"
+_Preset = Annotated[str, OneOf((*PRESETS, NO_LABELS))]
 Labels = str | dict[str, object]
 """What `data.labels` may hold: a name, or a mapping for `LabelSpace.from_mapping`."""
 
@@ -43,7 +45,8 @@ class Entry(Section):
     )
     labels: _Preset | None = Field(
         default=None,
-        description="What the masks hold, where that differs from `data.labels`, such as `mapillary_rein`.",
+        description="What the masks hold, where that differs from `data.labels`, such as `mapillary_rein`; `none` of "
+        "an unseen place that nobody labelled.",
     )
     corruption: Annotated[str, OneOf(CORRUPTIONS)] | None = Field(
         default=None,
@@ -61,9 +64,14 @@ class Entry(Section):
         self.name = self.name or default
         return self
 
+    @property
+    def labelled(self) -> bool:
+        """Whether there are masks."""
+        return self.labels != NO_LABELS
+
     def label_space(self, classes: Labels) -> LabelSpace:
         """What the masks hold, of the recipe's classes (`data.labels`)."""
-        return label_space(classes) if self.labels is None else PRESETS[self.labels]
+        return label_space(classes) if self.labels in (None, NO_LABELS) else PRESETS[self.labels]
 
     @property
     def default_name(self) -> str:
@@ -173,13 +181,8 @@ class FolderEntry(Entry):
         one, two = (entry.resolved_folder(root).resolve() for entry in (self, other))
         if self.layout is not None or other.layout is not None:
             return one == two
-        one, two = ((place / each.images_in).resolve() for place, each in ((one, self), (two, other)))
+        one, two = (each.images_folder(root).resolve() for each in (self, other))
         return one.is_relative_to(two) or two.is_relative_to(one)
-
-    @property
-    def images_in(self) -> str:
-        """Where in the folder its images are; a label export may have them anywhere."""
-        return self.images if self.annotations is None else ""
 
     def label_space(self, classes: Labels) -> LabelSpace:
         if self.layout is not None and self.labels is None and isinstance(classes, str) and classes in PRESETS:
@@ -190,8 +193,18 @@ class FolderEntry(Entry):
         """The folder itself; a relative one starts at `root` (`data.root`), or at the working folder if None."""
         return Path(root or "").expanduser() / Path(self.folder).expanduser()
 
+    def images_folder(self, root: str | None) -> Path:
+        """The folder of the images; of a place without labels it may be the folder itself, of a label export it is."""
+        folder = self.resolved_folder(root)
+        if self.annotations is not None:
+            return folder
+        return folder / self.images if self.labelled else images_folder(folder, self.images)
+
     def problem(self, root: str | None) -> str | None:
         folder = self.resolved_folder(root)
+        masks = ("annotations", "layout", "masks", "mask_suffix")
+        if not self.labelled and (own := [key for key in masks if self._differs(key)]):
+            return f"{own[0]}: found beside labels: none, which reads images alone; remove one of them"
         if self.layout is not None and (problem := split_problem(self.layout, self.split)):
             return problem
         known_by = next((key for key in ("layout", "annotations") if getattr(self, key) is not None), None)
@@ -199,16 +212,16 @@ class FolderEntry(Entry):
             return f"{own[0]}: found beside {known_by}, which knows it; remove one of them"
         if not folder.is_dir():
             return f"folder: found no folder {folder}; correct it, or override data.root=PATH"
-        return None if known_by else self._missing(folder)
+        return None if known_by else self._missing(folder, root)
 
     def _differs(self, key: str) -> bool:
         return getattr(self, key) != type(self).model_fields[key].default
 
-    def _missing(self, folder: Path) -> str | None:
-        for key in ("images", "masks"):
-            place = folder / getattr(self, key)
-            if not place.is_dir():
-                return f"{key}: found no folder {place}; name the one that has the {key}"
+    def _missing(self, folder: Path, root: str | None) -> str | None:
+        places = {"images": self.images_folder(root), "masks": folder / self.masks}
+        for key in ("images", "masks") if self.labelled else ("images",):
+            if not places[key].is_dir():
+                return f"{key}: found no folder {places[key]}; name the one that has the {key}"
         if isinstance(self.split, str):
             try:
                 split_ids(folder / "split.json", self.split)

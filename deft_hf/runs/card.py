@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from transformers import AutoConfig
 
 from deft_hf.data.roles import Domains
 from deft_hf.methods import extension_settings
-from deft_hf.publish.card import CardFacts, DataUse, render_card
+from deft_hf.publish.card import CardFacts, DataUse, PlaceUse, render_card
 from deft_hf.publish.facts import RunFacts
 from deft_hf.publish.figures import RunRecord, save_run_figures
 from deft_hf.publish.page import render_page
@@ -21,13 +21,16 @@ from deft_hf.recipe import MethodSection, Recipe, TrainingSection
 from deft_hf.recipe.data import DataSection
 from deft_hf.recipe.domains import Entry, HubEntry, StreetsEntry
 from deft_hf.runs.folder import method_folders
+from deft_hf.runs.places import Findings, panels_file
 from deft_hf.scoring.report import MOST_PANELS
 from deft_hf.trainer.arguments import DeFTTrainingArguments
 from deft_hf.utils.files import CARD, CONFUSIONS, DISTANCES, HISTORY, PAGE, RECIPE
 from deft_hf.utils.integrity import read_json
 
 
-def write_card(recipe: Recipe, domains: Domains, facts: Mapping[str, RunFacts]) -> None:
+def write_card(
+    recipe: Recipe, domains: Domains, facts: Mapping[str, RunFacts], places: Sequence[Findings] = ()
+) -> None:
     """`README.md` and `report.html` of the output folder, with their pictures, from what the methods left behind.
 
     Args:
@@ -37,6 +40,8 @@ def write_card(recipe: Recipe, domains: Domains, facts: Mapping[str, RunFacts]) 
             Data of the run, loaded.
         facts (`Mapping[str, RunFacts]`):
             By method.
+        places (`Sequence[Findings]`, *optional*, defaults to `()`):
+            What the methods make of places without labels.
     """
     folder, own = Path(recipe.training.output_dir), recipe.method.name
     record = _record(method_folders(folder, recipe.method), own, domains, facts)
@@ -60,6 +65,10 @@ def write_card(recipe: Recipe, domains: Domains, facts: Mapping[str, RunFacts]) 
         command=f"accelerate launch -m deft_hf.train {RECIPE}",
         figures={f"figures/{name}": caption for name, caption in captions.items()},
         page=PAGE,
+        places=[
+            PlaceUse(one.place, len(one.ids), one.tables(domains.labels.names), panels_file(one.place))
+            for one in places
+        ],
         data=_data_uses(recipe.data, domains, recipe.publish.data_licenses),
         base_license=recipe.publish.base_license,
         license=recipe.publish.license,
@@ -128,7 +137,7 @@ def _data_uses(data: DataSection, domains: Domains, licenses: Mapping[str, str])
     return [
         DataUse(domain.name, use, len(domain), _hub_name(entry), _terms(entry, licenses))
         for use, (entries, loaded) in sections.items()
-        for entry, domain in zip(entries, loaded, strict=True)
+        for entry, domain in zip((entry for entry in entries if entry.labelled), loaded, strict=True)
     ]
 
 

@@ -14,6 +14,7 @@ from deft_hf.data.labels import LabelSpace
 from deft_hf.data.layouts import layout_places, load_layout
 from deft_hf.data.learnable import check_scored, check_sources
 from deft_hf.data.own_transform import OwnTransform
+from deft_hf.data.places import Place
 from deft_hf.data.roles import Domains
 from deft_hf.data.sampling import EvaluationSet, TrainingSet
 from deft_hf.data.transforms import EvalTransform, TrainTransform
@@ -34,8 +35,8 @@ def input_folders(data: DataSection) -> Iterator[Path]:
     for entry in (*data.source, *data.validation, *data.unseen):
         if isinstance(entry, FolderEntry):
             folder = entry.resolved_folder(data.root)
-            if entry.annotations is not None:
-                yield folder
+            if entry.annotations is not None or not entry.labelled:
+                yield entry.images_folder(data.root)
                 continue
             places = [entry] if entry.layout is None else layout_places(entry.layout, entry.part)
             yield from (folder / name for place in places for name in (place.images, place.masks))
@@ -54,10 +55,10 @@ def load_domains(data: DataSection) -> Domains:
         UserError: If files are wrong; the message lists everything that is, in all domains.
     """
     sections = [
-        [_domain(entry, data, entry.label_space(data.labels)) for entry in entries]
+        [_domain(entry, data, entry.label_space(data.labels)) for entry in entries if entry.labelled]
         for entries in (data.source, data.validation, data.unseen)
     ]
-    domains = Domains(*sections)
+    domains = Domains(*sections, places=[_place(entry, data) for entry in data.unseen if not entry.labelled])
     if data.check and PartialState().is_local_main_process:
         reports = [domain.check(progress=True) for section in sections for domain in section]
         problems = []
@@ -67,6 +68,11 @@ def load_domains(data: DataSection) -> Domains:
                 report.raise_if_bad(skip_unreadable=data.unreadable == "skip")
             except UserError as error:
                 problems.append(str(error))
+        for place in domains.places:
+            print(f"{place.name}: {len(place)} images without labels")
+            unreadable = place.unreadable(progress=True)
+            if unreadable and (data.unreadable == "stop" or len(unreadable) == len(place)):
+                problems += unreadable
         if problems:
             raise UserError("\n".join(problems))
         sources = len(domains.source)
@@ -94,6 +100,17 @@ def _domain(entry: Entry, data: DataSection, labels: LabelSpace) -> Domain:
     return Domain.from_streets(
         entry.streets, labels=labels, **entry.model_dump(include={"count", "seed", "size", "name"})
     )
+
+
+def _place(entry: Entry, data: DataSection) -> Place:
+    if isinstance(entry, FolderEntry):
+        images = entry.images if "images" in entry.model_fields_set else None
+        options = {"name": entry.name, "images": images, "split": entry.portion, "image_suffix": entry.image_suffix}
+        return Place.from_folder(entry.resolved_folder(data.root), **options, value_range=data.value_range)
+    if isinstance(entry, HubEntry):
+        options = entry.model_dump(include={"split", "name", "image_column", "config", "revision"})
+        return Place.from_hub(entry.hub, **options, value_range=data.value_range)
+    return _domain(entry, data, entry.label_space(data.labels)).without_labels()
 
 
 def training_set(data: DataSection, source: list[Domain], processor: BaseImageProcessor, seed: int) -> TrainingSet:

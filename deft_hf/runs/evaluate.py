@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from deft_hf.data.unreadable import Reader
 from deft_hf.models.processor import segmentation_processor
 from deft_hf.recipe import Recipe
 from deft_hf.runs.data import input_folders, load_domains
+from deft_hf.runs.places import Findings, look_at, panels_file, write_findings
 from deft_hf.runs.provenance import data_lists, hardware, versions
 from deft_hf.runs.segmenter import Segmenter
 from deft_hf.scoring.confusion import ConfusionMatrix, Scores
@@ -58,6 +59,8 @@ class Evaluation(Result):
             The middle image of each domain: domain, image, true ids (H, W), predicted ids (H, W) by name.
         folder (`Path`, *optional*):
             Where tables and pictures were written, if they were.
+        places (`list[Findings]`, *optional*, defaults to `[]`):
+            What the model makes of places without labels.
     """
 
     name: str
@@ -68,6 +71,7 @@ class Evaluation(Result):
     unreadable: dict[str, list[str]]
     examples: list[PanelRow]
     folder: Path | None = None
+    places: list[Findings] = field(default_factory=list)
 
     def table(self) -> str:
         """Mean IoU of each domain in per cent, as Markdown."""
@@ -90,7 +94,8 @@ class Evaluation(Result):
         return pandas.DataFrame.from_dict(rows, orient="index").rename_axis("domain")
 
     def pictures(self) -> list[Path]:
-        return [] if self.folder is None else [self.folder / PANELS]
+        names = [PANELS, *(panels_file(found.place) for found in self.places)]
+        return [] if self.folder is None else [self.folder / name for name in names]
 
     def score_dicts(self) -> dict[str, dict[str, Any]]:
         """`scores` as plain lists and numbers."""
@@ -120,8 +125,8 @@ def evaluate(
         recipe (`Recipe`):
             Its `data` section is what counts.
         out (`str` or `os.PathLike`):
-            Folder to write to: `results/metrics.json`, `results/table.md`, `figures/panels.png`. It must be new or
-            empty.
+            Folder to write to: `results/metrics.json`, `results/table.md`, `figures/panels.png`; of places without
+            labels `results/places.json`, `figures/places/` and `to_label/`. It must be new or empty.
         name (`str`, *optional*):
             What tables call the model; by default the last part of `model`.
         revision (`str`, *optional*, defaults to `main`):
@@ -170,6 +175,9 @@ def evaluate(
             pictures=folder if pictures else None,
             progress=progress,
         )
+        places = []
+        if domains.places:
+            places = look_at({found.name: segmenter}, domains.validation, domains.places, progress)
         facts = {
             "model": model,
             "revision": revision,
@@ -181,12 +189,18 @@ def evaluate(
             "hardware": hardware(),
         }
         with writing(folder.path, lambda: "Make room and start again."):
-            table = "\n\n".join([found.table(), *found.class_tables()])
+            looked = [
+                "\n\n".join([f"## {markdown_text(one.place)}, without labels", *one.tables(found.labels.names)])
+                for one in places
+            ]
+            table = "\n\n".join([found.table(), *found.class_tables(), *looked])
             folder.file(TABLE).write_text(table + "\n", encoding="utf-8")
             if found.examples:
                 save_panels(folder.file(PANELS), found.examples, found.labels, domains=len(found.scores))
+            if places:
+                write_findings(folder.file, places, domains.labels)
             save_json(folder.file(METRICS), facts)
-    return replace(found, folder=folder.path)
+    return replace(found, folder=folder.path, places=places)
 
 
 def score(

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import yaml
 from PIL import Image
+from torch import Tensor
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from deft_hf.data.labels import LabelSpace, default_palette
@@ -20,7 +21,7 @@ from deft_hf.data.streets import STREETS
 from deft_hf.models.families import SegmentationFamily, fixed_size
 from deft_hf.models.opening import inference_family, open_model
 from deft_hf.models.processor import open_processor, segmentation_processor
-from deft_hf.scoring.inference import predict
+from deft_hf.scoring.inference import predict_logits
 from deft_hf.trainer.components import refuse_damaged
 from deft_hf.utils.errors import UserError, first_line
 from deft_hf.utils.files import RECIPE
@@ -140,6 +141,14 @@ class Segmenter:
         Raises:
             UserError: The model takes no images of this size.
         """
+        return self.logits(image).argmax(0).cpu().numpy().astype(np.uint8 if len(self.names) <= 256 else np.uint16)
+
+    def logits(self, image: Image.Image) -> Tensor:
+        """Logits of an RGB image at its own size, float32 (classes, H, W), on the device of the model.
+
+        Raises:
+            UserError: The model takes no images of this size.
+        """
         options = {} if self.size is None else {"do_resize": False}
         prepared = image
         if isinstance(self.size, tuple):
@@ -150,7 +159,8 @@ class Segmenter:
         pixels = self.processor(images=prepared, return_tensors="pt", **options)["pixel_values"]
         size = (image.height, image.width)
         try:
-            found = predict(self.model, self.family, pixels.to(self.model.device), size, self.window, self.stride)
+            pixels = pixels.to(self.model.device)
+            return predict_logits(self.model, self.family, pixels, size, self.window, self.stride)[0]
         except (RuntimeError, ValueError) as error:
             if isinstance(error, UserError | torch.cuda.OutOfMemoryError):
                 raise
@@ -158,7 +168,6 @@ class Segmenter:
                 f"the model cannot be run on {pixels.shape[-2]} x {pixels.shape[-1]} pixels ({first_line(error)}): "
                 "choose another size or window."
             ) from error
-        return found[0].cpu().numpy().astype(np.uint8 if len(self.names) <= 256 else np.uint16)
 
     def paint(self, ids: np.ndarray) -> Image.Image:
         """Class ids in the colours of the classes."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -19,7 +20,9 @@ from deft_hf.runs.card import write_card
 from deft_hf.runs.data import evaluation_sets, load_domains, own_transform, training_set
 from deft_hf.runs.facts import collect_facts, read_facts
 from deft_hf.runs.finish import finish
+from deft_hf.runs.evaluate import recipe_segmenter
 from deft_hf.runs.folder import claimed_folder, method_folders
+from deft_hf.runs.places import Findings, look_at, write_findings
 from deft_hf.runs.provenance import Origin
 from deft_hf.runs.report import write_report
 from deft_hf.runs.same_data import claim_data
@@ -79,12 +82,34 @@ def train(recipe: Recipe, resume_anyway: bool = False) -> Path:
             facts = read_facts(folders)
             model = recipe.model
             table = write_report(folder, folders, facts, domains, recipe.data, model.encoder, model.trust_remote_code)
-            write_card(recipe, domains, facts)
+            write_card(recipe, domains, facts, look_at_places(recipe, folders, domains))
             print(f"\nmean IoU in per cent\n\n{table}\n\nThe model, a plain Hub folder: {folder}")
             if repository is not None:
                 address = push_folder(folder, repository, publish.private, revision=publish.revision)
                 print(f"On the Hub: {address}")
     return folder
+
+
+def look_at_places(recipe: Recipe, folders: Mapping[str, Path], domains: Domains) -> list[Findings]:
+    """What the finished methods make of the places without labels, written to the output folder.
+
+    Args:
+        recipe (`Recipe`):
+            The recipe.
+        folders (`Mapping[str, Path]`):
+            By method, its folder; see `method_folders`.
+        domains (`Domains`):
+            The data, loaded.
+    """
+    if not domains.places:
+        return []
+    trust = recipe.model.trust_remote_code
+    models = {
+        method: recipe_segmenter(str(place), recipe, trust_remote_code=trust) for method, place in folders.items()
+    }
+    found = look_at(models, domains.validation, domains.places)
+    write_findings(Path(recipe.training.output_dir).joinpath, found, domains.labels)
+    return found
 
 
 def train_method(

@@ -144,8 +144,38 @@ def predict(
     Returns:
         `Tensor`: int64, shape `(N, *size)`.
     """
+    return predict_logits(model, family, pixel_values, size, window, stride).argmax(1)
+
+
+def predict_logits(
+    model: nn.Module,
+    family: SegmentationFamily,
+    pixel_values: Tensor,
+    size: tuple[int, int],
+    window: tuple[int, int] | None = None,
+    stride: tuple[int, int] | None = None,
+) -> Tensor:
+    """The logits that [`predict`] takes the classes from.
+
+    Args:
+        model (`nn.Module`):
+            As for [`semantic_logits`].
+        family (`SegmentationFamily`):
+            As for [`semantic_logits`].
+        pixel_values (`Tensor`):
+            As for [`semantic_logits`].
+        size (`tuple[int, int]`):
+            As for [`semantic_logits`].
+        window (`tuple[int, int]`, *optional*):
+            As for [`predict`].
+        stride (`tuple[int, int]`, *optional*):
+            As for [`predict`].
+
+    Returns:
+        `Tensor`: float32, shape `(N, C, *size)`.
+    """
     with _evaluating(model):
-        return _classes(model, family, pixel_values, size, window, stride)
+        return _logits(model, family, pixel_values, size, window, stride)
 
 
 def score_batches(
@@ -193,7 +223,7 @@ def score_batches(
         for batch in batches:
             for pixel_values, labels in _equal_sizes(batch):
                 pixel_values = pixel_values.to(device, non_blocking=True)
-                classes = _classes(model, family, pixel_values, _height_width(labels), window, stride)
+                classes = _logits(model, family, pixel_values, _height_width(labels), window, stride).argmax(1)
                 matrix.update(classes, labels)
                 if images is not None:
                     for found, truth in zip(classes, labels, strict=True):
@@ -203,7 +233,7 @@ def score_batches(
     return matrix
 
 
-def _classes(
+def _logits(
     model: nn.Module,
     family: SegmentationFamily,
     pixel_values: Tensor,
@@ -212,10 +242,10 @@ def _classes(
     stride: tuple[int, int] | None,
 ) -> Tensor:
     if window is None:
-        return semantic_logits(model, family, pixel_values, size).argmax(1)
+        return semantic_logits(model, family, pixel_values, size)
     if stride is None:
         stride = max(1, window[0] * 2 // 3), max(1, window[1] * 2 // 3)
-    return sliding_window_logits(model, family, pixel_values, size, window, stride).argmax(1)
+    return sliding_window_logits(model, family, pixel_values, size, window, stride)
 
 
 def _equal_sizes(batch: Mapping[str, Tensor | list[Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:

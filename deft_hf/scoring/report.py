@@ -127,7 +127,7 @@ def save_panels(
             axis.set(xticks=[], yticks=[])
 
     figure.legend(
-        handles=[_patch(index, labels) for index in shown],
+        handles=[class_patch(index, labels) for index in shown],
         loc="outside lower center",
         ncols=math.ceil(len(shown) / legend_rows),
         fontsize=10,
@@ -248,7 +248,8 @@ def image_caption(prediction: np.ndarray, truth: np.ndarray, labels: LabelSpace)
     return f"mean IoU {percent(scores.mean_iou)} %, {counted} classes"
 
 
-def _patch(index: int, labels: LabelSpace) -> Patch:
+def class_patch(index: int, labels: LabelSpace) -> Patch:
+    """The entry of a class, or of ignored pixels, in a legend."""
     if index == IGNORE_INDEX:
         return Patch(facecolor="black", label="ignored")
     red, green, blue = (channel / 255 for channel in labels.palette[index])

@@ -26,6 +26,7 @@ HISTORY = "results/history.json"
 CONFUSIONS = "results/confusions.json"
 DISTANCES = "results/layer_distances.json"
 TABLE = "results/table.md"
+PLACES = "results/places.json"
 LOCK = ".lock"
 # What an output folder belongs to, and the files that were written there.
 MARKER = ".deft_hf.jsonl"
@@ -65,6 +66,7 @@ FILES = (
     RunFile("figures/*.png", True),
     RunFile("checkpoint-*", False),
     RunFile("baselines/*", False),
+    RunFile("to_label/*", False),  # it names folders of the machine
     RunFile(DATA_LISTS, False),  # the metrics have it
     RunFile(".*", False),  # locks, and folders that are being written
     # What training resumes from, partly pickled: optimizer, scheduler, scaler and random states, arguments.
