@@ -46,7 +46,7 @@ def look(
         models = {
             method: recipe_segmenter(str(run.folder), base, trust_remote_code=trust) for method, run in runs.items()
         }
-        findings = look_at(models, domains.validation, domains.places)
+        findings = look_at(models, domains)
         if not found:
             write_findings(folder.joinpath, findings, domains.labels)
         for one in findings:

@@ -129,7 +129,9 @@ class Place:
         ids = [str(value) for value in loaded["id"]] if "id" in loaded.column_names else []
         if len(set(ids)) < len(loaded):
             ids = [f"{row:06d}" for row in range(len(loaded))]
-        images = loaded.select_columns([image_column]).rename_column(image_column, "image")
+        images = loaded.select_columns([image_column])
+        if image_column != "image":
+            images = images.rename_column(image_column, "image")
         try:
             images = images.cast_column("image", datasets.Image(decode=False))
         except Exception as error:  # datasets and arrow raise what they meet

@@ -175,9 +175,7 @@ def evaluate(
             pictures=folder if pictures else None,
             progress=progress,
         )
-        places = []
-        if domains.places:
-            places = look_at({found.name: segmenter}, domains.validation, domains.places, progress)
+        places = look_at({found.name: segmenter}, domains, progress)
         facts = {
             "model": model,
             "revision": revision,

@@ -16,19 +16,32 @@ from tqdm import tqdm
 
 from deft_hf.data.constants import IGNORE_INDEX
 from deft_hf.data.corruptions import CORRUPTIONS, corrupted
-from deft_hf.data.domains import Domain
+from deft_hf.data.domains import Domain, Domains
 from deft_hf.data.labels import LabelSpace
 from deft_hf.data.places import Place
 from deft_hf.runs.segmenter import Segmenter
+from deft_hf.scoring.confusion import ConfusionMatrix
 from deft_hf.scoring.estimates import ESTIMATORS, Calibration, Estimate, LabelledCounts
-from deft_hf.scoring.place_report import Example, estimate_table, save_place_panels, share_table
+from deft_hf.scoring.place_report import (
+    Example,
+    class_estimate_table,
+    estimate_table,
+    known_table,
+    save_place_panels,
+    share_table,
+)
 from deft_hf.scoring.report import save_json
 from deft_hf.utils.errors import UnreadableFile, UserError
 from deft_hf.utils.files import PLACES
 
 _CALIBRATED_ON = 24  # images of validation, of which every corrupted copy is made
+_COMPARED_ON = 60  # images of each unseen domain with labels
 _SEVERITIES = (1, 3, 5)
 _MOST_ROWS = 8
+
+
+Known = dict[str, dict[str, tuple[Estimate, float]]]
+"""By domain with labels and model: the estimate, made without the labels, and the mean IoU on the same images."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +64,8 @@ class Findings:
             The share of each class in the truth of source validation, for comparison.
         estimates (`dict[str, dict[str, Estimate]]`):
             By model and estimator; empty without validation images to calibrate on.
+        known (`Known`):
+            How the default estimates come out on unseen domains with labels, which say how far to trust them.
         examples (`list[Example]`):
             Images from much disagreement to little.
         unreadable (`list[str]`):
@@ -64,6 +79,7 @@ class Findings:
     shares: dict[str, list[float]]
     source: list[float] | None
     estimates: dict[str, dict[str, Estimate]]
+    known: Known
     examples: list[Example]
     unreadable: list[str]
 
@@ -74,8 +90,10 @@ class Findings:
             names (`Sequence[str]`):
                 Names of the classes.
         """
-        parts = [estimate_table(self.estimates)] if self.estimates else []
-        return [*parts, share_table(self.shares, self.source, names)]
+        parts = [share_table(self.shares, self.source, names)]
+        if self.estimates:
+            parts = [estimate_table(self.estimates), class_estimate_table(self.estimates, names), *parts]
+        return [*parts, known_table(self.known)] if self.known else parts
 
     @property
     def order(self) -> list[int]:
@@ -92,6 +110,13 @@ class Findings:
                 model: {name: estimate.to_dict() for name, estimate in found.items()}
                 for model, found in self.estimates.items()
             },
+            "estimates_where_labels_are": {
+                domain: {
+                    model: {"estimate": estimate.to_dict(), "mean_iou": truth}
+                    for model, (estimate, truth) in by_model.items()
+                }
+                for domain, by_model in self.known.items()
+            },
             "disagreement": {self.ids[index]: self.scores[index] for index in self.order},
             "unreadable": self.unreadable,
         }
@@ -99,23 +124,22 @@ class Findings:
 
 def look_at(
     models: Mapping[str, Segmenter],
-    validation: Sequence[Domain],
-    places: Sequence[Place],
+    domains: Domains,
     progress: bool = True,
 ) -> list[Findings]:
-    """Predicts every image of some places with every model, and estimates how well each does there.
+    """Predicts every image of the places without labels with every model, and estimates how well each does there.
 
     Estimates are calibrated on the validation images and on corrupted copies of them, see
-    [`~deft_hf.scoring.estimates.Calibration`]; nothing of a place enters into them. Several models are members for
+    [`~deft_hf.scoring.estimates.Calibration`]; nothing of a place enters into them. On unseen domains with labels the
+    same estimates are made and compared with the truth. Several models are members for
     one another in the estimate by agreement.
 
     Args:
         models (`Mapping[str, Segmenter]`):
             By name, models of the same classes.
-        validation (`Sequence[Domain]`):
-            Labelled images of the source that no model was trained on; without any there are no estimates.
-        places (`Sequence[Place]`):
-            The places.
+        domains (`Domains`):
+            The data: `validation`, images of the source that no model was trained on, without which there are no
+            estimates; `unseen`; and `places`.
         progress (`bool`, *optional*, defaults to `True`):
             Show progress bars on a terminal.
 
@@ -125,8 +149,14 @@ def look_at(
     Raises:
         UserError: No image of a place can be read.
     """
-    calibrations, source = _calibrate(models, validation, progress) if validation else ({}, None)
-    return [_look(models, calibrations, source, place, progress) for place in places]
+    if not domains.places:
+        return []
+    calibrations, source = ({}, None)
+    known: Known = {}
+    if domains.validation:
+        calibrations, source = _calibrate(models, domains.validation, progress)
+        known = {domain.name: _compare(models, calibrations, domain, progress) for domain in domains.unseen}
+    return [_look(models, calibrations, source, known, place, progress) for place in domains.places]
 
 
 def _calibrate(
@@ -162,10 +192,30 @@ def _calibrate(
     return calibrations, (pixels / pixels.sum()).tolist()
 
 
+def _compare(
+    models: Mapping[str, Segmenter], calibrations: Mapping[str, Calibration], domain: Domain, progress: bool
+) -> dict[str, tuple[Estimate, float]]:
+    """By model, the estimate for a domain with labels, and its score on the same images."""
+    domain = _thinned(domain, _COMPARED_ON)
+    counts = {name: calibration.counts() for name, calibration in calibrations.items()}
+    truths = {name: ConfusionMatrix(len(model.names)) for name, model in models.items()}
+    for index in tqdm(range(len(domain)), desc=domain.name, unit="image", disable=None if progress else True):
+        try:
+            image, truth = domain.load(index)
+        except UnreadableFile:
+            continue
+        for name, probabilities, members in _predictions(models, image):
+            counts[name].update(probabilities, members)
+            truths[name].update(probabilities.argmax(0), torch.from_numpy(truth))
+    scored = {name: matrix.compute().mean_iou for name, matrix in truths.items()}
+    return {name: (calibrations[name].estimate(counts[name]), scored[name]) for name in models if counts[name].images}
+
+
 def _look(
     models: Mapping[str, Segmenter],
     calibrations: Mapping[str, Calibration],
     source: list[float] | None,
+    known: Known,
     place: Place,
     progress: bool,
 ) -> Findings:
@@ -200,6 +250,7 @@ def _look(
         scores=scores,
         shares={name: (count / count.sum()).tolist() for name, count in pixels.items()},
         source=source,
+        known=known,
         estimates={
             name: {method: calibrations[name].estimate(counts[name], method) for method in _methods(models)}
             for name in calibrations

@@ -18,9 +18,9 @@ from deft_hf.recipe.data import DataSection
 from deft_hf.runs.arguments import method_arguments
 from deft_hf.runs.card import write_card
 from deft_hf.runs.data import evaluation_sets, load_domains, own_transform, training_set
+from deft_hf.runs.evaluate import recipe_segmenter
 from deft_hf.runs.facts import collect_facts, read_facts
 from deft_hf.runs.finish import finish
-from deft_hf.runs.evaluate import recipe_segmenter
 from deft_hf.runs.folder import claimed_folder, method_folders
 from deft_hf.runs.places import Findings, look_at, write_findings
 from deft_hf.runs.provenance import Origin
@@ -107,7 +107,7 @@ def look_at_places(recipe: Recipe, folders: Mapping[str, Path], domains: Domains
     models = {
         method: recipe_segmenter(str(place), recipe, trust_remote_code=trust) for method, place in folders.items()
     }
-    found = look_at(models, domains.validation, domains.places)
+    found = look_at(models, domains)
     write_findings(Path(recipe.training.output_dir).joinpath, found, domains.labels)
     return found
 

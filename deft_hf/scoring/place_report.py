@@ -39,6 +39,52 @@ def estimate_table(estimates: Mapping[str, Mapping[str, Estimate]]) -> str:
     return markdown_table(["method", "estimated mean IoU, per cent", "on source validation"], rows)
 
 
+def class_estimate_table(estimates: Mapping[str, Mapping[str, Estimate]], names: Sequence[str]) -> str:
+    """A Markdown table, one row for each class: its estimated IoU with the interval, by model.
+
+    A class that a model neither predicts nor expects there has a dash, and so has a model without a trusted estimate.
+
+    Args:
+        estimates (`Mapping[str, Mapping[str, Estimate]]`):
+            By model and estimator.
+        names (`Sequence[str]`):
+            Names of the classes.
+    """
+    found = {model: by_method[DEFAULT_METHOD] for model, by_method in estimates.items()}
+    rows = [
+        [markdown_text(name), *(_class_estimate(estimate, index) for estimate in found.values())]
+        for index, name in enumerate(names)
+    ]
+    return markdown_table(["estimated IoU, per cent", *map(markdown_text, found)], rows)
+
+
+def _class_estimate(estimate: Estimate, index: int) -> str:
+    iou, (low, high) = estimate.per_class[index], estimate.class_intervals[index]
+    if math.isnan(iou) or not estimate.trusted:
+        return "-"
+    return markdown_text(f"{percent(iou)} [{percent(low)}, {percent(high)}]")
+
+
+def known_table(known: Mapping[str, Mapping[str, tuple[Estimate, float]]]) -> str:
+    """A Markdown table of how far off such estimates are on domains with labels, one row for each domain and model.
+
+    Args:
+        known (`Mapping[str, Mapping[str, tuple[Estimate, float]]]`):
+            By domain and model, the estimate, made without the labels, and the mean IoU on the same images.
+    """
+    rows = [
+        [markdown_text(domain), markdown_text(model), estimate_text(estimate), percent(truth), _off(estimate, truth)]
+        for domain, by_model in known.items()
+        for model, (estimate, truth) in by_model.items()
+    ]
+    return markdown_table(["domain with labels", "method", "estimated", "mean IoU", "off by"], rows)
+
+
+def _off(estimate: Estimate, truth: float) -> str:
+    difference = 100 * (estimate.mean_iou - truth)
+    return f"{difference:+.1f}" if estimate.trusted and math.isfinite(difference) else "-"
+
+
 def estimate_text(estimate: Estimate) -> str:
     """The estimate with its interval in per cent, or why there is none."""
     return markdown_text(str(estimate))
