@@ -58,7 +58,9 @@ def load_domains(data: DataSection) -> Domains:
         [_domain(entry, data, entry.label_space(data.labels)) for entry in entries if entry.labelled]
         for entries in (data.source, data.validation, data.unseen)
     ]
-    domains = Domains(*sections, places=[_place(entry, data) for entry in data.unseen if not entry.labelled])
+    source, validation, unseen = sections
+    places = [_place(entry, data) for entry in data.unseen if not entry.labelled]
+    domains = Domains(source, validation, unseen, places)
     if data.check and PartialState().is_local_main_process:
         reports = [domain.check(progress=True) for section in sections for domain in section]
         problems = []
@@ -75,8 +77,7 @@ def load_domains(data: DataSection) -> Domains:
                 problems += unreadable
         if problems:
             raise UserError("\n".join(problems))
-        sources = len(domains.source)
-        for warning in [*check_sources(reports[:sources]), *check_scored(reports[sources:])]:
+        for warning in [*check_sources(reports[: len(source)]), *check_scored(reports[len(source) :])]:
             say(f"warning: {warning}")
     return domains
 
@@ -104,9 +105,14 @@ def _domain(entry: Entry, data: DataSection, labels: LabelSpace) -> Domain:
 
 def _place(entry: Entry, data: DataSection) -> Place:
     if isinstance(entry, FolderEntry):
-        images = entry.images if "images" in entry.model_fields_set else None
-        options = {"name": entry.name, "images": images, "split": entry.portion, "image_suffix": entry.image_suffix}
-        return Place.from_folder(entry.resolved_folder(data.root), **options, value_range=data.value_range)
+        return Place.from_folder(
+            entry.resolved_folder(data.root),
+            entry.name,
+            entry.images if "images" in entry.model_fields_set else None,
+            entry.portion,
+            entry.image_suffix,
+            data.value_range,
+        )
     if isinstance(entry, HubEntry):
         options = entry.model_dump(include={"split", "name", "image_column", "config", "revision"})
         return Place.from_hub(entry.hub, **options, value_range=data.value_range)

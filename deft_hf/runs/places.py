@@ -151,7 +151,8 @@ def look_at(
     """
     if not domains.places:
         return []
-    calibrations, source = ({}, None)
+    calibrations: dict[str, Calibration] = {}
+    source: list[float] | None = None
     known: Known = {}
     if domains.validation:
         calibrations, source = _calibrate(models, domains.validation, progress)
@@ -234,12 +235,12 @@ def _look(
         for name, probabilities, members in _predictions(models, image):
             if name in counts:
                 counts[name].update(probabilities, members)
-            confidence, found = probabilities.max(0)
-            classes.append(found)
+            confidence, ids = probabilities.max(0)
+            classes.append(ids)
             doubt = float(1 - confidence.mean())
-            pixels[name] += np.bincount(found.flatten().numpy(), minlength=len(pixels[name]))
+            pixels[name] += np.bincount(ids.flatten().numpy(), minlength=len(pixels[name]))
         read.append(index)
-        differing = [found != classes[0] for found in classes[1:]]
+        differing = [ids != classes[0] for ids in classes[1:]]
         scores.append(float(torch.stack(differing).any(0).float().mean()) if differing else doubt)
     if not read:
         raise UserError(f"{place.name}: none of its {len(place)} images can be read: {unreadable[0]}")
