@@ -24,7 +24,6 @@ from deft_hf.data.labels import LabelSpace
 from deft_hf.data.masks import Palettes, used_colors
 from deft_hf.data.opening import open_mask, open_picture, stored_size, unequal
 from deft_hf.data.pictures import DROPPED_ALPHA, ValueRange, check_value_range
-from deft_hf.data.places import Place
 from deft_hf.data.report import DomainReport, listed
 from deft_hf.data.splitting import take_share
 from deft_hf.data.streets import LOOKS, STREETS, street_rows
@@ -342,10 +341,6 @@ class Domain:
         """
         chosen = self.dataset.select(self._positions(which))
         return Domain(self.name, self.labels, chosen, value_range=self.value_range)
-
-    def without_labels(self) -> Place:
-        """The images, as if nobody had labelled them."""
-        return Place(self.name, self.dataset.select_columns(["id", "image"]), self.value_range)
 
     def _positions(self, which: Sequence[str] | Sequence[int]) -> list[int]:
         positions: list[Any] = list(which)

@@ -1,4 +1,4 @@
-"""The domains of a run by what they are for."""
+"""The domains of a run by what they are for, and places without labels beside them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,16 @@ from dataclasses import dataclass, field
 from deft_hf.data.domains import Domain
 from deft_hf.data.labels import LabelSpace
 from deft_hf.data.places import Place
+
+
+def without_labels(domain: Domain) -> Place:
+    """The images of a domain, as if nobody had labelled them.
+
+    Args:
+        domain (`Domain`):
+            The domain.
+    """
+    return Place(domain.name, domain.dataset.select_columns(["id", "image"]), domain.value_range)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from deft_hf.data.layouts import layout_places, load_layout
 from deft_hf.data.learnable import check_scored, check_sources
 from deft_hf.data.own_transform import OwnTransform
 from deft_hf.data.places import Place
-from deft_hf.data.roles import Domains
+from deft_hf.data.roles import Domains, without_labels
 from deft_hf.data.sampling import EvaluationSet, TrainingSet
 from deft_hf.data.transforms import EvalTransform, TrainTransform
 from deft_hf.models.processor import normalization
@@ -108,7 +108,7 @@ def _place(entry: Entry, data: DataSection) -> Place:
         return Place.from_folder(
             entry.resolved_folder(data.root),
             entry.name,
-            entry.images if "images" in entry.model_fields_set else None,
+            entry.images,
             entry.portion,
             entry.image_suffix,
             data.value_range,
@@ -116,7 +116,7 @@ def _place(entry: Entry, data: DataSection) -> Place:
     if isinstance(entry, HubEntry):
         options = entry.model_dump(include={"split", "name", "image_column", "config", "revision"})
         return Place.from_hub(entry.hub, **options, value_range=data.value_range)
-    return _domain(entry, data, entry.label_space(data.labels)).without_labels()
+    return without_labels(_domain(entry, data, entry.label_space(data.labels)))
 
 
 def training_set(data: DataSection, source: list[Domain], processor: BaseImageProcessor, seed: int) -> TrainingSet:

@@ -16,9 +16,10 @@ from tqdm import tqdm
 
 from deft_hf.data.constants import IGNORE_INDEX
 from deft_hf.data.corruptions import CORRUPTIONS, corrupted
-from deft_hf.data.domains import Domain, Domains
+from deft_hf.data.domains import Domain
 from deft_hf.data.labels import LabelSpace
 from deft_hf.data.places import Place
+from deft_hf.data.roles import Domains
 from deft_hf.runs.segmenter import Segmenter
 from deft_hf.scoring.confusion import ConfusionMatrix
 from deft_hf.scoring.estimates import ESTIMATORS, Calibration, Estimate, LabelledCounts

@@ -8,6 +8,7 @@ from PIL import Image
 
 from deft_hf.data.domains import Domain
 from deft_hf.data.places import Place
+from deft_hf.data.roles import without_labels
 from deft_hf.utils.errors import UnreadableFile, UserError
 
 
@@ -61,7 +62,7 @@ def test_what_cannot_be_read_is_named(client):
 
 def test_a_domain_without_its_labels_is_a_place():
     domain = Domain.from_streets("night", count=2, size=(32, 48), name="dark")
-    place = domain.without_labels()
+    place = without_labels(domain)
     assert place.name == "dark" and place.ids == domain.ids and place.path(0) is None
     assert np.array_equal(np.asarray(place.load(1)), np.asarray(domain.load(1)[0]))
     assert "mask" not in place.dataset.column_names

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from deft_hf.data.domains import Domain, Domains
+from deft_hf.data.domains import Domain
+from deft_hf.data.roles import Domains, without_labels
 from deft_hf.data.streets import STREETS
 from deft_hf.recipe import Recipe
 from deft_hf.runs import places
@@ -48,7 +49,7 @@ def drawn(look, count=3, seed=0):
 
 @pytest.fixture
 def domains():
-    return Domains([drawn("clear")], [drawn("clear", seed=1)], [drawn("fog")], [drawn("night", 10).without_labels()])
+    return Domains([drawn("clear")], [drawn("clear", seed=1)], [drawn("fog")], [without_labels(drawn("night", 10))])
 
 
 def test_findings_are_what_the_models_predict(models, domains):
