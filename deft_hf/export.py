@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if path or overrides:
         options["recipe"] = Recipe.load(path, overrides) if path else run_recipe(options["checkpoint"], overrides)
     found = export(**options)
-    console.say(f"{found.folder}: {', '.join(found.files)}; opens in a fresh process, with equal logits")
+    console.say(str(found))
     console.result(found.to_dict())
 
 
@@ -31,9 +31,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = command_parser(
         "export",
         "Export a checkpoint as a plain Hub folder, and check in a fresh process that it gives equal logits.",
-        "outputs/quickstart/checkpoint-800 exported",
         "outputs/quickstart/checkpoint-800 half-way --which interpolated --alpha 0.5 --bn reestimate",
-        "outputs/quickstart small --dtype bfloat16 --onnx",
+        "outputs/quickstart at-the-client --bn-images client/ --dtype bfloat16 --onnx",
     )
     add = parser.add_argument
     add("checkpoint", help="checkpoint-N, or a final folder")
@@ -44,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of weights (default: float32)")
     add("--max-shard-size", type=file_size, default="5GB", help="of each file of weights (default: 5GB)")
     add("--bn", dest="batchnorm", choices=("keep", "reestimate"), default="keep", help="statistics (default: keep)")
+    add("--bn-images", dest="batchnorm_images", metavar="FOLDER", help="statistics of its images, without labels")
     add("--recipe", help="whose source images --bn reestimate takes (default: the run's own)")
     add("--onnx", nargs="?", default=False, const=True, type=sizes, metavar="HEIGHT,WIDTH", help="also model.onnx")
     add_trust(parser)

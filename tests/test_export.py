@@ -4,6 +4,7 @@ import importlib.util
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -12,12 +13,16 @@ from transformers import AutoModelForSemanticSegmentation
 
 import deft_hf.export as export
 from deft_hf import train
+from deft_hf.data.domains import Domain
+from deft_hf.data.roles import without_labels
+from deft_hf.methods.core.batchnorm import batchnorm_modules
 from deft_hf.methods.lora import merged
 from deft_hf.models.families import FAMILIES
 from deft_hf.models.opening import auto_class
 from deft_hf.models.processor import segmentation_processor
 from deft_hf.publish.export import export_generalized
 from deft_hf.runs import export as runs
+from deft_hf.runs.segmenter import Segmenter
 from deft_hf.trainer.components import load_component, model_folder
 from deft_hf.utils.errors import UserError, run_command
 from deft_hf.utils.files import MARKER
@@ -109,6 +114,33 @@ def test_bfloat16_in_shards_opens_in_a_fresh_process(run_folder, tmp_path, capsy
     expected = load_component(run_folder / "checkpoint-2", "usual").bfloat16()
     assert same(state(expected), state(found))
     assert {path.name for path in tmp_path.iterdir()} == {"small"}
+
+
+def test_batchnorm_is_taken_anew_on_images_without_labels(run_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(runs, "verify_export", lambda *arguments: {})
+    (tmp_path / "client").mkdir()
+    place = without_labels(Domain.from_streets("night", count=3, size=(64, 96)))
+    for index in range(3):
+        place.load(index).save(tmp_path / "client" / f"{index}.png")
+    export.main([str(run_folder), str(tmp_path / "there"), "--bn-images", str(tmp_path / "client"), "--json"])
+    facts = json.loads(capsys.readouterr().out)
+    segmenter = Segmenter.open(str(run_folder))
+    before, after = (load_file(folder / "model.safetensors") for folder in (run_folder, tmp_path / "there"))
+    changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    assert changed and all(name.endswith(("running_mean", "running_var")) for name in changed)
+    # The first BatchNorm in the model's order sees what it saw before, whose statistics are known.
+    pixels = torch.cat([segmenter.pixels(place.load(index)) for index in range(3)])
+    seen = []
+    module = segmenter.model.get_submodule(next(iter(batchnorm_modules(segmenter.model))))
+    module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    segmenter.model(pixels)
+    name = next(iter(batchnorm_modules(segmenter.model)))
+    torch.testing.assert_close(after[f"{name}.running_mean"], seen[0].mean((0, 2, 3)))
+    there = Segmenter.open(str(tmp_path / "there"))
+    share = np.mean([(there.classes(place.load(i)) != segmenter.classes(place.load(i))).mean() for i in range(3)])
+    assert facts["batchnorm_changed"] == pytest.approx(share)
+    with pytest.raises(UserError, match="no such folder"):
+        export.main([str(run_folder), str(tmp_path / "nowhere"), "--bn-images", str(tmp_path / "missing")])
 
 
 def test_batchnorm_is_taken_anew_as_in_training(run_folder, tmp_path, monkeypatch, capsys, caplog):

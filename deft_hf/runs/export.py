@@ -15,12 +15,16 @@ from PIL import Image
 from transformers import BaseImageProcessor
 from transformers.utils import logging
 
+from deft_hf.data.labels import default_palette
+from deft_hf.data.places import Place
 from deft_hf.methods.core.batchnorm import batchnorm_modules
+from deft_hf.models.opening import inference_family
 from deft_hf.models.processor import open_processor
 from deft_hf.publish.export import export_generalized, verify_export
 from deft_hf.publish.onnx import check_onnx, export_onnx
 from deft_hf.recipe import Recipe
-from deft_hf.runs.batchnorm import reestimate_batchnorm
+from deft_hf.runs.batchnorm import reestimate_batchnorm, reestimate_on_place
+from deft_hf.runs.segmenter import Segmenter
 from deft_hf.trainer.components import Which, load_component, model_folder
 from deft_hf.utils.errors import UserError
 from deft_hf.utils.files import CONFIG, RECIPE
@@ -58,6 +62,8 @@ class Exported(Result):
             What [`~deft_hf.publish.export.verify_export`] measured: `max_difference`, `logits_shape`, `seconds`.
         batchnorm_batches (`int`, *optional*):
             How many batches the BatchNorm statistics were estimated on.
+        batchnorm_changed (`float`, *optional*):
+            Share of the pixels of `batchnorm_images` whose class these statistics changed.
         onnx_max_difference (`float`, *optional*):
             Largest difference of a logit of `model.onnx`.
     """
@@ -70,7 +76,14 @@ class Exported(Result):
     files: list[str]
     checked: dict[str, Any]
     batchnorm_batches: int | None = None
+    batchnorm_changed: float | None = None
     onnx_max_difference: float | None = None
+
+    def __str__(self) -> str:
+        said = f"{self.folder}: {', '.join(self.files)}; opens in a fresh process, with equal logits"
+        if self.batchnorm_changed is None:
+            return said
+        return f"{said}; the new BatchNorm statistics change {100 * self.batchnorm_changed:.1f} % of the pixels there"
 
     def to_pandas(self) -> DataFrame:
         """One row: where it lies, what it is, and how far its logits are from the model's."""
@@ -85,7 +98,7 @@ class Exported(Result):
         """All of it in one flat mapping, without what was not measured."""
         facts = asdict(self)
         checked = facts.pop("checked")
-        for name in ("batchnorm_batches", "onnx_max_difference"):
+        for name in ("batchnorm_batches", "batchnorm_changed", "onnx_max_difference"):
             if facts[name] is None:
                 del facts[name]
         return {**facts, **checked}
@@ -100,6 +113,7 @@ def export(
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     max_shard_size: str = "5GB",
     batchnorm: Literal["keep", "reestimate"] = "keep",
+    batchnorm_images: str | os.PathLike | None = None,
     recipe: Recipe | None = None,
     onnx: tuple[int, int] | bool = False,
     trust_remote_code: bool = False,
@@ -123,6 +137,9 @@ def export(
             Larger weights are spread over several files.
         batchnorm (`str`, *optional*, defaults to `"keep"`):
             `"reestimate"` takes BatchNorm statistics anew on source images of the recipe.
+        batchnorm_images (`str` or `os.PathLike`, *optional*):
+            A folder of images without labels: BatchNorm statistics are taken anew on these instead, see
+            [`~deft_hf.runs.batchnorm.reestimate_on_place`]. Export the model without it too, and compare both.
         recipe (`Recipe`, *optional*):
             Where source images, the encoder's place and the window come from; by default the run's, see
             [`run_recipe`].
@@ -156,14 +173,19 @@ def export(
     check_temporary()
     with claim_output(out, "export", overwrite) as place:
         refuse_overlap(out, [folder / CONFIG])
-        reestimated = batchnorm == "reestimate"
+        reestimated = batchnorm == "reestimate" and batchnorm_images is None
+        target = None if batchnorm_images is None else Place.from_folder(Path(batchnorm_images).expanduser())
         recipe = run_recipe(folder) if recipe is None and reestimated else recipe
         encoder, window = _kept(folder) if recipe is None else (recipe.model.encoder, recipe.data.window)
         processor = open_processor(str(folder), trust_remote_code=trust_remote_code)
         size = _onnx_size(onnx, processor)
         model = load_component(folder, which, alpha, encoder, trust_remote_code)
-        batches = difference = None
-        if recipe is not None and reestimated:
+        batches = difference = changed = None
+        if target is not None:
+            names = [str(name) for name in (model.config.id2label or {}).values()]
+            family, palette = inference_family(model), np.array(default_palette(len(names)), np.uint8)
+            changed = reestimate_on_place(Segmenter(model, processor, family, names, palette, window=window), target)
+        elif recipe is not None and reestimated:
             batches = reestimate_batchnorm(model, processor, recipe.data, recipe.training_arguments())
         elif which == "interpolated" and batchnorm_modules(model):
             logger.warning(
@@ -178,7 +200,7 @@ def export(
             files = sorted(path.name for path in partial.iterdir())
             for name in sorted(files, key=lambda name: name == CONFIG):  # it comes last: what has it is complete
                 os.replace(partial / name, place.file(name))
-    return Exported(str(place.path), str(folder), which, alpha, dtype, files, checked, batches, difference)
+    return Exported(str(place.path), str(folder), which, alpha, dtype, files, checked, batches, changed, difference)
 
 
 def run_recipe(checkpoint: str | os.PathLike, overrides: Sequence[str] = ()) -> Recipe:

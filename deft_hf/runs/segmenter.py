@@ -149,17 +149,9 @@ class Segmenter:
         Raises:
             UserError: The model takes no images of this size.
         """
-        options = {} if self.size is None else {"do_resize": False}
-        prepared = image
-        if isinstance(self.size, tuple):
-            prepared = image.resize(self.size[::-1], Image.Resampling.BILINEAR)
-        for change in ("do_center_crop", "do_pad"):  # the whole image is classified, and nothing beside it
-            if getattr(self.processor, change, False):
-                options[change] = False
-        pixels = self.processor(images=prepared, return_tensors="pt", **options)["pixel_values"]
+        pixels = self.pixels(image)
         size = (image.height, image.width)
         try:
-            pixels = pixels.to(self.model.device)
             return predict_logits(self.model, self.family, pixels, size, self.window, self.stride)[0]
         except (RuntimeError, ValueError) as error:
             if isinstance(error, UserError | torch.cuda.OutOfMemoryError):
@@ -168,6 +160,18 @@ class Segmenter:
                 f"the model cannot be run on {pixels.shape[-2]} x {pixels.shape[-1]} pixels ({first_line(error)}): "
                 "choose another size or window."
             ) from error
+
+    def pixels(self, image: Image.Image) -> Tensor:
+        """What the model sees of an RGB image: float (1, 3, h, w), on its device."""
+        options = {} if self.size is None else {"do_resize": False}
+        prepared = image
+        if isinstance(self.size, tuple):
+            prepared = image.resize(self.size[::-1], Image.Resampling.BILINEAR)
+        for change in ("do_center_crop", "do_pad"):  # the whole image is classified, and nothing beside it
+            if getattr(self.processor, change, False):
+                options[change] = False
+        pixels = self.processor(images=prepared, return_tensors="pt", **options)["pixel_values"]
+        return pixels.to(self.model.device)
 
     def paint(self, ids: np.ndarray) -> Image.Image:
         """Class ids in the colours of the classes."""
