@@ -110,9 +110,8 @@ class OwnTransform:
         for what, array, shape in (("an image", returned[0], (*size, 3)), ("a mask", returned[1], size)):
             if not (isinstance(array, np.ndarray) and array.dtype == np.uint8 and array.shape == shape):
                 return f"{what} that is {_kind(array)}, expected {_kind(np.empty(shape, np.uint8))}, as it was given"
-        ids = np.unique(returned[1])
-        wrong = ids[(ids >= self.classes) & (ids != IGNORE_INDEX)].tolist()
-        if wrong:
+        (ids,) = np.bincount(returned[1].ravel(), minlength=IGNORE_INDEX).nonzero()  # no sorting of the pixels
+        if wrong := ids[(ids >= self.classes) & (ids != IGNORE_INDEX)].tolist():
             return f"a mask with the ids {wrong[:5]}, expected ids from 0 to {self.classes - 1}, or 255 for ignored"
         return None
 
