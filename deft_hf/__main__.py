@@ -6,18 +6,8 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from deft_hf.utils.console import program
+from deft_hf.utils.console import COMMANDS, program
 from deft_hf.utils.errors import run_command
-
-COMMANDS = {
-    "train": "fine-tune as a recipe says, score every domain, export",
-    "compare": "train methods x seeds on one recipe and report how they differ",
-    "evaluate": "score any model on the domains of a recipe",
-    "predict": "segment pictures with any model",
-    "export": "write a checkpoint, or a component of it, as a plain Hub folder, in other types and shards, as ONNX",
-    "push": "push a folder to the Hub",
-    "env": "print versions and devices, for a report of a bug",
-}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

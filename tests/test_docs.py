@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 import deft_hf
+from deft_hf.data import AUGMENTATIONS
 from deft_hf.methods import INGREDIENTS, METHODS, methods, variants
 from deft_hf.recipe import Recipe
 from deft_hf.recipe.reference import reference
@@ -30,6 +31,21 @@ generate = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(generate)
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+def test_the_table_of_augmentations_is_that_of_the_presets():
+    page = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    for name, preset in AUGMENTATIONS.items():
+        (row,) = re.findall(rf"^\| `{name}`.*\|$", page, flags=re.MULTILINE)
+        flips = " ".join(arrow for key, arrow in (("flip", "↔"), ("vertical_flip", "↕")) if preset[key])
+        turns, rotation = (
+            ("90°" if preset["turns"] else "–"),
+            (f"{preset['rotation']:g}°" if preset["rotation"] else "–"),
+        )
+        scale, blur = (" to ".join(f"{bound:g}" for bound in preset[key]) for key in ("scale", "blur"))
+        jitter = ", ".join(f"{strength:g}" for strength in preset["jitter"])
+        assert [cell.strip() for cell in row.split("|")[3:-1]] == [flips, turns, rotation, scale, jitter, blur]
+        assert f"![{name}](images/augment_{name}.jpg)" in page
 
 
 def blocks(text: str, language: str) -> list[str]:

@@ -10,6 +10,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+COMMANDS = {
+    "train": "fine-tune as a recipe says, score every domain, export",
+    "compare": "train methods x seeds on one recipe and report how they differ",
+    "evaluate": "score any model on the domains of a recipe",
+    "predict": "segment pictures with any model",
+    "export": "write a checkpoint, or a component of it, as a plain Hub folder, in other types and shards, as ONNX",
+    "push": "push a folder to the Hub",
+    "completion": "print the completion of this command line for bash, zsh or fish",
+    "env": "print versions and devices, for a report of a bug",
+}
+"""What people type after `deft-hf`, each a module of this name, and what it is for."""
+
 
 def program(command: str | None = None) -> str:
     """How this program, or one of its commands, is called: as the user just did, through `deft-hf` or through Python.
