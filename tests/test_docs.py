@@ -38,10 +38,8 @@ def test_the_table_of_augmentations_is_that_of_the_presets():
     for name, preset in AUGMENTATIONS.items():
         (row,) = re.findall(rf"^\| `{name}`.*\|$", page, flags=re.MULTILINE)
         flips = " ".join(arrow for key, arrow in (("flip", "↔"), ("vertical_flip", "↕")) if preset[key])
-        turns, rotation = (
-            ("90°" if preset["turns"] else "–"),
-            (f"{preset['rotation']:g}°" if preset["rotation"] else "–"),
-        )
+        turns = "90°" if preset["turns"] else "–"
+        rotation = f"{preset['rotation']:g}°" if preset["rotation"] else "–"
         scale, blur = (" to ".join(f"{bound:g}" for bound in preset[key]) for key in ("scale", "blur"))
         jitter = ", ".join(f"{strength:g}" for strength in preset["jitter"])
         assert [cell.strip() for cell in row.split("|")[3:-1]] == [flips, turns, rotation, scale, jitter, blur]
