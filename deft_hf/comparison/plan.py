@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from deft_hf.data.own_transform import described
-from deft_hf.methods import DEFAULT, identity_defaults
+from deft_hf.methods import DEFAULT, identity_defaults, settings_of_others
 from deft_hf.methods.variant import Settings, Variant
 from deft_hf.recipe import Recipe
 from deft_hf.runs.arguments import check_arguments
@@ -137,9 +137,12 @@ class Plan:
         return steps
 
     def _load(self, changes: Settings) -> Recipe:
-        # What the recipe asks of DeFT, a regulariser for one, is none of a rival's business.
-        deft = changes.get("method.name", DEFAULT) == DEFAULT
-        neutral = {} if deft else {f"method.{name}": value for name, value in identity_defaults().items()}
+        # What the recipe asks of DeFT, a regulariser for one, is none of a rival's business, nor are the settings that
+        # a method of another package has for itself.
+        method = changes.get("method.name", DEFAULT)
+        settings = {} if method == DEFAULT else identity_defaults()
+        settings |= settings_of_others(method)
+        neutral = {f"method.{name}": value for name, value in settings.items()}
         alone = {"method.baselines": [], "publish.push_to_hub": False, "publish.every_save": False}
         changes = {**alone, **neutral, **changes}
         texts = [f"{key}={yaml.safe_dump(value, default_flow_style=True)}" for key, value in changes.items()]

@@ -120,6 +120,12 @@ def extension_settings() -> dict[str, Field]:
     return {each.name: each for method in own for each in fields(method.Settings)}
 
 
+def settings_of_others(method: str) -> dict[str, Any]:
+    """The defaults of the settings that registered methods have and `method` has not."""
+    own = {each.name for each in fields(known.Settings)} if (known := methods().get(method)) else set()
+    return {name: each.default for name, each in extension_settings().items() if name not in own}
+
+
 def identity_defaults() -> dict[str, Any]:
     """The defaults of what makes a method another one: a baseline beside it has these."""
     return {each.name: each.default for each in fields(MethodSettings) if each.metadata.get("identity")}

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSemanticSegmentation
 
-from deft_hf.methods import METHODS, Joint, RunSettings, compose, register_method
+from deft_hf.methods import METHODS, Joint, RunSettings, compose, register_method, settings_of_others
 from deft_hf.methods.base import Launcher
 from deft_hf.utils.errors import UserError
 from tests.comparison.test_plan import write_recipe
@@ -84,8 +84,11 @@ def test_it_trains_resumes_compares_and_exports(run, tmp_path):
         "1",
         "--no-costs",
         "training.output_dir=compared",
+        "method.l1_weight=0.05",
     )
     assert compared.returncode == 0, compared.stderr
+    texts = {path.parent.name[:5]: path.read_text() for path in (tmp_path / "compared/runs").glob("*/recipe.yaml")}
+    assert {name: "l1_weight" in text for name, text in texts.items()} == {"joint": False, "l1_sp": True}
     found = json.loads((tmp_path / "compared/comparison.json").read_text())
     assert found["methods"]["l1_sp"]["settings"] == {"method.name": "l1_sp", "method.l1_weight": 0.01}
     assert "l1_sp" in run("compare", "--help").stdout
@@ -119,6 +122,11 @@ def test_settings_that_it_has_not_are_refused(toy):
     assert compose(RunSettings(method="l1_sp", method_settings={"l1_weight": -1.0})).problems() == [
         "l1_weight is -1.0: expected 0 or more"
     ]
+
+
+def test_its_settings_are_none_of_a_rivals_business(toy):
+    assert settings_of_others("joint") == settings_of_others("deft") == {"l1_weight": 1e-3}
+    assert settings_of_others("l1_sp") == {}
 
 
 def test_names_are_taken_once(toy):
