@@ -24,7 +24,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING_NA
 from deft_hf.data.labels import LabelSpace
 from deft_hf.models.heads import HEADS
 from deft_hf.models.new_tensors import summary
-from deft_hf.models.opening import refuse_kernels
+from deft_hf.models.opening import refuse_adapters, refuse_kernels
 from deft_hf.models.timm_backbones import check_timm, load_timm_backbone, timm_config
 from deft_hf.utils.errors import UserError
 
@@ -85,6 +85,7 @@ def under_head(
 
 def backbone_config(name: str, head: str, revision: str, changes: Mapping[str, Any]) -> PreTrainedConfig:
     """The backbone's config with the features that the head reads; see `under_head`."""
+    refuse_adapters(name, revision)
     stored, _ = PreTrainedConfig.get_config_dict(name, revision=revision)
     refuse_kernels(name, stored)
     model_type = stored.get("model_type")

@@ -19,7 +19,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
-from transformers.utils import logging
+from transformers.utils import ADAPTER_CONFIG_NAME, find_adapter_config_file, logging
 
 from deft_hf.models.families import FAMILIES, SegmentationFamily, refuse
 from deft_hf.utils.errors import UserError, first_line
@@ -44,9 +44,11 @@ def read_config(name: str, revision: str | None = None, trust_remote_code: bool 
             Run the repository's Python code. Of the Hub, a revision must be named, which the code is taken from.
 
     Raises:
-        UserError: If the model needs code that is not trusted, or the code is trusted without saying which.
+        UserError: If the model needs code that is not trusted, or the code is trusted without saying which; or there
+            are adapters beside it.
         OSError, ValueError: If the config cannot be read.
     """
+    refuse_adapters(name, revision)
     stored, _ = PreTrainedConfig.get_config_dict(name, revision=revision or "main")
     refuse_kernels(name, stored)
     code = stored.get("auto_map")
@@ -69,6 +71,26 @@ def read_config(name: str, revision: str | None = None, trust_remote_code: bool 
             "(in a recipe, model.trust_remote_code: true and model.revision)."
         )
     return AutoConfig.from_pretrained(name, revision=revision or "main", trust_remote_code=trust_remote_code)
+
+
+def refuse_adapters(name: str, revision: str | None = None) -> None:
+    """Refuses a model that has adapters of peft beside it.
+
+    Args:
+        name (`str`):
+            A Hub name or a folder.
+        revision (`str`, *optional*, defaults to `"main"`):
+            Branch, tag or commit on the Hub.
+
+    Raises:
+        UserError: It has.
+    """
+    if find_adapter_config_file(name, revision=revision or "main") is not None:
+        raise UserError(
+            f"{name} holds adapters of peft ({ADAPTER_CONFIG_NAME}), which transformers puts into it where peft is "
+            "installed and leaves out where it is not: merge them (model.merge_and_unload(), then save_pretrained "
+            f"into another folder), or remove {ADAPTER_CONFIG_NAME}."
+        )
 
 
 def refuse_kernels(name: str, stored: Any) -> None:

@@ -328,10 +328,11 @@ EXPORTS = {
         edited(CONFIG, backbone_config={"_attn_implementation": {"": "lab/kernel@main:f"}}),
         "code of the Hub (lab/kernel@main:f)",
     ),
+    "adapters-beside": (
+        content("adapter_config.json", '{"peft_type": "LORA", "base_model_name_or_path": "lab/other"}'),
+        "holds adapters of peft (adapter_config.json)",
+    ),
     "shards-index-torn": (both(shards("a.safetensors"), torn(f"{WEIGHTS}.index.json")), "Unterminated string"),
-}
-BROKEN = {
-    "component-initial-of-no-tensor": "an initialisation without tensors is taken, if the manifest is made to fit",
 }
 REFUSED = {
     **{f"predict-{name}": ((predict, harm), part) for name, (harm, part) in EXPORTS.items()},
@@ -340,6 +341,7 @@ REFUSED = {
         (backbone, edited(CONFIG, attn_implementation="lab/kernel")),
         "code of the Hub (lab/kernel)",
     ),
+    "backbone-adapters-beside": ((backbone, content("adapter_config.json", "{}")), "holds adapters of peft"),
     "predict-weights-of-nan": (
         (predict, tensors(WEIGHTS, lambda known: {name: value * torch.nan for name, value in known.items()})),
         "has weights that are NaN or infinite",
@@ -398,7 +400,7 @@ REFUSED = {
             ),
             ("initial-gone", gone("initial.safetensors"), "initial.safetensors is missing"),
             ("initial-a-pickle", pickled("initial.safetensors"), "checkpoint-2"),
-            ("initial-of-no-tensor", tensors("initial.safetensors", lambda known: {}), "checkpoint-2"),
+            ("initial-of-no-tensor", tensors("initial.safetensors", lambda known: {}), "initialisation are missing"),
             ("state-empty", content(STATE, ""), STATE),
             ("state-torn", torn(STATE), STATE),
             ("state-a-list", content(STATE, "[1]"), STATE),
