@@ -5,6 +5,8 @@ Their targets are one mask per class of an image; their loss matches queries to 
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
@@ -12,8 +14,11 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from deft_hf.models.objectives import Batch
+from deft_hf.data.collate import mask_targets
+from deft_hf.data.constants import IGNORE_INDEX
+from deft_hf.models.objectives import Batch, SetLoss, zeros
 from deft_hf.models.views import with_module
 from deft_hf.utils.errors import UserError
 
@@ -149,6 +154,10 @@ class MaskClassification:
         classes = outputs.class_queries_logits.float().softmax(dim=-1)[..., :-1]
         return torch.einsum("bqc,bqhw->bchw", classes, outputs.masks_queries_logits.float().sigmoid())
 
+    def set_loss(self, device: torch.device) -> SetLoss:
+        """The matching loss of a set."""
+        return MaskSetLoss(self, device)
+
 
 class StepLoss(nn.Module):
     """Replaces a model's `criterion` in one forward: the same terms, divided by the items of a whole step.
@@ -223,6 +232,95 @@ class StepLoss(nn.Module):
             losses["loss_cross_entropy"] = mean * (weight / self.weight)
         else:  # no object and no weight for it
             losses["loss_cross_entropy"] = classes.sum() * 0
+        return losses
+
+
+class MaskSetLoss:
+    """The loss of [`MaskClassification`] with the denominators of a whole set, a [`SetLoss`].
+
+    Args:
+        objective (`MaskClassification`):
+            Makes the outputs.
+        device (`torch.device`):
+            Of the sums.
+
+    Attributes:
+        totals (`Tensor`):
+            The mask and dice terms and the classification, weighted and summed over queries and layers; target masks;
+            and the weights of all queries.
+    """
+
+    def __init__(self, objective: MaskClassification, device: torch.device) -> None:
+        self.objective = objective
+        self.totals = zeros(4, device)
+
+    def watching(self, pixel_values: Tensor, labels: Tensor) -> Any:
+        """The objective, whose forward passes add to the totals."""
+        return _Watched(self, pixel_values.shape[-2:], labels)
+
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        """Nothing: semantic logits do not say which query they come from."""
+
+    def mean(self, totals: Tensor) -> float:
+        """Terms by their denominators; NaN where there is no target mask, and so no valid pixel."""
+        terms, classes, masks, weight = totals.tolist()
+        return terms / masks + classes / weight if masks else math.nan
+
+
+class _Watched:
+    """The forward passes of a batch.
+
+    Args:
+        loss (`MaskSetLoss`):
+            Receives the sums.
+        size (`tuple[int, int]`):
+            Height and width of the images before they were padded.
+        labels (`Tensor`):
+            Class ids (N, H, W).
+    """
+
+    def __init__(self, loss: MaskSetLoss, size: tuple[int, int], labels: Tensor) -> None:
+        self.loss = loss
+        self.size = size
+        self.labels = labels
+
+    def forward(self, model: nn.Module, pixel_values: Tensor) -> Any:
+        labels, device = self.labels, pixel_values.device
+        below, right = (
+            round((padded - side) / side * length)
+            for padded, side, length in zip(pixel_values.shape[-2:], self.size, labels.shape[-2:], strict=True)
+        )
+        masks, classes = zip(*map(mask_targets, F.pad(labels, (0, right, 0, below), value=IGNORE_INDEX)), strict=True)
+        targets = {
+            "mask_labels": [mask.to(device, torch.float32) for mask in masks],
+            "class_labels": [each.to(device) for each in classes],
+        }
+        sums = _Sums(model.get_submodule("criterion"), device)
+        outputs = self.loss.objective.forward(with_module(model, "criterion", sums), pixel_values, **targets)
+        weights: Any = model.weight_dict
+        counted, matched, others = self.loss.objective.count(model, targets).tolist()
+        totals = self.loss.totals
+        totals[0] += weights["loss_mask"] * sums.found["loss_mask"] + weights["loss_dice"] * sums.found["loss_dice"]
+        totals[1] += weights["loss_cross_entropy"] * sums.found["loss_cross_entropy"]
+        totals[2] += counted
+        totals[3] += matched + sums.criterion.eos_coef * others
+        return outputs
+
+    def logits(self, outputs: Any) -> Tensor:
+        return self.loss.objective.logits(outputs)
+
+
+class _Sums(StepLoss):
+    """The terms of a batch, not divided by anything, summed over layers in `found`."""
+
+    def __init__(self, criterion: nn.Module, device: torch.device) -> None:
+        super().__init__(criterion, torch.tensor([1, 1, 0], device=device))
+        self.found: defaultdict[str, Any] = defaultdict(float)
+
+    def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        losses = super().forward(*args, **kwargs)
+        for name, loss in losses.items():
+            self.found[name.rpartition("_")[0]] += loss
         return losses
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol
 
@@ -49,6 +50,71 @@ class Objective(Protocol):
     def logits(self, outputs: Any) -> Tensor:
         """Semantic logits (N, C, h, w), of any resolution."""
 
+    def set_loss(self, device: torch.device) -> SetLoss:
+        """The loss of a whole set, to be summed up on `device` while the set is scored."""
+
+
+class SetLoss(Protocol):
+    """The training loss of a whole set as if it were one batch, from the forward passes that score it.
+
+    Attributes:
+        totals (`Tensor`):
+            Sums over the images seen so far, one dimension; those of several ranks add up.
+    """
+
+    totals: Tensor
+
+    def watching(self, pixel_values: Tensor, labels: Tensor) -> Any:
+        """An objective for the forward pass of a batch, in which its loss is noted.
+
+        Args:
+            pixel_values (`Tensor`):
+                Images (N, 3, h, w).
+            labels (`Tensor`):
+                Class ids, int64 (N, H, W), 255 = ignored.
+        """
+
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        """Take over the batch's logits (N, C, H, W), float32, at the size of its labels."""
+
+    def mean(self, totals: Tensor) -> float:
+        """The loss of a set with such `totals`; NaN where it has no valid pixel."""
+
+
+def zeros(count: int, device: torch.device) -> Tensor:
+    """Sums that stay exact over millions of pixels, as far as `device` has them."""
+    return torch.zeros(count, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
+
+
+class PixelSetLoss:
+    """Mean cross-entropy over the valid pixels of a set, a [`SetLoss`].
+
+    Args:
+        objective (`PerPixel`):
+            Makes the logits.
+        device (`torch.device`):
+            Of the sums.
+    """
+
+    def __init__(self, objective: PerPixel, device: torch.device) -> None:
+        self.objective = objective
+        self.totals = zeros(2, device)
+
+    def watching(self, pixel_values: Tensor, labels: Tensor) -> Any:
+        """The objective as it is: the logits are all that is needed."""
+        return self.objective
+
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        """Add the cross-entropy of each valid pixel, image by image: a copy of all logits would be as large again."""
+        for each, truth in zip(logits, labels.to(logits.device), strict=True):
+            self.totals[0] += F.cross_entropy(each[None], truth[None], ignore_index=IGNORE_INDEX, reduction="sum")
+            self.totals[1] += (truth != IGNORE_INDEX).sum()
+
+    def mean(self, totals: Tensor) -> float:
+        """Sum by count; NaN where no pixel is valid."""
+        loss, pixels = totals.tolist()
+        return loss / pixels if pixels else math.nan
+
 
 class PerPixel:
     """Cross-entropy on every pixel whose label is not 255, with the logits resized to the label's size."""
@@ -92,3 +158,7 @@ class PerPixel:
     def logits(self, outputs: Any) -> Tensor:
         """Semantic logits (N, C, h, w) as the model gives them."""
         return outputs if isinstance(outputs, Tensor) else outputs.logits
+
+    def set_loss(self, device: torch.device) -> SetLoss:
+        """Mean cross-entropy over the valid pixels of a set."""
+        return PixelSetLoss(self, device)

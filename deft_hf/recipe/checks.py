@@ -210,9 +210,9 @@ def _training(recipe: Sections) -> Iterator[str]:
     if not data.validation:
         yield "data.validation: missing, expected source data, the only data that training may choose a checkpoint on"
         return
-    from deft_hf.trainer.evaluation import METRICS  # loads torch
+    from deft_hf.trainer.evaluation import LOSS, METRICS  # loads torch
 
-    known = [f"{entry.name}_{metric}" for entry in data.validation for metric in METRICS]
+    known = [f"{entry.name}_{metric}" for entry in data.validation for metric in (*METRICS, LOSS)]
     chosen = (training.metric_for_best_model or "").removeprefix("eval_")
     if chosen not in known:
         unseen = any(chosen.startswith(f"{entry.name}_") for entry in data.unseen)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 
 from deft_hf.data.constants import IGNORE_INDEX
 from deft_hf.models.families import SegmentationFamily, patch_size
+from deft_hf.models.objectives import SetLoss
 from deft_hf.scoring.confusion import ConfusionMatrix
 from deft_hf.utils.errors import UserError
 
@@ -188,6 +190,7 @@ def score_batches(
     stride: tuple[int, int] | None = None,
     ignore_index: int = IGNORE_INDEX,
     images: list[Tensor] | None = None,
+    loss: SetLoss | None = None,
 ) -> ConfusionMatrix:
     """Stream batches through the model into one confusion matrix.
 
@@ -217,13 +220,19 @@ def score_batches(
         images (`list[Tensor]`, *optional*):
             List that receives the counts of each single image, in order, on the CPU: int64, shape `(num_labels,
             num_labels)`.
+        loss (`SetLoss`, *optional*):
+            Receives the loss of each batch.
     """
     matrix = ConfusionMatrix(num_labels, ignore_index, device)
     with _evaluating(model):
         for batch in batches:
             for pixel_values, labels in _equal_sizes(batch):
                 pixel_values = pixel_values.to(device, non_blocking=True)
-                classes = _logits(model, family, pixel_values, _height_width(labels), window, stride).argmax(1)
+                seen = watched(family, loss, pixel_values, labels)
+                logits = _logits(model, seen, pixel_values, _height_width(labels), window, stride)
+                if loss is not None:
+                    loss.add(logits, labels)
+                classes = logits.argmax(1)
                 matrix.update(classes, labels)
                 if images is not None:
                     for found, truth in zip(classes, labels, strict=True):
@@ -231,6 +240,13 @@ def score_batches(
                         single.update(found, truth)
                         images.append(single.counts.cpu())
     return matrix
+
+
+def watched(
+    family: SegmentationFamily, loss: SetLoss | None, pixel_values: Tensor, labels: Tensor
+) -> SegmentationFamily:
+    """The family whose forward pass of a batch `loss` is told of; itself without a loss."""
+    return family if loss is None else replace(family, objective=loss.watching(pixel_values, labels))
 
 
 def _logits(

@@ -65,9 +65,9 @@ class DeFTTrainingArguments(RunSettings, TrainingArguments):
         if problems:
             raise UserError("; ".join(problems))
         if SchedulerType(self.lr_scheduler_type).value in ("reduce_lr_on_plateau", "greedy"):
-            # All that is scored is the better the higher it is; the schedulers' own default expects it to fall.
+            # The schedulers' own default expects the metric to fall, which a loss alone does.
             given: Any = self.lr_scheduler_kwargs or {}  # `Trainer` has made a dict of a string
-            self.lr_scheduler_kwargs = {"mode": "max", **given}
+            self.lr_scheduler_kwargs = {"mode": "max" if self.greater_is_better else "min", **given}
         # Otherwise the order of the data would depend on the state of torch's global generator.
         self.data_seed = self.seed if self.data_seed is None else self.data_seed
         # Pinning serves transfers to an accelerator; without one torch warns at every loader.

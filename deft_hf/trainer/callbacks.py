@@ -62,7 +62,7 @@ class LoopCallback(TrainerCallback):
         """Start the log and the first stage, or check and resume the one that a checkpoint is of."""
         if state.is_world_process_zero and len(self.stages.spans) > 1:
             print(self.stages.summary(), flush=True)
-        self.log.start(state.global_step)
+        self.log.start(state.global_step, self.checkpoints.loss_before if state.global_step else 0.0)
         self.batchnorm.step = state.global_step
         if state.global_step:
             self.checkpoints.check_resumed(state.global_step, self.global_batch())
@@ -100,6 +100,7 @@ class LoopCallback(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Leave BatchNorm statistics that fit the last step."""
+        self.stages.pathways.step = None
         self.batchnorm.refresh(state.global_step)
         if not self.stages.in_last_stage(state.global_step):
             logger.warning(

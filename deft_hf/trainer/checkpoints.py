@@ -21,14 +21,13 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.trainer_callback import ExportableState, TrainerState
 from transformers.utils import logging
 
-from deft_hf.methods import state_settings
 from deft_hf.methods.composition import Composition
 from deft_hf.methods.core.pathways import DualPathway
 from deft_hf.methods.core.shards import fill, whole_state
-from deft_hf.methods.core.stages import Span, stage_at
 from deft_hf.models.plain import is_plain, save_plain
 from deft_hf.models.saving import save_callable
 from deft_hf.trainer.arguments import DeFTTrainingArguments
+from deft_hf.trainer.resumed import check_resumed
 from deft_hf.trainer.stages import StageRunner
 from deft_hf.utils.errors import UserError, first_line
 from deft_hf.utils.files import GENERALIZED, INITIAL, STATE, TRAINER_STATE, USUAL, WEIGHTS
@@ -261,6 +260,12 @@ class Checkpoints:
 
     # ---- reading
 
+    @property
+    def loss_before(self) -> float | None:
+        """Sum of the losses of the steps before the checkpoint that was loaded; earlier versions did not keep it."""
+        found = self._resumed.get("loss_sum")
+        return found if isinstance(found, float) else None
+
     def begin(self, checkpoint: str | bool | None, resume_anyway: bool) -> str | None:
         """Make sure that the run can write, and find the checkpoint that it is to resume from.
 
@@ -317,9 +322,6 @@ class Checkpoints:
     def check_resumed(self, step: int, global_batch: int) -> None:
         """Compare the checkpoint that was loaded with this run.
 
-        With `resume_anyway` other settings are a warning each. What a checkpoint has no state for, or what its past
-        decides, stays an error: method, average, adapters, and the stages up to the present one.
-
         Args:
             step (`int`):
                 Optimizer steps taken so far.
@@ -327,36 +329,16 @@ class Checkpoints:
                 Images of an optimizer step over all ranks.
 
         Raises:
-            UserError: Method, average, stages, decays or the global batch differ, which would make another method or
-                run of the two.
+            UserError: They are not of one run, see [`~deft_hf.trainer.resumed.check_resumed`].
         """
-        for key, here in self._common_facts(global_batch).items():
-            there = self._resumed.get(key)
-            if there == here or (key in ("global_batch", "seed") and there is None):  # earlier versions did not
-                continue
-            found = f"the checkpoint was made with {key} {there}, this run has {here}"
-            if not self.resume_anyway:
-                raise UserError(
-                    f"{found}: resume with the same arguments, or start from the checkpoint's model in another "
-                    "output_dir."
-                )
-            if key in state_settings() or not self._same_past(key, there, here, step):
-                raise UserError(f"{found}, so its state cannot be resumed: start in another output_dir.")
-            logger.warning(f"Resumed anyway: {found}.")
+        here = self._common_facts(global_batch)
+        check_resumed(self._resumed, here, self.stages.spans, step, self.resume_anyway)
 
     def rotate_resumed(self, state: TrainerState) -> None:
         """Remove the checkpoint too many that a kill leaves between saving and rotating."""
         newest = next(iter(checkpoints(self.output_dir)), None)
         if newest is not None and self._folder is not None and newest.resolve() == self._folder.resolve():
             self.rotate(newest, state)
-
-    def _same_past(self, key: str, there: Any, here: Any, step: int) -> bool:
-        """Whether the stages before the present one were as long as they would be in this run."""
-        if key != "stages":
-            return True
-        index = stage_at(self.stages.spans, max(step - 1, 0))[0]
-        before = stage_at([Span(**stage) for stage in there], max(step - 1, 0))[0]
-        return index == before and there[:index] == here[:index] and there[index]["stage"] == here[index]["stage"]
 
     def find_best(self, state: TrainerState, checkpoint: Path) -> None:
         """Trainer's state has the path that the best checkpoint was written to; the run may have been moved since."""

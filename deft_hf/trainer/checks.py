@@ -16,7 +16,7 @@ from deft_hf.methods.core.batchnorm import batchnorm_modules, mend_momentum
 from deft_hf.models.families import SegmentationFamily
 from deft_hf.models.plain import is_plain
 from deft_hf.trainer.arguments import DeFTTrainingArguments
-from deft_hf.trainer.evaluation import METRICS
+from deft_hf.trainer.evaluation import Evaluator
 from deft_hf.trainer.limits import check_optimizer
 from deft_hf.utils.errors import UserError
 from deft_hf.utils.randomness import own_randomness
@@ -152,8 +152,8 @@ def check_names(names: Sequence[Any]) -> None:
         )
 
 
-def check_selection(args: DeFTTrainingArguments, eval_dataset: Any) -> None:
-    """The metric to select on is one of this run: `Trainer` fills in `loss`, which evaluation here does not give.
+def check_selection(args: DeFTTrainingArguments, eval_dataset: Any, metrics: Sequence[str]) -> None:
+    """The metric to select on is one of this run: `Trainer` fills in `loss`, which several data sets do not have.
 
     Raises:
         UserError: If `metric_for_best_model` is not a metric of this run.
@@ -161,7 +161,7 @@ def check_selection(args: DeFTTrainingArguments, eval_dataset: Any) -> None:
     if args.metric_for_best_model is None and args.save_strategy != "best":
         return
     domains = [f"{name}_" for name in eval_dataset] if isinstance(eval_dataset, dict) else [""]
-    known = [f"{domain}{metric}" for domain in domains for metric in METRICS]
+    known = [f"{domain}{metric}" for domain in domains for metric in metrics]
     chosen = (args.metric_for_best_model or "").removeprefix("eval_")
     if chosen not in known:
         raise UserError(
@@ -192,7 +192,7 @@ def check_sizes(labels: Tensor | list[Tensor]) -> None:
 
 
 def check_data(
-    train_dataset: Any, eval_dataset: Any, known: int, args: DeFTTrainingArguments, model: nn.Module
+    train_dataset: Any, eval_dataset: Any, evaluator: Evaluator, args: DeFTTrainingArguments, model: nn.Module
 ) -> None:
     """Everything about a trainer's data that can be known to be wrong before it trains.
 
@@ -201,8 +201,8 @@ def check_data(
             Training data of the trainer.
         eval_dataset (`Dataset` or `dict`, *optional*):
             Evaluation data of the trainer.
-        known (`int`):
-            Classes of the model.
+        evaluator (`Evaluator`):
+            Knows the model's classes and the metrics.
         args (`DeFTTrainingArguments`):
             Arguments of the run, in which `dataloader_drop_last` may be set.
         model (`nn.Module`):
@@ -214,6 +214,6 @@ def check_data(
     named = eval_dataset if isinstance(eval_dataset, dict) else {"eval_dataset": eval_dataset}
     check_names([*named])
     for name, dataset in {"train_dataset": train_dataset, **named}.items():
-        check_classes(name, dataset, known, args)
-    check_selection(args, eval_dataset)
+        check_classes(name, dataset, len(evaluator.class_names), args)
+    check_selection(args, eval_dataset, evaluator.metrics)
     leave_no_single_image(args, train_dataset, model)

@@ -13,11 +13,13 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers.trainer_utils import EvalLoopOutput
 
 from deft_hf.models.families import SegmentationFamily
+from deft_hf.models.objectives import SetLoss
 from deft_hf.scoring.confusion import ConfusionMatrix, Scores
-from deft_hf.scoring.inference import predict, score_batches
+from deft_hf.scoring.inference import predict, predict_logits, score_batches, watched
 from deft_hf.utils.randomness import own_randomness
 
 METRICS = ("mean_iou", "mean_accuracy", "pixel_accuracy")
+LOSS = "loss"
 
 
 class Evaluator:
@@ -65,6 +67,16 @@ class Evaluator:
         self.confusions: dict[str, Tensor] = {}
         self.image_counts: dict[str, Tensor] | None = None
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What is said of each data set; a loss of masks is one of whole images, not of windows."""
+        return METRICS if self._set_loss() is None else (*METRICS, LOSS)
+
+    def _set_loss(self) -> SetLoss | None:
+        objective = self.family.objective
+        by_windows = objective.needs_masks and self.window is not None
+        return None if by_windows else objective.set_loss(self.accelerator.device)
+
     def evaluate(
         self, models: Mapping[str, nn.Module], dataloader: DataLoader, prefix: str, on_batch: Callable[[], None]
     ) -> EvalLoopOutput:
@@ -84,13 +96,17 @@ class Evaluator:
         for label, model in models.items():
             images: list[Tensor] | None = None if self.image_counts is None else []
             key = f"{prefix}_{label}".removesuffix("_")
+            loss = self._set_loss()
             # A loader draws its base seed: a run that is scored must stay the run that is not.
             with own_randomness(self.seed, self.accelerator.device):
-                matrix, count = self.score(model, dataloader, on_batch, images)
+                matrix, count = self.score(model, dataloader, on_batch, images, loss)
             self.confusions[key] = matrix.counts.cpu()
             scores = self.scores[key] = matrix.compute(self.class_names)
             if self.image_counts is not None and images is not None:
                 self.image_counts[key] = torch.stack(images)
+            if loss is not None:
+                totals = self.accelerator.reduce(loss.totals, reduction="sum")
+                metrics[f"{prefix}_{label}{LOSS}"] = loss.mean(totals)
             for name in METRICS:
                 metrics[f"{prefix}_{label}{name}"] = getattr(scores, name)
         # No predictions: they would be all logits.
@@ -102,8 +118,9 @@ class Evaluator:
         dataloader: DataLoader,
         on_batch: Callable[[], None],
         images: list[Tensor] | None = None,
+        loss: SetLoss | None = None,
     ) -> tuple[ConfusionMatrix, int]:
-        """The confusion matrix of all ranks' images, and how many they were; see `evaluate`."""
+        """The confusion matrix of all ranks' images, and how many they were; see `evaluate` and `score_batches`."""
         count = torch.zeros((), dtype=torch.int64, device=self.accelerator.device)
 
         def batches() -> Iterator[dict[str, Any]]:
@@ -122,6 +139,7 @@ class Evaluator:
             window=self.window,
             stride=self.stride,
             images=images,
+            loss=loss,
         )
         matrix.all_reduce()
         return matrix, int(self.accelerator.reduce(count, reduction="sum"))
@@ -131,7 +149,9 @@ class Evaluator:
         found = [self.score(model, loader, on_batch)[0] for loader in dataloaders]
         return float(np.nanmean([matrix.compute().mean_iou for matrix in found]))
 
-    def predict(self, model: nn.Module, dataset: Any, prefix: str) -> tuple[list[np.ndarray], dict[str, float]]:
+    def predict(
+        self, model: nn.Module, dataset: Any, prefix: str, on_item: Callable[[], None]
+    ) -> tuple[list[np.ndarray], dict[str, float]]:
         """Class ids of every image, int64 (H, W) each, and the metrics where the items have labels.
 
         Args:
@@ -141,18 +161,29 @@ class Evaluator:
                 Items with `pixel_values` (3, h, w) and, where there are any, `labels` (H, W), whose size the ids have.
             prefix (`str`):
                 Of the metrics.
+            on_item (`Callable`):
+                Called for each image.
         """
-        matrix, predictions = ConfusionMatrix(len(self.class_names)), []
-        for item in dataset if isinstance(dataset, IterableDataset) else map(dataset.__getitem__, range(len(dataset))):
-            image = torch.as_tensor(item["pixel_values"])[None].to(self.accelerator.device)
-            labels = None if item.get("labels") is None else torch.as_tensor(item["labels"])
-            height, width = (image if labels is None else labels).shape[-2:]
-            classes = predict(model, self.family, image, (height, width), self.window, self.stride)[0].cpu()
-            if labels is not None:
-                matrix.update(classes, labels)
-            predictions.append(classes.numpy())
+        matrix, loss, predictions = ConfusionMatrix(len(self.class_names)), self._set_loss(), []
+        items = dataset if isinstance(dataset, IterableDataset) else map(dataset.__getitem__, range(len(dataset)))
+        with own_randomness(self.seed, self.accelerator.device):
+            for item in items:
+                on_item()
+                image = torch.as_tensor(item["pixel_values"])[None].to(self.accelerator.device)
+                if item.get("labels") is None:
+                    classes = predict(model, self.family, image, image.shape[-2:], self.window, self.stride)[0]
+                else:
+                    labels = torch.as_tensor(item["labels"])[None].long()
+                    family = watched(self.family, loss, image, labels)
+                    logits = predict_logits(model, family, image, labels.shape[-2:], self.window, self.stride)
+                    if loss is not None:
+                        loss.add(logits, labels)
+                    classes = logits.argmax(1)[0]
+                    matrix.update(classes.cpu(), labels[0])
+                predictions.append(classes.cpu().numpy())
         if not matrix.counts.any():
             return predictions, {}
         self.confusions[prefix] = matrix.counts
         scores = self.scores[prefix] = matrix.compute(self.class_names)
-        return predictions, {f"{prefix}_{name}": getattr(scores, name) for name in METRICS}
+        metrics = {f"{prefix}_{name}": getattr(scores, name) for name in METRICS}
+        return predictions, metrics if loss is None else {f"{prefix}_{LOSS}": loss.mean(loss.totals), **metrics}

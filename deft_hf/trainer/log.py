@@ -50,8 +50,16 @@ class RunLog:
         self.readers = readers
         self.start(0)
 
-    def start(self, step: int) -> None:
-        """Start to sum after optimizer step `step`."""
+    def start(self, step: int, loss_before: float | None = 0.0) -> None:
+        """Start to sum after optimizer step `step`.
+
+        Args:
+            step (`int`):
+                Optimizer steps taken so far.
+            loss_before (`float`, *optional*, defaults to `0.0`):
+                Sum of their losses; `None` where a checkpoint does not say.
+        """
+        self._start, self._loss_before = step, loss_before
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
         self._fresh: set[str] = set()
@@ -80,6 +88,22 @@ class RunLog:
                 logs["learning_rate"] = self._rates["decoder"]
             logs.update(self._figures(step))
             self._sums, self._counts, self._last_logged = {}, {}, step
+        if "train_loss" in logs and self._loss_before is not None:
+            # Trainer's is the mean over the steps since a resume.
+            since = logs["train_loss"] * (step - self._start)
+            logs["train_loss"] = (self._loss_before + since) / max(step, 1)
+
+    def loss_so_far(self, logged: float, pending: Tensor) -> float | None:
+        """The sum of the losses of all steps, to resume from; every rank calls it.
+
+        Args:
+            logged (`float`):
+                Sum over the steps since the start that were logged.
+            pending (`Tensor`):
+                Sum over those that were not yet, on this rank.
+        """
+        pending = self.accelerator.reduce(pending, reduction="mean")
+        return None if self._loss_before is None else self._loss_before + logged + float(pending)
 
     def _figures(self, step: int) -> dict[str, float]:
         pathways = self.pathways

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from typing import Any
 
 from transformers.utils import logging
@@ -32,6 +34,23 @@ class StageRunner:
         self.pathways = pathways
         self.composition = composition
         self.spans: list[Span] = []
+
+    def with_all_stages(self, values: tuple, accumulation: int) -> tuple:
+        """What `Trainer.set_initial_training_values` returns, of the last stage alone, for all of them.
+
+        Args:
+            values (`tuple`):
+                As `Trainer` has them.
+            accumulation (`int`):
+                Batches of an optimizer step.
+        """
+        epochs, per_epoch, examples, samples, batch, batches_per_epoch, last = values
+        total = self.set_length(last)
+        if epochs == sys.maxsize:  # data without a length: one epoch that has all steps
+            per_epoch, batches_per_epoch = total, total * accumulation
+        else:
+            epochs = math.ceil(total / per_epoch)
+        return epochs, per_epoch, examples, samples + (total - last) * batch, batch, batches_per_epoch, total
 
     def set_length(self, last_steps: int) -> int:
         """Lay out the stages, the last one lasting `last_steps`; returns the optimizer steps of all."""

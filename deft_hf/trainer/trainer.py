@@ -5,8 +5,6 @@ The class has the overrides of `Trainer`; what they do is in the parts that `__i
 
 from __future__ import annotations
 
-import math
-import sys
 from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -70,8 +68,9 @@ class DeFTTrainer(Trainer):
         kwargs (`Any`):
             Further arguments of `Trainer`. `train_dataset` yields `pixel_values` (3, H, W) float and `labels` (H, W)
             integer, 255 = ignored; `eval_dataset` the same, or a dict of such datasets by domain, with labels of any
-            size. Metrics are `eval_<domain>_mean_iou`, `_mean_accuracy` and `_pixel_accuracy` of the generalized
-            model; with `args.evaluate_usual` also `eval_<domain>_usual_mean_iou` and so on.
+            size. Metrics are `eval_<domain>_loss`, `_mean_iou`, `_mean_accuracy` and `_pixel_accuracy` of the
+            generalized model (`eval_loss` and so on of a single data set); with `args.evaluate_usual` also
+            `eval_<domain>_usual_mean_iou` and so on.
 
     Raises:
         UserError: If the model cannot be split, or an argument of `Trainer` has no meaning here.
@@ -133,6 +132,8 @@ class DeFTTrainer(Trainer):
         keep_masks_whole(self.family.objective, self.train_dataset, self.accelerator)
 
         self.pathways.autocast = check_launcher(self.accelerator, args, self.composition)
+        # Every rank's loss is its share of the sum over ranks, of which the gradients are averaged.
+        self.pathways.ranks = self.accelerator.num_processes
         self.shards = Shards(self.pathways, self.accelerator)
         self.stages = StageRunner(self.pathways, self.composition)
         self.batchnorm = BatchNormRefresher(self.pathways, args, self.shards, self.loaders, self.train_dataset)
@@ -144,7 +145,7 @@ class DeFTTrainer(Trainer):
         self.add_callback(self.sigterm)
         parts = self.stages, self.run_log, self.checkpoints, self.batchnorm, self.shards
         self.add_callback(LoopCallback(self.accelerator, *parts, lambda: self.get_total_train_batch_size(args)))
-        checks.check_data(self.train_dataset, self.eval_dataset, len(names), args, self.pathways.usual)
+        checks.check_data(self.train_dataset, self.eval_dataset, self.evaluator, args, self.pathways.usual)
         if self.processing_class is None:
             logger.warning("Without a `processing_class` the saved folder has no preprocessor_config.json.")
         self.data_collator = CheckedBatches(self.data_collator, len(names))
@@ -215,18 +216,12 @@ class DeFTTrainer(Trainer):
         resume_from_checkpoint = self.checkpoints.begin(resume_from_checkpoint, resume_anyway)
         states = states_explained(resume_from_checkpoint)
         with workers_explained(), batches_explained(), states, self.sigterm.listening():
-            return super().train(resume_from_checkpoint or None, trial, ignore_keys_for_eval)
+            output = super().train(resume_from_checkpoint or None, trial, ignore_keys_for_eval)
+        return output._replace(training_loss=output.metrics["train_loss"])
 
     def set_initial_training_values(self, args: TrainingArguments, dataloader: DataLoader) -> tuple:
-        epochs, per_epoch, examples, samples, batch, batches_per_epoch, last = super().set_initial_training_values(
-            args, dataloader
-        )
-        total = self.stages.set_length(last)
-        if epochs == sys.maxsize:  # data without a length: one epoch that has all steps
-            per_epoch, batches_per_epoch = total, total * args.gradient_accumulation_steps
-        else:
-            epochs = math.ceil(total / per_epoch)
-        return epochs, per_epoch, examples, samples + (total - last) * batch, batch, batches_per_epoch, total
+        values = super().set_initial_training_values(args, dataloader)
+        return self.stages.with_all_stages(values, args.gradient_accumulation_steps)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         self.optimizer = self.optimizer or self._given[0]
@@ -255,7 +250,10 @@ class DeFTTrainer(Trainer):
         checks.check_sizes(batch_samples[0]["labels"])
         objective, model = self.family.objective, self.pathways.usual
         items = torch.stack([objective.count(model, batch) for batch in batch_samples]).sum(0).to(device)
-        return self.accelerator.reduce(items, reduction="sum")
+        items = self.accelerator.reduce(items, reduction="sum")
+        # For a subclass whose `compute_loss` calls the model by itself.
+        self.pathways.step = items, len(batch_samples) * self.accelerator.num_processes
+        return items
 
     def compute_loss(
         self,
@@ -264,12 +262,10 @@ class DeFTTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        ranks = self.accelerator.num_processes
-        losses = model(**inputs, items=num_items_in_batch, passes=self.current_gradient_accumulation_steps * ranks)
+        passes = self.current_gradient_accumulation_steps * self.accelerator.num_processes
+        losses = model(**inputs, items=num_items_in_batch, passes=passes)
         self.run_log.add_losses(losses)
-        # Every rank's loss is its share of the sum over ranks, of which the gradients are averaged.
-        loss = losses["loss"] * ranks
-        return (loss, losses) if return_outputs else loss
+        return (losses.loss, losses) if return_outputs else losses.loss
 
     def _run_epoch(self, *, epoch: int, **kwargs: Any) -> None:  # type: ignore[override]  # Trainer passes names
         if self.state.global_step >= self.state.max_steps:
@@ -339,7 +335,10 @@ class DeFTTrainer(Trainer):
             raise UserError("predict runs in one process: start it without a launcher.")
         self.batchnorm.refresh(self.state.global_step)
         predictions: Any  # images differ in size
-        predictions, metrics = self.evaluator.predict(self.generalized_model, test_dataset, metric_key_prefix)
+        self.callback_handler.eval_dataloader = test_dataset  # whose length the progress bar shows
+        given = self.generalized_model, test_dataset, metric_key_prefix, self._on_prediction_step
+        predictions, metrics = self.evaluator.predict(*given)
+        self.control = self.callback_handler.on_predict(self.args, self.state, self.control, metrics)
         return PredictionOutput(predictions=predictions, label_ids=None, metrics=metrics)
 
     def choose_weights(self, domains: Sequence[str]) -> None:
@@ -407,7 +406,8 @@ class DeFTTrainer(Trainer):
         if self.hp_search_backend is None and trial is None:
             self.store_flos()
         self.batchnorm.refresh(self.state.global_step)
-        batch, facts = self.get_total_train_batch_size(self.args), {"unreadable": self.unreadable_images()}
+        batch, loss = self.get_total_train_batch_size(self.args), (self._total_loss_scalar, self._tr_loss)
+        facts = {"unreadable": self.unreadable_images(), "loss_sum": self.run_log.loss_so_far(*loss)}
         folder = self.checkpoints.save(self._get_output_dir(trial), self.state, self._write_state, batch, facts)
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(folder))

@@ -43,7 +43,7 @@ def train(folder: Path, batch_size: int, model_type: str) -> None:
     if run.is_world_process_zero():
         figures = [{k: entry[k] for k in ("loss", "grad_norm")} for entry in run.state.log_history if "loss" in entry]
         counted = {name: scores.pixels for name, scores in run.scores.items()}
-        scores = {name: value for name, value in metrics.items() if name.endswith("mean_iou")}
+        scores = {name: value for name, value in metrics.items() if name.endswith(("mean_iou", "_loss"))}
         Path(folder, "out.json").write_text(json.dumps({"figures": figures, "scores": scores, "counted": counted}))
         for name in ("usual", "generalized"):
             save_file(dict(getattr(run.pathways, name).state_dict()), Path(folder, f"{name}.safetensors"))

@@ -318,11 +318,16 @@ def test_resumed_equals_unbroken_bit_for_bit(tmp_path, model_type, method, avera
         return [{k: v for k, v in e.items() if not k.endswith(timing)} for e in run.state.log_history]
 
     assert figures(resumed) == figures(unbroken)
+    (whole,), (both,) = history(unbroken, "train_loss"), history(resumed, "train_loss")
+    assert both == pytest.approx(whole, rel=1e-6) == pytest.approx(np.mean(history(unbroken, "loss")), rel=1e-6)
 
 
 def test_resume_true_takes_the_last_checkpoint(tmp_path):
-    trainer(tmp_path, save_strategy="steps", save_steps=4).train()
-    assert trainer(tmp_path).train(resume_from_checkpoint=True).global_step == 10
+    # A step that is saved before it is logged counts as well.
+    whole = trainer(tmp_path, save_strategy="steps", save_steps=4, logging_steps=3).train()
+    again = trainer(tmp_path, logging_steps=3).train(resume_from_checkpoint=True)
+    assert again.global_step == 10 and again.training_loss == again.metrics["train_loss"]
+    assert again.training_loss == pytest.approx(whole.training_loss, rel=1e-6)
     with pytest.raises(UserError, match="holds no checkpoint to resume from"):
         trainer(tmp_path / "empty").train(resume_from_checkpoint=True)
 

@@ -17,6 +17,7 @@ from deft_hf.methods.core.shards import cut, join, piece, sum_over_pieces, whole
 from deft_hf.methods.core.stages import PARTS, Part, Stage
 from deft_hf.models.families import SegmentationFamily
 from deft_hf.models.views import with_module
+from deft_hf.utils.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -132,6 +133,10 @@ class DualPathway(nn.Module):
         self.initial_at_hand = initial_at_hand
         # Where a launcher has no autocast of its own; the parameters stay float32.
         self.autocast: torch.dtype | None = None
+        # The optimizer step that the next batches belong to, where a trainer says so: its items and forward passes;
+        # and the processes over which gradients are averaged afterwards.
+        self.step: tuple[Tensor, int] | None = None
+        self.ranks = 1
         self.stage: Stage = "joint"
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         self.initial: dict[str, Tensor] = {}
@@ -180,28 +185,41 @@ class DualPathway(nn.Module):
             labels (`Tensor`, *optional*):
                 Class ids, int64 (N, H, W), 255 = ignored; required in training.
             items (`Tensor`, *optional*):
-                The objective's items (valid pixels, say) of the whole optimizer step; those of this batch by default.
+                The objective's items (valid pixels, say) of the whole optimizer step; by default those of the step
+                that a trainer is at, or else those of this batch.
             passes (`int`, *optional*, defaults to `1`):
-                Number of forward passes of the optimizer step, over accumulation and ranks; penalties are divided by
-                it.
+                With `items`, number of forward passes of the optimizer step, over accumulation and ranks; penalties
+                are divided by it.
             targets (`Any`):
                 Further targets of the objective.
 
         Returns:
-            `dict[str, Tensor]`: In training, scalars: `loss` for the backward, and its detached terms (`encoder_loss`
-            and `decoder_loss`, one of them, or `joint_loss`).
+            `PathwayLosses`: In training, scalars: `loss` for the backward, and its detached terms (`encoder_loss` and
+            `decoder_loss`, one of them, or `joint_loss`).
+
+        Raises:
+            UserError: There are no labels in training.
         """
         if not self.training:
             return self.family.objective.forward(self.exported, pixel_values)
+        if labels is None:
+            raise UserError(
+                "training: found a batch without labels; a step has several pathways, each with a loss of its own and "
+                "none with logits for another: leave `labels` in the inputs and take `outputs.loss`."
+            )
+        from deft_hf.models.outputs import PathwayLosses  # of transformers, which this module does without
+
         batch = {"pixel_values": pixel_values, "labels": labels, **targets}
-        items = self.family.objective.count(self.usual, batch) if items is None else items
+        if items is None:
+            items, passes = self.step or (self.family.objective.count(self.usual, batch), passes)
         device = pixel_values.device.type
         with torch.autocast(device, self.autocast) if self.autocast else nullcontext():
             losses = {f"{name}_loss": loss for name, loss in self._losses(batch, items).items()}
         total = torch.stack(list(losses.values())).sum()
         if self.penalties is not None and self.stage != "warmup" and (terms := list(self.penalties(self))):
             total = total + torch.stack(terms).sum() / passes
-        return {"loss": total, **{name: loss.detach() for name, loss in losses.items()}}
+        total = total * self.ranks if self.ranks > 1 else total
+        return PathwayLosses(loss=total, **{name: loss.detach() for name, loss in losses.items()})
 
     def _losses(self, batch: dict[str, Any], items: Tensor) -> dict[str, Tensor]:
         loss = self.family.objective.loss
@@ -307,14 +325,17 @@ class DualPathway(nn.Module):
         return {name: tensor.contiguous() for name, tensor in whole if keep}
 
     def set_initial(self, whole: Mapping[str, Tensor]) -> None:
-        """Take `whole`, by name, as the initialisation; this rank keeps its pieces."""
+        """Take `whole`, by name, as the initialisation; this rank keeps its pieces.
+
+        Raises:
+            ValueError: It lacks a tensor of what is trained.
+        """
         device = self.updates.device if self.initial_at_hand else "cpu"
+        trained = self._trained(self.usual)
+        if missing := [name for name in trained if name not in whole]:
+            raise ValueError(f"{len(missing)} tensors of the initialisation are missing, {missing[0]} first")
         # In the model's order: sums over all tensors then round alike.
-        self.initial = {
-            name: cut(whole[name], parameter).to(device, copy=True)
-            for name, parameter in self._trained(self.usual).items()
-            if name in whole
-        }
+        self.initial = {name: cut(whole[name], p).to(device, copy=True) for name, p in trained.items()}
 
     def share_left(self) -> dict[str, float]:
         """Weight of the initialisation in the exported component per part; 1 while it is the initialisation."""
