@@ -14,7 +14,7 @@ from typing import Any
 
 from deft_hf.comparison import places
 from deft_hf.comparison.figures import headline_key, save_figures
-from deft_hf.comparison.outcomes import Comparison
+from deft_hf.comparison.outcomes import Comparison, Outcome
 from deft_hf.comparison.statistics import (
     LEVEL,
     RESAMPLES,
@@ -25,6 +25,7 @@ from deft_hf.comparison.statistics import (
     Summary,
     summarize,
 )
+from deft_hf.runs.collapsed import only_class
 from deft_hf.scoring.report import markdown_table, percent, save_json
 from deft_hf.utils.text import markdown_block, markdown_code, markdown_text
 
@@ -69,7 +70,9 @@ def write_report(comparison: Comparison, folder: Path) -> str:
     """
     folder.mkdir(parents=True, exist_ok=True)
     summaries = summarize(comparison)
-    table = "\n\n".join(filter(None, [main_table(comparison, summaries), _missing(comparison)]))
+    table = "\n\n".join(
+        filter(None, [main_table(comparison, summaries), _missing(comparison), _collapsed(comparison)])
+    )
     captions = save_figures(folder / "figures", comparison, summaries)
     (folder / "table.md").write_text(table + "\n", encoding="utf-8")
     (folder / "README.md").write_text(_page(comparison, summaries, table, captions), encoding="utf-8")
@@ -226,6 +229,18 @@ def _missing(comparison: Comparison) -> str:
     )
 
 
+def _collapsed(comparison: Comparison) -> str:
+    """One line on every run whose model predicts a single class; empty where none does."""
+    named = [
+        f"`{method}`, seed {seed}: {markdown_text(only)}"
+        for method in comparison.notes
+        for seed, outcome in _by_seed(comparison, method).items()
+        for only in _if_collapsed(comparison, outcome).values()
+    ]
+    place = "source validation" if comparison.source else "all that was scored"
+    return f"Models that predict one class for every pixel of {place}: {'; '.join(named)}." if named else ""
+
+
 def _method_line(comparison: Comparison, method: str) -> str:
     settings = _in_words(comparison.settings.get(method, {}))
     return f"* `{method}`: {comparison.notes[method]}" + (f". {settings}" if settings else "")
@@ -258,6 +273,7 @@ def _facts(comparison: Comparison, summaries: Summaries) -> dict[str, Any]:
                 "distances": outcome.distances,
                 "curve": {step: outcome.curve[step] for step in sorted(outcome.curve)},
             }
+            | _if_collapsed(comparison, outcome)
             for seed, outcome in _by_seed(comparison, method).items()
         }
         cost = comparison.costs.get(method)
@@ -295,6 +311,11 @@ def _facts(comparison: Comparison, summaries: Summaries) -> dict[str, Any]:
             {"places": {name: asdict(place) for name, place in comparison.places.items()}} if comparison.places else {}
         ),
     }
+
+
+def _if_collapsed(comparison: Comparison, outcome: Outcome) -> dict[str, str]:
+    only = only_class(outcome.counts, comparison.source or comparison.unseen, comparison.labels)
+    return {} if only is None else {"only_class": only}
 
 
 def _by_seed(comparison: Comparison, method: str) -> dict[int, Any]:

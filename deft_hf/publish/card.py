@@ -108,6 +108,8 @@ class CardFacts:
             The recipe, YAML.
         command (`str`):
             Shell command that runs the recipe.
+        warnings (`Sequence[str]`, *optional*, defaults to `()`):
+            What a reader of the results must know.
         figures (`Mapping[str, str]`, *optional*, defaults to `{}`):
             Caption of each PNG file, by path relative to the card.
         page (`str`, *optional*):
@@ -134,6 +136,7 @@ class CardFacts:
     results: Results
     recipe: str
     command: str
+    warnings: Sequence[str] = ()
     figures: Mapping[str, str] = field(default_factory=dict)
     page: str | None = None
     places: Sequence[PlaceUse] = ()

@@ -76,6 +76,8 @@ class RunFacts:
             By domain, `Scores.to_dict()` of the exported model.
         usual_scores (`dict[str, dict]`, *optional*):
             Scores of the usual component, if it was evaluated.
+        only_class (`str`, *optional*):
+            The class that the model predicts for every pixel of source validation, where it is a single one.
         layer_distances (`dict[str, dict[str, float]]`, *optional*):
             In a comparison, by component and layer, ||θ - θ_init|| / ||θ_init||.
     """
@@ -108,6 +110,7 @@ class RunFacts:
     labels: list[str]
     scores: dict[str, dict[str, Any]]
     usual_scores: dict[str, dict[str, Any]] | None = _if_any()
+    only_class: str | None = _if_any()
     layer_distances: dict[str, dict[str, float]] | None = _if_any()
 
     def to_dict(self) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from deft_hf.publish.terms import DATA, DRAWN, Terms
 from deft_hf.recipe import MethodSection, Recipe, TrainingSection
 from deft_hf.recipe.data import DataSection
 from deft_hf.recipe.domains import Entry, HubEntry, StreetsEntry
+from deft_hf.runs.collapsed import warnings
 from deft_hf.runs.folder import method_folders
 from deft_hf.runs.places import Findings, panels_file
 from deft_hf.scoring.report import MOST_PANELS
@@ -61,6 +62,7 @@ def write_card(
         source=record.source,
         unseen=record.unseen,
         results=record.results,
+        warnings=warnings(facts, domains),
         recipe=recipe.to_yaml(),
         command=f"accelerate launch -m deft_hf.train {RECIPE}",
         figures={f"figures/{name}": caption for name, caption in captions.items()},

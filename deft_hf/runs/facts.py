@@ -8,6 +8,7 @@ from pathlib import Path
 
 from deft_hf.data.roles import Domains
 from deft_hf.publish.facts import RunFacts
+from deft_hf.runs.collapsed import looked_at, only_class
 from deft_hf.runs.provenance import Origin, data_lists, git_states, hardware, versions
 from deft_hf.trainer.trainer import DeFTTrainer
 from deft_hf.utils.errors import UserError
@@ -41,6 +42,7 @@ def collect_facts(
     best = trainer.state.best_model_checkpoint
     names = [domain.name for domain in domains.evaluated]
     scored = {key: scores.to_dict() for key, scores in trainer.scores.items()}
+    confusions = {name: trainer.evaluator.confusions[f"eval_{name}"] for name in names}
     return RunFacts(
         method=args.method,
         average=args.averages,
@@ -69,6 +71,7 @@ def collect_facts(
         unreadable=trainer.unreadable_images(),
         labels=list(domains.labels.names),
         scores={name: scored[f"eval_{name}"] for name in names},
+        only_class=only_class(confusions, looked_at(domains), domains.labels.names),
         usual_scores={name: scored[f"eval_{name}_usual"] for name in names if f"eval_{name}_usual" in scored},
     )
 

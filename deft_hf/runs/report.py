@@ -16,10 +16,12 @@ from deft_hf.models.opening import open_model
 from deft_hf.models.processor import normalization, open_processor
 from deft_hf.publish.facts import RunFacts
 from deft_hf.recipe.data import DataSection
+from deft_hf.runs.collapsed import warnings
 from deft_hf.scoring.inference import predict
 from deft_hf.scoring.report import MOST_PANELS, domain_table, save_domain_bars, save_panels
 from deft_hf.utils.errors import UserError, first_line
 from deft_hf.utils.files import METRICS, TABLE
+from deft_hf.utils.text import markdown_text
 
 
 def write_report(
@@ -54,7 +56,7 @@ def write_report(
     """
     scores = {method: fact.scores for method, fact in facts.items()}
     source, unseen = [domain.name for domain in domains.validation], [domain.name for domain in domains.unseen]
-    table = domain_table(scores, source, unseen)
+    table = "\n\n".join([domain_table(scores, source, unseen), *map(markdown_text, warnings(facts, domains))])
     (folder / TABLE).write_text(table + "\n", encoding="utf-8")
     save_domain_bars(folder / "figures" / "domains.png", scores, source, unseen)
     models = {method: _exported(place, trust_remote_code) for method, place in folders.items()}

@@ -17,6 +17,7 @@ from deft_hf.recipe import ModelSection, Recipe
 from deft_hf.recipe.data import DataSection
 from deft_hf.runs.arguments import method_arguments
 from deft_hf.runs.card import write_card
+from deft_hf.runs.collapsed import warnings
 from deft_hf.runs.data import evaluation_sets, load_domains, own_transform, training_set
 from deft_hf.runs.evaluate import recipe_segmenter
 from deft_hf.runs.facts import collect_facts, read_facts
@@ -215,4 +216,7 @@ def fit(
     trainer.choose_weights([domain.name for domain in domains.validation])
     trainer.evaluator.image_counts = {} if keep_images else None
     trainer.evaluate()
-    return collect_facts(trainer, domains, origin, seconds, resumed=checkpoint is not None)
+    facts = collect_facts(trainer, domains, origin, seconds, resumed=checkpoint is not None)
+    for warning in warnings({facts.method: facts}, domains):
+        say(f"warning: {warning}")
+    return facts

@@ -1,0 +1,52 @@
+"""Models that predict the same class everywhere: their scores are numbers, and nothing was learned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from deft_hf.data.roles import Domains
+from deft_hf.publish.facts import RunFacts
+from deft_hf.utils.text import one_line
+
+
+def only_class(confusions: Mapping[str, Any], domains: Sequence[str], labels: Sequence[str]) -> str | None:
+    """The class that a model predicts alone; `None` where it predicts several, or nothing was counted.
+
+    Args:
+        confusions (`Mapping[str, Any]`):
+            By domain, the confusion matrix (C, C), or those of its images (images, C, C); rows are truth.
+        domains (`Sequence[str]`):
+            Where to look.
+        labels (`Sequence[str]`):
+            Names of the classes.
+    """
+    side = len(labels)
+    counts = [np.asarray(confusions[name]).reshape(-1, side, side) for name in domains if name in confusions]
+    predicted = np.flatnonzero(sum(each.sum((0, 1)) for each in counts)) if counts else []
+    return labels[predicted[0]] if len(predicted) == 1 else None
+
+
+def looked_at(domains: Domains) -> list[str]:
+    """The names of the domains that say whether a model learned anything: source validation, or all without any."""
+    return [domain.name for domain in domains.validation or domains.evaluated]
+
+
+def warnings(facts: Mapping[str, RunFacts], domains: Domains) -> list[str]:
+    """One line for each method whose exported model predicts a single class.
+
+    Args:
+        facts (`Mapping[str, RunFacts]`):
+            By method.
+        domains (`Domains`):
+            Data of the runs.
+    """
+    where = "source validation" if domains.validation else "all that was scored"
+    return [
+        f"{method}: the exported model predicts {one_line(fact.only_class)} for every pixel of {where}, so that its "
+        "scores say nothing of what it learned. Train for more steps, or with another training.learning_rate."
+        for method, fact in facts.items()
+        if fact.only_class is not None
+    ]
