@@ -396,7 +396,7 @@ def test_a_run_says_what_it_came_from(recipe, tmp_path):
     assert set(facts["git"]) == {"deft_hf", "recipe"} and facts["versions"]["torch"] == torch.__version__
     (source,), (coast,) = facts["data"]["source"], facts["data"]["unseen"]
     assert (source["name"], source["images"]) == ("town", 4) and coast["name"] == "coast"
-    assert len(source["sha256"]) == 64 and source["sha256"] != facts["data"]["validation"][0]["sha256"]
+    assert len(source["contents"]) == 64 and source["contents"] != facts["data"]["validation"][0]["contents"]
 
 
 def test_sigterm_to_the_command_saves_and_the_same_command_goes_on(recipe, tmp_path):

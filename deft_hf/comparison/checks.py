@@ -14,7 +14,7 @@ import yaml
 from deft_hf.comparison import tuning
 from deft_hf.data.roles import Domains
 from deft_hf.recipe import Recipe
-from deft_hf.runs.provenance import data_lists
+from deft_hf.runs.provenance import data_lists, same_list
 from deft_hf.utils.errors import UserError
 from deft_hf.utils.files import METRICS, RECIPE
 from deft_hf.utils.outputs import command_of, is_housekeeping
@@ -125,7 +125,7 @@ def check_data(runs: Path, recipe: Recipe, domains: Domains) -> None:
         for section, current in now.items():
             found = then[section] if data.get(section) == wanted.get(section) else current
             for before, after in zip(found, current, strict=True):
-                if before != after:
+                if not same_list(before, after):
                     raise UserError(
                         f"data.{section}: {after['name']} has {after['images']} images now and had "
                         f"{before['images']}, or others, when {run} ran, so that new runs cannot be compared with it. "

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 import datasets
 import numpy as np
@@ -18,11 +17,12 @@ from tqdm.auto import tqdm
 from deft_hf.data.annotations.rows import rows
 from deft_hf.data.annotations.shapes import drawn
 from deft_hf.data.constants import IGNORE_INDEX
+from deft_hf.data.contents import digests
 from deft_hf.data.files import files_by_id, read_split
 from deft_hf.data.hub import load_split
 from deft_hf.data.labels import LabelSpace
 from deft_hf.data.masks import Palettes, used_colors
-from deft_hf.data.opening import open_mask, open_picture, stored_size, unequal
+from deft_hf.data.opening import open_mask, open_picture, unequal
 from deft_hf.data.pictures import DROPPED_ALPHA, ValueRange, check_value_range
 from deft_hf.data.report import DomainReport, listed
 from deft_hf.data.splitting import take_share
@@ -299,11 +299,11 @@ class Domain:
         """Ids of the pairs, in order."""
         return self.dataset["id"][:]
 
-    def stored_sizes(self) -> Iterator[tuple[str, int, int]]:
-        """Id of each pair with the bytes of its image and its mask as stored, -1 for none; of shapes a checksum."""
-        for row in self.dataset:
-            mask = crc32(row["shapes"].encode()) if "shapes" in row else stored_size(row["mask"])
-            yield row["id"], stored_size(row["image"]), mask
+    @cached_property
+    def contents(self) -> list[tuple[str, str, str]]:
+        """Id of each pair with digests of its image and its mask as stored; of `check`, or else they are read now."""
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return list(pool.map(lambda index: digests(self.dataset[index]), range(len(self.dataset))))
 
     def load(self, index: int) -> tuple[Image.Image, np.ndarray]:
         """Decodes a pair.
@@ -366,11 +366,12 @@ class Domain:
             findings = pool.map(self._inspect, range(len(self)))
             for finding in tqdm(findings, desc=f"checking {self.name}", total=len(self), disable=not progress):
                 report.add(finding)
+        self.contents = report.contents
         return report
 
     def _inspect(self, index: int) -> DomainReport:
         row = self.dataset[index]
-        finding = DomainReport(self.name, self.labels, pairs=1)
+        finding = DomainReport(self.name, self.labels, pairs=1, contents=[digests(row)])
         image = mask = None
         try:
             image, image_name = open_picture(row["image"], self._cell_name(row, "image"), self.value_range)

@@ -70,15 +70,3 @@ def unequal(image: Image.Image, image_name: str, mask: Image.Image, mask_name: s
         f"{mask_name}: is {mask.width} x {mask.height} (width x height), but its image {image_name} is "
         f"{image.width} x {image.height}; make them one size{turned}, or leave the pair out"
     )
-
-
-def stored_size(stored: Stored) -> int:
-    """The bytes that a cell of an image column has as it is stored; -1 for none."""
-    if stored is None:
-        return -1
-    if stored["bytes"] is not None:
-        return len(stored["bytes"])
-    try:
-        return os.path.getsize(stored["path"])
-    except OSError:
-        return -1

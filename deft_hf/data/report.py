@@ -36,6 +36,8 @@ class DomainReport:
             A line for each pair that the layout of a data set leaves out.
         unreadable (`list[str]`, *optional*, defaults to `[]`):
             A message for each file that cannot be decoded.
+        contents (`list[tuple[str, str, str]]`, *optional*, defaults to `[]`):
+            Id of each pair with the digests of its files, see `Domain.contents`.
         unfit (`list[str]`, *optional*, defaults to `[]`):
             A message for each file whose values would not be read as they are.
         dropped_alpha (`int`, *optional*, defaults to `0`):
@@ -65,6 +67,7 @@ class DomainReport:
     pixels: np.ndarray = field(default_factory=lambda: np.zeros(IGNORE_INDEX + 1, np.int64))
     left_out: list[str] = field(default_factory=list)
     unfit: list[str] = field(default_factory=list)
+    contents: list[tuple[str, str, str]] = field(default_factory=list)
     dropped_alpha: int = 0
     notes: list[str] = field(default_factory=list)
 
@@ -83,6 +86,7 @@ class DomainReport:
         """Takes over what a look at some of the pairs found."""
         self.unreadable += finding.unreadable
         self.unfit += finding.unfit
+        self.contents += finding.contents
         self.dropped_alpha += finding.dropped_alpha
         self.unequal += finding.unequal
         self.outside += finding.outside

@@ -12,6 +12,7 @@ from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, Subset
 
 from deft_hf.data.constants import IGNORE_INDEX
+from deft_hf.data.contents import fingerprint
 from deft_hf.data.domains import Domain
 from deft_hf.data.transforms import EvalTransform
 from deft_hf.data.unreadable import Reader
@@ -142,6 +143,28 @@ def set_epoch(dataset: Any, epoch: int) -> None:
         epoch (`int`):
             The epoch.
     """
+    for each in _that_know_epochs(dataset):
+        each.set_epoch(epoch)
+
+
+def training_data(dataset: Any) -> str | None:
+    """What a run trains on, in few words that differ for other data, as far as can be told.
+
+    Args:
+        dataset (`Any`):
+            What a data loader reads: a `TrainingSet`, wrapped or not, says what it holds; others how many items.
+
+    Returns:
+        `str` or `None`: `None` for a stream, of which nothing is known.
+    """
+    items = f"{len(dataset)} items" if hasattr(dataset, "__len__") else None
+    sets = [each for each in _that_know_epochs(dataset) if isinstance(each, TrainingSet)]
+    domains = [domain for each in sets for domain in each.domains]
+    return f"{items or 'a stream'} ({fingerprint(domains)[:12]})" if domains else items
+
+
+def _that_know_epochs(dataset: Any) -> Iterator[Any]:
+    """What has a `set_epoch` in a data set and whatever it wraps."""
     waiting, seen = [dataset], set()
     while waiting:
         current = waiting.pop()
@@ -149,7 +172,7 @@ def set_epoch(dataset: Any, epoch: int) -> None:
             continue
         seen.add(id(current))
         if callable(getattr(current, "set_epoch", None)):
-            current.set_epoch(epoch)
+            yield current
         else:
             waiting += _wrapped(current)
 

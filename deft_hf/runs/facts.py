@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from deft_hf.data.roles import Domains
 from deft_hf.publish.facts import RunFacts
@@ -66,7 +67,7 @@ def collect_facts(
         git=git_states(origin.path),
         recipe=dict(origin.recipe),
         recipes_before=sorted(path.name for path in origin.folder.glob(EARLIER_RECIPES)),
-        data=data_lists(source=domains.source, validation=domains.validation, unseen=domains.unseen),
+        data=_data(domains) if trainer.is_world_process_zero() else {},
         transform=None if origin.transform is None else dict(origin.transform),
         unreadable=trainer.unreadable_images(),
         labels=list(domains.labels.names),
@@ -74,6 +75,10 @@ def collect_facts(
         only_class=only_class(confusions, looked_at(domains), domains.labels.names),
         usual_scores={name: scored[f"eval_{name}_usual"] for name in names if f"eval_{name}_usual" in scored},
     )
+
+
+def _data(domains: Domains) -> dict[str, list[dict[str, Any]]]:
+    return data_lists(source=domains.source, validation=domains.validation, unseen=domains.unseen)
 
 
 def read_facts(folders: Mapping[str, Path]) -> dict[str, RunFacts]:

@@ -91,18 +91,19 @@ def git_state(folder: Path) -> dict[str, Any] | None:
 def data_lists(**sections: list[Domain]) -> dict[str, list[dict[str, Any]]]:
     """By section of a recipe, its domains in order: name, number of images, and `list_hash`."""
     return {
-        section: [{"name": domain.name, "images": len(domain), "sha256": list_hash(domain)} for domain in domains]
+        section: [{"name": domain.name, "images": len(domain), "contents": list_hash(domain)} for domain in domains]
         for section, domains in sections.items()
     }
 
 
-def list_hash(domain: Domain) -> str:
-    """SHA-256 of a domain's ids in their order, each with the bytes that its image and its mask have.
+def same_list(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether two entries of `data_lists` are of the same data, as far as both say; earlier versions said less."""
+    return all(before[key] == now[key] for key in before.keys() & now.keys())
 
-    Sizes and not contents: a set of ten thousand images is hashed in a second, and an image that was exchanged has
-    hardly ever the same size.
-    """
+
+def list_hash(domain: Domain) -> str:
+    """SHA-256 of a domain's ids in their order, each with the digests of its image and its mask."""
     digest = hashlib.sha256()
-    for key, image, mask in domain.stored_sizes():
+    for key, image, mask in domain.contents:
         digest.update(f"{key}\0{image}\0{mask}\n".encode())
     return digest.hexdigest()

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 
 from deft_hf.data.roles import Domains
-from deft_hf.runs.provenance import data_lists
+from deft_hf.runs.provenance import data_lists, same_list
 from deft_hf.utils.console import say
 from deft_hf.utils.errors import UserError
 from deft_hf.utils.files import DATA_LISTS, METRICS
@@ -46,7 +47,11 @@ def claim_data(
         UserError: Something was trained on other images.
     """
     noted = folder / DATA_LISTS
-    present = data_lists(source=domains.source, validation=domains.validation, unseen=domains.unseen)
+    state = PartialState()
+    lists: list[Any] = [None]
+    if state.is_main_process:  # which has the digests from the check, or else reads every file
+        lists = [data_lists(source=domains.source, validation=domains.validation, unseen=domains.unseen)]
+    (present,) = broadcast_object_list(lists)
     if transform is not None:
         present["transform"] = [dict(transform)]
     before = _read(noted)
@@ -65,7 +70,6 @@ def claim_data(
                 "changed data."
             )
         say(f"warning: {found}")
-    state = PartialState()
     state.wait_for_everyone()  # every process has looked before one writes
     if state.is_main_process and present != before:
         replace_text(noted, json.dumps(present, indent=2) + "\n")
@@ -87,7 +91,7 @@ def data_differences(before: Lists, now: Lists) -> Iterator[str]:
                 break
             if old.get("images") != new.get("images"):
                 yield f"{new['name']} of {section} has {new['images']} images, before {old.get('images')}"
-            elif old.get("sha256") != new["sha256"]:
+            elif not same_list(old, new):
                 what = f"images or masks ({new['images']} as before)" if "images" in new else "source code"
                 yield f"{new['name']} of {section} has other {what}"
 

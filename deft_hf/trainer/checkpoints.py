@@ -21,6 +21,7 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.trainer_callback import ExportableState, TrainerState
 from transformers.utils import logging
 
+from deft_hf.data.sampling import training_data
 from deft_hf.methods.composition import Composition
 from deft_hf.methods.core.pathways import DualPathway
 from deft_hf.methods.core.shards import fill, whole_state
@@ -169,6 +170,8 @@ class Checkpoints:
             Lets the ranks wait for each other.
         args (`DeFTTrainingArguments`):
             The run's folder, which rank writes, and how many checkpoints are kept.
+        train_dataset (`Callable`):
+            Returns the data that the run trains on.
 
     Attributes:
         resume_anyway (`bool`):
@@ -182,6 +185,7 @@ class Checkpoints:
         stages: StageRunner,
         accelerator: Accelerator,
         args: DeFTTrainingArguments,
+        train_dataset: Callable[[], Any],
     ) -> None:
         self.pathways = pathways
         self.composition = composition
@@ -190,8 +194,10 @@ class Checkpoints:
         self.args = args
         self.output_dir = args.folder
         self.resume_anyway = False
+        self.train_dataset = train_dataset
         self._resumed: dict[str, Any] = {}
         self._folder: Path | None = None
+        self._data: tuple[Any, str | None] = (None, None)
 
     # ---- writing
 
@@ -256,7 +262,11 @@ class Checkpoints:
 
     def _common_facts(self, global_batch: int) -> dict[str, Any]:
         """What a run must have in common with the checkpoint that it resumes."""
-        return {**self.composition.record(self.stages.spans), "seed": self.args.seed, "global_batch": global_batch}
+        dataset = self.train_dataset()
+        if self._data[0] is not dataset:  # a few files of it are read, once
+            self._data = dataset, training_data(dataset)
+        run = {"seed": self.args.seed, "global_batch": global_batch, "train_dataset": self._data[1]}
+        return {**self.composition.record(self.stages.spans), **run}
 
     # ---- reading
 

@@ -137,14 +137,15 @@ class DeFTTrainer(Trainer):
         self.shards = Shards(self.pathways, self.accelerator)
         self.stages = StageRunner(self.pathways, self.composition)
         self.batchnorm = BatchNormRefresher(self.pathways, args, self.shards, self.loaders, self.train_dataset)
-        self.checkpoints = Checkpoints(self.pathways, self.composition, self.stages, self.accelerator, args)
+        parts = self.pathways, self.composition, self.stages, self.accelerator, args
+        self.checkpoints = Checkpoints(*parts, lambda: self.train_dataset)
         self.run_log = RunLog(self.pathways, self.stages, self.accelerator, args.folder, self._readers)
         with own_randomness(args.seed, args.device):
             names = class_names(self.pathways.usual, self.family, self.train_dataset, *self._evaluated.values())
         self.evaluator = Evaluator(self.family, names, self.accelerator, args.seed, window, stride)
         self.add_callback(self.sigterm)
-        parts = self.stages, self.run_log, self.checkpoints, self.batchnorm, self.shards
-        self.add_callback(LoopCallback(self.accelerator, *parts, lambda: self.get_total_train_batch_size(args)))
+        looped = self.stages, self.run_log, self.checkpoints, self.batchnorm, self.shards
+        self.add_callback(LoopCallback(self.accelerator, *looped, lambda: self.get_total_train_batch_size(args)))
         checks.check_data(self.train_dataset, self.eval_dataset, self.evaluator, args, self.pathways.usual)
         if self.processing_class is None:
             logger.warning("Without a `processing_class` the saved folder has no preprocessor_config.json.")

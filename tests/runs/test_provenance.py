@@ -3,6 +3,7 @@ import subprocess
 
 import pytest
 
+from deft_hf.data.contents import digest
 from deft_hf.data.corruptions import corrupted
 from deft_hf.data.domains import Domain
 from deft_hf.runs.provenance import data_lists, git_state, list_hash
@@ -38,7 +39,7 @@ def test_without_git_there_is_no_state(tmp_path, monkeypatch):
     assert git_state(os.path.dirname(__file__)) is None
 
 
-def test_a_list_of_data_has_a_hash_of_its_ids_their_order_and_the_sizes_of_the_files():
+def test_a_list_of_data_has_a_hash_of_its_ids_their_order_and_what_the_files_hold():
     domain = Domain.from_streets("clear", count=3, size=(16, 16))
     first = list_hash(domain)
     assert list_hash(Domain.from_streets("clear", count=3, size=(16, 16))) == first
@@ -52,22 +53,44 @@ def test_a_list_of_data_has_a_hash_of_its_ids_their_order_and_the_sizes_of_the_f
     ]
     assert len({first, *map(list_hash, others)}) == 7
     assert data_lists(source=[domain], unseen=[]) == {
-        "source": [{"name": "clear", "images": 3, "sha256": first}],
+        "source": [{"name": "clear", "images": 3, "contents": first}],
         "unseen": [],
     }
 
 
-def test_the_size_of_a_file_counts(tmp_path):
+def test_every_byte_of_a_file_counts(tmp_path):
     domain = Domain.from_streets("clear", count=2, size=(16, 16))
     for kind in ("image", "mask"):
         (tmp_path / f"{kind}s").mkdir()
         for row in domain.dataset:
             (tmp_path / f"{kind}s" / f"{row['id']}.png").write_bytes(row[kind]["bytes"])
-    found = Domain.from_folder(tmp_path, domain.labels)
-    first = list_hash(found)
+
+    def found():
+        return list_hash(Domain.from_folder(tmp_path, domain.labels))
+
+    first = found()
     assert first == list_hash(domain), "wherever the same pairs lie"
     path = next((tmp_path / "masks").iterdir())
-    path.write_bytes(path.read_bytes() + b"\0")
-    second = list_hash(found)
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert len(path.read_bytes()) == len(content)
+    second = found()
     path.unlink()
-    assert len({first, second, list_hash(found)}) == 3
+    assert len({first, second, found()}) == 3
+
+
+def test_a_check_has_the_digests_and_reads_no_file_again(tmp_path, monkeypatch):
+    domain = Domain.from_streets("clear", count=2, size=(16, 16))
+    alone = Domain.from_streets("clear", count=2, size=(16, 16)).contents
+    domain.check()
+    monkeypatch.setattr("deft_hf.data.domains.digests", lambda row: pytest.fail("read again"))
+    assert domain.contents == alone and len(set(map(len, alone[0]))) == 2
+
+
+def test_what_cannot_be_read_has_no_digest(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for stored in (None, *({"bytes": None, "path": str(tmp_path / name)} for name in ("pipe", "gone", "."))):
+        assert digest(stored) == ""
+    assert digest({"bytes": b"a", "path": None}) != digest({"bytes": b"b", "path": None})
+    (tmp_path / "file").write_bytes(b"a")
+    assert digest({"bytes": None, "path": str(tmp_path / "file")}) == digest({"bytes": b"a", "path": None})

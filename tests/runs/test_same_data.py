@@ -73,6 +73,26 @@ def test_another_mask_under_the_same_name_is_noticed(place: Path):
         claim(place)
 
 
+def test_a_mask_of_equal_size_in_bytes_is_noticed(place: Path):
+    claim(place)
+    (place / "out" / "checkpoint-1").mkdir()
+    path = place / "town" / "masks" / "a.png"
+    size = path.stat().st_size
+    Image.fromarray(np.eye(8, dtype=np.uint8)[::-1]).save(path)
+    assert path.stat().st_size == size
+    with pytest.raises(UserError, match="town of source has other images or masks"):
+        claim(place)
+
+
+def test_what_an_earlier_version_noted_of_sizes_is_no_difference(place: Path):
+    claim(place)
+    noted = place / "out" / DATA_LISTS
+    noted.write_text(noted.read_text().replace("contents", "sha256"))
+    (place / "out" / "checkpoint-1").mkdir()
+    claim(place)
+    assert "sha256" not in noted.read_text()
+
+
 def test_results_do_not_mix(place: Path):
     claim(place)
     (place / "out" / METRICS).parent.mkdir()
@@ -91,11 +111,11 @@ def test_a_run_that_noted_nothing_goes_on(place: Path, content: str | None):
     if content is not None:
         (place / "out" / DATA_LISTS).write_text(content)
     claim(place)
-    assert "sha256" in (place / "out" / DATA_LISTS).read_text()
+    assert "contents" in (place / "out" / DATA_LISTS).read_text()
 
 
 def test_domains_that_come_and_go_are_named():
-    one, two = ({"name": name, "images": 1, "sha256": name} for name in "ab")
+    one, two = ({"name": name, "images": 1, "contents": name} for name in "ab")
     assert list(data_differences({"source": [one]}, {"source": [one, two]})) == [
         "source has the domains a, b, before a"
     ]

@@ -8,7 +8,7 @@ of all severities, so that the same fog grows thicker.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
@@ -58,11 +58,12 @@ class CorruptedDomain(Domain):
         """Ids of the pairs, in order."""
         return [f"{self.clean.ids[position]}_{severity}" for position, severity in self.copies]
 
-    def stored_sizes(self) -> Iterator[tuple[str, int, int]]:
-        """Kind and id of each copy with the sizes of the clean files; see `Domain.stored_sizes`."""
-        clean = list(self.clean.stored_sizes())
-        for key, (position, _) in zip(self.ids, self.copies, strict=True):
-            yield f"{self.kind} {key}", *clean[position][1:]
+    @cached_property
+    def contents(self) -> list[tuple[str, str, str]]:
+        """Kind and id of each copy with the digests of the clean files; see `Domain.contents`."""
+        clean = self.clean.contents
+        copies = zip(self.ids, self.copies, strict=True)
+        return [(f"{self.kind} {key}", *clean[position][1:]) for key, (position, _) in copies]
 
     def load(self, index: int) -> tuple[Image.Image, np.ndarray]:
         """Decodes a pair and corrupts its image; see `Domain.load`."""

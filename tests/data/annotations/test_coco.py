@@ -195,13 +195,13 @@ def test_what_has_no_such_file_is_no_coco(tmp_path):
 
 def test_a_moved_corner_is_other_data(tmp_path):
     coco(tmp_path)
-    before = list(Domain.from_annotations(tmp_path, LABELS).stored_sizes())
+    before = Domain.from_annotations(tmp_path, LABELS).contents
     (tmp_path / "elsewhere").mkdir()
     coco(tmp_path / "elsewhere")
-    assert [row[2] for row in Domain.from_annotations(tmp_path / "elsewhere", LABELS).stored_sizes()] == [
+    assert [row[2] for row in Domain.from_annotations(tmp_path / "elsewhere", LABELS).contents] == [
         row[2] for row in before
     ]
     moved = [{"id": 1, "image_id": 3, "category_id": 4, "segmentation": [[11, *HOUSE[1:]]]}]
     coco(tmp_path, annotations=[*moved, {"id": 2, "image_id": 3, "category_id": 9, "segmentation": [TREE]}])
-    after = list(Domain.from_annotations(tmp_path, LABELS).stored_sizes())
+    after = Domain.from_annotations(tmp_path, LABELS).contents
     assert before[0] == after[0] and before[1] != after[1] and before[1][:2] == after[1][:2]
