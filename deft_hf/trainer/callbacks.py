@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +19,9 @@ from deft_hf.trainer.log import RunLog
 from deft_hf.trainer.stages import StageRunner
 
 logger = logging.get_logger(__name__)
+
+# With an interval above its length (Trainer's default is 500 steps) a run would log nothing, and have no curves.
+_LOGS_OF_A_SHORT_RUN = 20
 
 
 class LoopCallback(TrainerCallback):
@@ -86,7 +90,10 @@ class LoopCallback(TrainerCallback):
             self.stages.after_step()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Check that the run is still finite, where it will be logged, saved or scored."""
+        """Log a run that is too short for its interval; check that it is finite where it is logged, saved, scored."""
+        if args.logging_strategy == "steps" and state.logging_steps > state.max_steps:
+            last = state.global_step >= state.max_steps
+            control.should_log |= last or state.global_step % math.ceil(state.max_steps / _LOGS_OF_A_SHORT_RUN) == 0
         if self.accelerator.optimizer_step_was_skipped:
             _move_on_over_a_skipped_step(kwargs["lr_scheduler"])
         keeps = control.should_save or control.should_evaluate or control.should_training_stop

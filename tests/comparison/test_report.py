@@ -203,6 +203,21 @@ def test_page_has_all_that_a_reader_needs(written):
     assert not (folder / "table.md").read_text().startswith("#")
 
 
+def test_models_that_predict_one_class_are_named(tmp_path, written):
+    comparison, below = whole(), "Models that predict one class for every pixel of source validation"
+    assert below not in written[1]
+    outcome = comparison.outcomes["deft"][2]
+    collapsed = {name: counts.copy() for name, counts in outcome.counts.items()}
+    only = len(comparison.labels) - 1
+    for counts in collapsed.values():
+        counts[..., only] = counts.sum(-1)
+        counts[..., :only] = 0
+    comparison.outcomes["deft"][2] = replace(outcome, counts=collapsed)
+    assert f"{below}: `deft`, seed 2: {comparison.labels[only]}." in write_report(comparison, tmp_path)
+    seeds = json.loads((tmp_path / "comparison.json").read_text())["methods"]["deft"]["seeds"]
+    assert [seeds[seed].get("only_class") for seed in "123"] == [None, comparison.labels[only], None]
+
+
 def test_json_has_every_score_and_no_counts(written):
     folder, _ = written
     comparison, text = whole(), (folder / "comparison.json").read_text()

@@ -130,3 +130,10 @@ def test_images_without_labels_are_predicted(tmp_path):
     assert [found.shape for found in unlabelled.predictions] == [(64, 64)] * 3
     assert all(np.array_equal(*pair) for pair in zip(labelled.predictions, unlabelled.predictions, strict=True))
     assert labelled.metrics["test_mean_iou"] == run.evaluate(Drawn(3))["eval_mean_iou"]
+
+
+@pytest.mark.parametrize(("strategy", "steps", "logs"), [("steps", 500, 10), ("steps", 4, 2), ("no", 500, 0)])
+def test_a_run_that_is_shorter_than_the_logging_interval_logs_all_the_same(tmp_path, strategy, steps, logs):
+    run = trainer(tmp_path, train=Drawn(4, side=32), logging_steps=steps, logging_strategy=strategy)
+    run.train()
+    assert len(history(run, "loss")) == logs
