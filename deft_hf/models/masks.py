@@ -256,7 +256,7 @@ class MaskSetLoss:
 
     def watching(self, pixel_values: Tensor, labels: Tensor) -> Any:
         """The objective, whose forward passes add to the totals."""
-        return _Watched(self, pixel_values.shape[-2:], labels)
+        return _Watched(self, tuple(pixel_values.shape[-2:]), labels)
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
         """Nothing: semantic logits do not say which query they come from."""
@@ -273,13 +273,13 @@ class _Watched:
     Args:
         loss (`MaskSetLoss`):
             Receives the sums.
-        size (`tuple[int, int]`):
+        size (`tuple[int, ...]`):
             Height and width of the images before they were padded.
         labels (`Tensor`):
             Class ids (N, H, W).
     """
 
-    def __init__(self, loss: MaskSetLoss, size: tuple[int, int], labels: Tensor) -> None:
+    def __init__(self, loss: MaskSetLoss, size: tuple[int, ...], labels: Tensor) -> None:
         self.loss = loss
         self.size = size
         self.labels = labels

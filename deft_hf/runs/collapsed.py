@@ -25,7 +25,7 @@ def only_class(confusions: Mapping[str, Any], domains: Sequence[str], labels: Se
     """
     side = len(labels)
     counts = [np.asarray(confusions[name]).reshape(-1, side, side) for name in domains if name in confusions]
-    predicted = np.flatnonzero(sum(each.sum((0, 1)) for each in counts)) if counts else []
+    predicted = np.flatnonzero(np.sum([each.sum((0, 1)) for each in counts], axis=0))
     return labels[predicted[0]] if len(predicted) == 1 else None
 
 

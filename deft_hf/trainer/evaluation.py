@@ -15,7 +15,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from deft_hf.models.families import SegmentationFamily
 from deft_hf.models.objectives import SetLoss
 from deft_hf.scoring.confusion import ConfusionMatrix, Scores
-from deft_hf.scoring.inference import predict, predict_logits, score_batches, watched
+from deft_hf.scoring.inference import predict_logits, score_batches, watched
 from deft_hf.utils.randomness import own_randomness
 
 METRICS = ("mean_iou", "mean_accuracy", "pixel_accuracy")
@@ -170,17 +170,16 @@ class Evaluator:
             for item in items:
                 on_item()
                 image = torch.as_tensor(item["pixel_values"])[None].to(self.accelerator.device)
-                if item.get("labels") is None:
-                    classes = predict(model, self.family, image, image.shape[-2:], self.window, self.stride)[0]
-                else:
-                    labels = torch.as_tensor(item["labels"])[None].long()
-                    family = watched(self.family, loss, image, labels)
-                    logits = predict_logits(model, family, image, labels.shape[-2:], self.window, self.stride)
-                    if loss is not None:
-                        loss.add(logits, labels)
-                    classes = logits.argmax(1)[0]
-                    matrix.update(classes.cpu(), labels[0])
-                predictions.append(classes.cpu().numpy())
+                labels = None if item.get("labels") is None else torch.as_tensor(item["labels"])[None].long()
+                height, width = (image if labels is None else labels).shape[-2:]
+                family = self.family if labels is None else watched(self.family, loss, image, labels)
+                logits = predict_logits(model, family, image, (height, width), self.window, self.stride)
+                classes = logits.argmax(1).cpu()
+                if labels is not None:
+                    matrix.update(classes, labels)
+                if labels is not None and loss is not None:
+                    loss.add(logits, labels)
+                predictions.append(classes[0].numpy())
         if not matrix.counts.any():
             return predictions, {}
         self.confusions[prefix] = matrix.counts

@@ -218,7 +218,7 @@ class DeFTTrainer(Trainer):
         states = states_explained(resume_from_checkpoint)
         with workers_explained(), batches_explained(), states, self.sigterm.listening():
             output = super().train(resume_from_checkpoint or None, trial, ignore_keys_for_eval)
-        return output._replace(training_loss=output.metrics["train_loss"])
+        return TrainOutput(output.global_step, output.metrics["train_loss"], output.metrics)
 
     def set_initial_training_values(self, args: TrainingArguments, dataloader: DataLoader) -> tuple:
         values = super().set_initial_training_values(args, dataloader)
