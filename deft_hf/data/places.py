@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
@@ -11,9 +10,10 @@ import datasets
 from PIL import Image
 from tqdm.auto import tqdm
 
+from deft_hf.data.contents import digest
 from deft_hf.data.files import files_by_id, read_split
 from deft_hf.data.hub import load_split
-from deft_hf.data.opening import Stored, open_picture, stored_size
+from deft_hf.data.opening import Stored, open_picture
 from deft_hf.data.pictures import ValueRange, check_value_range
 from deft_hf.data.splitting import take_share
 from deft_hf.utils.errors import UserError
@@ -160,10 +160,10 @@ class Place:
         stored: Stored = self.dataset[index]["image"]
         return None if stored is None or stored["bytes"] is not None else str(Path(stored["path"]).resolve())
 
-    def stored_sizes(self) -> Iterator[tuple[str, int, int]]:
-        """Id of each image with the bytes that it has as it is stored, and -1 for the mask that it has not."""
-        for row in self.dataset:
-            yield row["id"], stored_size(row["image"]), -1
+    @cached_property
+    def contents(self) -> list[tuple[str, str, str]]:
+        """Id of each image with the digest of it as stored, and nothing for the mask that it has not."""
+        return [(row["id"], digest(row["image"]), "") for row in self.dataset]
 
     def unreadable(self, progress: bool = False) -> list[str]:
         """Decodes every image once and says of each that cannot be read why.
