@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from deft_hf.data.annotations.export import Export, Item, Shape, counted, with_background
-from deft_hf.data.annotations.reading import Images, damaged, needs_pycocotools, read_json, ring
+from deft_hf.data.annotations.reading import Images, beginning, damaged, needs_pycocotools, read_as, read_json, ring
 
 _START = re.compile(rb'\s*(\xef\xbb\xbf)?\{.*?"(images|annotations|categories)"\s*:\s*\[', re.DOTALL)
-_LOOKED_AT = 2**16
 _OTHER_TASKS = ("captions_", "image_info_", "panoptic_", "person_keypoints_")
 
 
@@ -55,15 +54,7 @@ def read(folder: Path) -> Export:
 def files(folder: Path) -> list[Path]:
     """The COCO files in a folder and one below, in order."""
     found = sorted([*folder.glob("*.json"), *folder.glob("*/*.json")])
-    return [path for path in found if not path.name.startswith(_OTHER_TASKS) and _looks_right(path)]
-
-
-def _looks_right(path: Path) -> bool:
-    try:
-        with path.open("rb") as stream:
-            return _START.match(stream.read(_LOOKED_AT)) is not None
-    except OSError:
-        return False
+    return [path for path in found if not path.name.startswith(_OTHER_TASKS) and _START.match(beginning(path))]
 
 
 def _split(path: Path, folder: Path, count: int) -> str | None:
@@ -88,7 +79,7 @@ class _File:
         self.path = path
         self.left_out: list[str] = []
         content = read_json(path)
-        try:
+        with read_as(path, "COCO file"):
             self.names = list(_used_names(content))
             categories = {category["id"]: str(category["name"]) for category in content["categories"]}
             shapes: dict[Any, list[Shape]] = defaultdict(list)
@@ -98,8 +89,6 @@ class _File:
             folder = images.folder
             near = [path.parent, *(folder / place for place in (split or "", f"images/{split}", "images"))]
             self.items = [self._item(image, shapes[image["id"]], split, images, near) for image in content["images"]]
-        except (KeyError, TypeError, AttributeError) as error:
-            raise damaged(path, f"is no COCO file ({type(error).__name__}: {error})") from error
 
     def _add(self, annotation: Any, categories: dict[Any, str], known: set[Any], shapes: dict[Any, Any]) -> None:
         name = f"annotation {annotation.get('id')} of {self.path.name}"
@@ -114,7 +103,9 @@ class _File:
     def _item(self, image: Any, shapes: list[Shape], split: str | None, images: Images, near: list[Path]) -> Item:
         file = images.find(image["file_name"], near)
         source = f"{self.path}: {image['file_name']}"
-        return Item(images.key(file or image["file_name"]), file, source, split, shapes, size=_size(image))
+        return Item(
+            images.key(file or image["file_name"]), file, source, (split,) if split else (), shapes, size=_size(image)
+        )
 
 
 def _size(image: Any) -> tuple[int, int] | None:

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from deft_hf.data.masks import Color
+from deft_hf.data.constants import IGNORE_INDEX
 from deft_hf.utils.errors import UserError
 
 BACKGROUND = "background"
 _BACKGROUNDS = (BACKGROUND, "_background_")  # the latter is labelme's
+IGNORED = "__ignore__"
+"""labelme's name of what is ignored."""
 
 
 class Shape(NamedTuple):
@@ -43,8 +45,8 @@ class Item:
             The file; `None` if the export names one that is not there.
         source (`str`):
             What messages call its labels.
-        split (`str`, *optional*):
-            The split of the export that it is in.
+        splits (`tuple[str, ...]`, *optional*, defaults to `()`):
+            The splits of the export that it is in.
         shapes (`list[Shape]`, *optional*):
             Its shapes, later ones on top; none for an image that is background throughout. `None` where the export
             does not label the image, or labels it by a mask.
@@ -57,7 +59,7 @@ class Item:
     key: str
     image: Path | None
     source: str
-    split: str | None = None
+    splits: tuple[str, ...] = ()
     shapes: list[Shape] | None = None
     mask: Path | None = None
     size: tuple[int, int] | None = None
@@ -81,15 +83,15 @@ class Export:
             Its splits in order, where it has some.
         problems (`list[str]`, *optional*, defaults to `[]`):
             A line for each kind of thing that was left out.
-        colors (`dict[Color, str]`, *optional*):
-            The class of each colour, where its masks are coloured.
+        values (`dict[Color, str | None] | dict[int, str | None]`, *optional*):
+            What its masks hold, where it has some: the class of each colour or id, `None` for what is ignored.
     """
 
     names: list[str]
     items: list[Item]
     splits: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
-    colors: dict[Color, str] | None = None
+    values: dict[Any, str | None] | None = None
 
     def of(self, split: str | None, folder: Path) -> list[Item]:
         """The items of a split; all of them by default.
@@ -100,7 +102,7 @@ class Export:
         if split is not None and split not in self.splits:
             known = f"expected one of {', '.join(self.splits)}" if self.splits else "but it has none; leave it out"
             raise UserError(f"{folder}: has no split {split!r}, {known}")
-        items = [item for item in self.items if split in (None, item.split)]
+        items = [item for item in self.items if split is None or split in item.splits]
         if not any(item.labelled and item.image for item in items):
             missing = [item.source for item in items if item.labelled]
             reason = f"not one of the images that it labels is there, such as that of {missing[0]}" if missing else ""
@@ -115,7 +117,7 @@ class Export:
 
     def cell(self, item: Item, folder: Path) -> str:
         """The shapes of an item as text, for `deft_hf.data.annotations.shapes.drawn`, wherever the folder is."""
-        index = {name: position for position, name in enumerate(self.names)}
+        index = {name: position for position, name in enumerate(self.names)} | {IGNORED: IGNORE_INDEX}
         shapes = [[index[shape.name], shape.kind, shape.data] for shape in item.shapes or ()]
         source = item.source.removeprefix(str(folder)).lstrip("/\\")
         return json.dumps({"source": source, "size": item.size, "shapes": shapes})
@@ -125,7 +127,7 @@ def with_background(names: Iterable[str]) -> list[str]:
     """The classes with the background first: the export's own if it has one (in any case), else `background`."""
     distinct = list(dict.fromkeys(names))
     own = next((name for name in distinct if name.lower() in _BACKGROUNDS), BACKGROUND)
-    return [own, *(name for name in distinct if name != own)]
+    return [own, *(name for name in distinct if name not in (own, IGNORED))]
 
 
 @dataclass(frozen=True)

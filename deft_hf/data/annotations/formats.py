@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from deft_hf.data.annotations import coco, yolo
+from deft_hf.data.annotations import coco, cvat, label_studio, labelme, roboflow, supervisely, voc, yolo
 from deft_hf.data.annotations.export import Export, Found
 from deft_hf.utils.errors import UserError
 
@@ -33,8 +33,14 @@ class Format:
 
 # In the order in which `detect` asks: the more particular first.
 FORMATS: dict[str, Format] = {
+    "roboflow": Format(roboflow.recognises, roboflow.read),
     "yolo": Format(yolo.recognises, yolo.read),
+    "supervisely": Format(supervisely.recognises, supervisely.read),
+    "voc": Format(voc.recognises, voc.read),
+    "cvat": Format(cvat.recognises, cvat.read),
+    "label_studio": Format(label_studio.recognises, label_studio.read),
     "coco": Format(coco.recognises, coco.read),
+    "labelme": Format(labelme.recognises, labelme.read),
 }
 
 

@@ -6,7 +6,8 @@ import json
 import os
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -45,6 +46,30 @@ def read_text(path: Path) -> str:
 def damaged(path: str | os.PathLike, what: str) -> UserError:
     """The error for a file that is not what its format says."""
     return UserError(f"{os.fspath(path)}: {what}; export the labels again")
+
+
+@contextmanager
+def read_as(path: Path, what: str) -> Iterator[None]:
+    """Wrap what takes a file apart: a key that is missing, or a value of another type, becomes one message.
+
+    Raises:
+        UserError: In place of what Python raises.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise damaged(path, f"is no {what} ({type(error).__name__}: {error})") from error
+
+
+def beginning(path: Path, size: int = 2**16) -> bytes:
+    """The first bytes of a file; none if it cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(size)
+    except OSError:
+        return b""
 
 
 def ring(values: Any) -> list[float] | None:
@@ -105,7 +130,7 @@ class Images:
         name = unicodedata.normalize("NFC", name.replace("\\", "/"))
         for start in near:
             if (start / name).is_file():
-                return start / name
+                return Path(os.path.normpath(start / name))
         parts = PurePosixPath(name).parts
         named = self._named.get(parts[-1], []) if parts else []
         best = max((_shared(path, parts) for path in named), default=0)

@@ -54,6 +54,8 @@ def rows(root: Path, labels: LabelSpace | None, form: str | None, split: str | f
     items = export.of(split if isinstance(split, str) else None, root)
     pairs = [item for item in items if item.labelled and item.image is not None]
     _check_ids(pairs)
+    if labels is None and len(export.names) == 1:
+        raise UserError(f"{root}: has no shape of any class; give the classes as `labels`")
     space = by_name(labels or LabelSpace(tuple(export.names)), export.names, export.used(pairs), root)
     if isinstance(split, float):
         by_key = {item.key: item for item in pairs}
@@ -61,7 +63,7 @@ def rows(root: Path, labels: LabelSpace | None, form: str | None, split: str | f
     columns = {"id": [item.key for item in pairs], "image": [str(item.image) for item in pairs]}
     if all(item.mask is not None for item in pairs):
         columns["mask"] = [str(item.mask) for item in pairs]
-        space = _by_color(space, export)
+        space = _by_value(space, export)
     else:
         columns["shapes"] = [export.cell(item, root) for item in pairs]
     without_labels = [item.key for item in items if not item.labelled]
@@ -99,19 +101,20 @@ def by_name(labels: LabelSpace, names: Sequence[str], used: Collection[str], roo
     return replace(labels, ids=ids, colors=None, other_names=None)
 
 
-def _by_color(space: LabelSpace, export: Export) -> LabelSpace:
-    """The space for coloured masks, where the export's are."""
-    if export.colors is None or space.ids is None:
-        return space
-    colors = {color: space.ids.get(export.names.index(name), IGNORE_INDEX) for color, name in export.colors.items()}
-    return replace(space, ids=None, colors=colors)
+def _by_value(space: LabelSpace, export: Export) -> LabelSpace:
+    """The space of masks that the export has, with its ids or colours."""
+    assert space.ids is not None and export.values is not None
+    train_ids = {name: space.ids.get(index, IGNORE_INDEX) for index, name in enumerate(export.names)}
+    values = {value: IGNORE_INDEX if name is None else train_ids[name] for value, name in export.values.items()}
+    by_id = all(isinstance(value, int) for value in values)
+    return replace(space, ids=values if by_id else None, colors=None if by_id else values)
 
 
 def _check_ids(pairs: Sequence[Item]) -> None:
     times = Counter(item.key for item in pairs)
     if repeated := [key for key, count in times.items() if count > 1]:
         first = [item for item in pairs if item.key == repeated[0]]
-        places = [item.source if item.split is None else f"{item.source} (split {item.split})" for item in first]
+        places = [f"{item.source} (split {', '.join(item.splits)})" if item.splits else item.source for item in first]
         raise UserError(
             f"{len(repeated)} images are labelled more than once, such as {repeated[0]} by {listed(places)}; name a "
             "split, or keep one of them"

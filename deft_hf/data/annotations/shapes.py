@@ -16,7 +16,6 @@ holes cut out what they enclose. What tools rasterise themselves may differ alon
 from __future__ import annotations
 
 import base64
-import io
 import json
 import math
 import zlib
@@ -133,9 +132,50 @@ def _picture(data: dict[str, Any], height: int, width: int) -> Area:
     content = base64.b64decode(data["png"])
     if data["zlib"]:
         content = zlib.decompressobj().decompress(content, MOST_PIXELS)
-    pixels = np.asarray(opened(io.BytesIO(content).getvalue()))
-    area = pixels.astype(bool) if pixels.ndim == 2 else pixels[..., -1] > 0
+    picture = opened(content)
+    if "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+    pixels = np.asarray(picture)
+    if "A" in picture.getbands():
+        pixels = pixels[..., -1]
+    area = pixels.astype(bool) if pixels.ndim == 2 else pixels.any(-1)
     return _placed(area, data["top"], data["left"], height, width)
+
+
+def _brush(data: str, height: int, width: int) -> Area:
+    """Label Studio's run lengths of RGBA, in base64: a pixel counts that is covered by half or more.
+
+    The packing is that of https://github.com/thi-ng/umbrella/tree/develop/packages/rle-pack: 32 bits for the number of
+    values, 5 for the bits of a value, 4 times 4 for the bits of a count, all but the first less 1. Then, a run after
+    the other: a bit whether one value is repeated, 2 bits for which of the four sizes the count has, the count less 1,
+    and the value or values.
+    """
+    bits = np.unpackbits(np.frombuffer(base64.b64decode(data), np.uint8))
+    place = 0
+
+    def number(size: int) -> int:
+        nonlocal place
+        value = int("".join(map(str, bits[place : place + size])), 2)
+        place += size
+        return value
+
+    count, word = number(32), number(5) + 1
+    sizes = [number(4) + 1 for _ in range(4)]
+    if count != height * width * 4 or word != 8:
+        raise ValueError(f"{count} values of {word} bits, expected {height * width * 4} of 8")
+    values = np.zeros(count, np.uint8)
+    done = 0
+    while done < count:
+        is_run, size = number(1), sizes[number(2)]
+        length = number(size) + 1
+        if is_run:
+            values[done : done + length] = number(word)
+        else:
+            packed = np.packbits(bits[place : place + length * word])
+            values[done : done + length] = packed
+            place += length * word
+        done += length
+    return 0, 0, values.reshape(height, width, 4)[..., 3] >= 128
 
 
 def _placed(area: np.ndarray, top: int, left: int, height: int, width: int) -> Area:
@@ -159,6 +199,7 @@ def _check_counts(counts: Sequence[int], pixels: int) -> None:
 
 
 KINDS: dict[str, Callable[[Any, int, int], Area]] = {
+    "brush": _brush,
     "coco": _coco,
     "ellipse": _ellipse,
     "picture": _picture,

@@ -52,7 +52,9 @@ def read(folder: Path) -> Export:
         for image in files:
             labels = _labels_of(image, folder)
             missing += [] if labels.is_file() else [str(labels)]
-            items.append(Item(images.key(image), image, str(labels), split, list(_shapes(labels, names))))
+            items.append(
+                Item(images.key(image), image, str(labels), (split,) if split else (), list(_shapes(labels, names)))
+            )
     items += [Item(images.key(path), path, str(path)) for path in images.others(item.image for item in items)]
     problems += counted(missing, "images have no file of labels and are background")
     return Export(with_background(names.values()), items, [split for split in splits if split is not None], problems)

@@ -73,3 +73,119 @@ def yolo(root, splits=("train", "val"), rows=None, names=("house", "tree")):
         write(root / split / "labels" / "b.txt", "")
     paths = "".join(f"{split}: ../{split}/images\n" for split in splits)
     return write(root / "data.yaml", f"{paths}nc: {len(names)}\nnames: {list(names)}\n")
+
+
+def labelme(root, shapes=None, **changes):
+    """One JSON file beside each image."""
+    drawn = [
+        {"label": "house", "points": pairs(HOUSE), "shape_type": "polygon", "group_id": None},
+        {"label": "tree", "points": [[38, 15], [24, 5]], "shape_type": "rectangle"},
+    ]
+    for name, own in (("a", drawn if shapes is None else shapes), ("b", [])):
+        image(root / f"{name}.png")
+        content = {"version": "5.5.0", "flags": {}, "shapes": own, "imagePath": f"{name}.png", "imageData": None}
+        write(root / f"{name}.json", content | {"imageHeight": SIZE[1], "imageWidth": SIZE[0]} | changes)
+
+
+CVAT_LABELS = "<label><name>house</name></label><label><name>tree</name></label>"
+
+
+def cvat(root, shapes=None, subset="", labels=CVAT_LABELS, more=""):
+    """`annotations.xml` of a task; the tree comes first, but lies on top."""
+    points = ";".join(f"{x:.2f},{y:.2f}" for x, y in pairs(HOUSE))
+    drawn = (
+        '<box label="tree" source="manual" occluded="0" xtl="24.00" ytl="5.00" xbr="38.00" ybr="15.00" z_order="3"/>'
+        f'<polygon label="house" source="manual" occluded="0" points="{points}" z_order="0"></polygon>'
+    )
+    images = ""
+    for index, (file, own) in enumerate((("a.png", drawn if shapes is None else shapes), ("b.png", ""))):
+        image(root / "images" / subset / file)
+        place = f'subset="{subset}"' if subset else ""
+        images += f'<image id="{index}" name="{file}" {place} width="{SIZE[0]}" height="{SIZE[1]}">{own}</image>'
+    text = f"<annotations><version>1.1</version><meta><task><labels>{labels}</labels></task></meta>{images}{more}"
+    return write(root / "annotations.xml", f'<?xml version="1.0" encoding="utf-8"?>\n{text}</annotations>')
+
+
+def percent(ring):
+    return pairs([100 * value for value in relative(ring)])
+
+
+def result(kind, value, label, **changes):
+    own = {"from_name": "label", "to_name": "image", "type": kind, "original_width": SIZE[0]}
+    own |= {"original_height": SIZE[1], "image_rotation": 0, "value": value | {kind: [label]}}
+    return own | changes
+
+
+def label_studio(root, results=None, paths=("/data/local-files/?d=far%20away/a.png", "/data/upload/1/0a1b2c3d-b.png")):
+    box = {"x": 60, "y": 5 / 0.3, "width": 35, "height": 10 / 0.3, "rotation": 0}
+    drawn = [
+        result("polygonlabels", {"points": percent(HOUSE), "closed": True}, "house"),
+        result("rectanglelabels", box, "tree"),
+    ]
+    image(root / "far away" / "a.png")
+    image(root / "b.png")
+    tasks = []
+    for index, (path, own) in enumerate(zip(paths, (drawn if results is None else results, []), strict=True)):
+        annotation = {"id": index, "result": own, "was_cancelled": False, "ground_truth": False}
+        tasks.append({"id": index, "annotations": [annotation], "predictions": [], "data": {"image": path}})
+    return write(root / "project-1.json", tasks)
+
+
+def roboflow_masks(root, splits=("train", "valid"), classes="Pixel Value, Class\n0, background\n1, house\n2, tree\n"):
+    for split in splits:
+        for name, mask in (("a_jpg.rf.0a1b", expected()), ("b_jpg.rf.2c3d", 0 * expected())):
+            image(root / split / f"{name}.png")
+            Image.fromarray(mask).save(root / split / f"{name}_mask.png")
+        write(root / split / "_classes.csv", classes)
+
+
+VOC_COLORS = {0: (0, 0, 0), 1: (250, 50, 83), 2: (61, 245, 61)}
+
+
+def voc(root, mode="RGB", lists=(("train", "a\n"), ("val", "b\n"), ("trainval", "a\nb\n")), mask=None):
+    colors = np.zeros((256, 3), np.uint8)
+    colors[[*VOC_COLORS]] = [*VOC_COLORS.values()]
+    colors[255] = 224, 224, 192
+    for name, ids in (("a", expected() if mask is None else mask), ("b", 0 * expected())):
+        image(root / "JPEGImages" / f"{name}.png")
+        picture = Image.fromarray(ids if mode != "RGB" else colors[ids])
+        if mode == "P":
+            picture.putpalette(colors.ravel().tolist())
+        for folder in ("SegmentationClass", "SegmentationObject"):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            picture.save(root / folder / f"{name}.png")
+    names = zip(("background", "house", "tree"), VOC_COLORS.values(), strict=True)
+    lines = [f"{name}:{red},{green},{blue}::" for name, (red, green, blue) in names]
+    write(root / "labelmap.txt", "\n".join(["# label:color_rgb:parts:actions", *lines, ""]))
+    for name, content in lists:
+        write(root / "ImageSets" / "Segmentation" / f"{name}.txt", content)
+
+
+def supervisely(root, objects=None, sets=("ds0", "ds1")):
+    drawn = [
+        {"classTitle": "house", "geometryType": "polygon", "points": {"exterior": pairs(HOUSE), "interior": []}},
+        {
+            "classTitle": "tree",
+            "geometryType": "rectangle",
+            "points": {"exterior": [[24, 5], [37, 14]], "interior": []},
+        },
+    ]
+    classes = [{"title": "house", "shape": "polygon", "color": "#F6FF00"}, {"title": "tree", "shape": "any"}]
+    write(root / "meta.json", {"classes": classes, "tags": []})
+    for place in sets:
+        for name, own in (("a", drawn if objects is None else objects), ("b", [])):
+            image(root / place / "img" / f"{name}.png")
+            content = {"description": "", "tags": [], "size": {"height": SIZE[1], "width": SIZE[0]}, "objects": own}
+            write(root / place / "ann" / f"{name}.png.json", content)
+
+
+EXPORTS = {
+    "coco": coco,
+    "cvat": cvat,
+    "label_studio": label_studio,
+    "labelme": labelme,
+    "roboflow": roboflow_masks,
+    "supervisely": supervisely,
+    "voc": voc,
+    "yolo": yolo,
+}
