@@ -30,7 +30,8 @@ def read(folder: Path) -> Export:
     if not lists:
         raise damaged(folder, f"has neither {_COCO} nor a {_CLASSES} of masks, in it or in train, valid and test")
     values = _values(lists[0])
-    items, splits = [], []
+    items: list[Item] = []
+    splits: list[str] = []
     for path in lists:
         if (other := _values(path)) != values:
             raise damaged(path, f"has the classes {other}, but {lists[0]} has {values}")

@@ -138,8 +138,8 @@ def _picture(data: dict[str, Any], height: int, width: int) -> Area:
     pixels = np.asarray(picture)
     if "A" in picture.getbands():
         pixels = pixels[..., -1]
-    area = pixels.astype(bool) if pixels.ndim == 2 else pixels.any(-1)
-    return _placed(area, data["top"], data["left"], height, width)
+    area = np.atleast_3d(pixels).any(axis=2)
+    return _placed(np.asarray(area), data["top"], data["left"], height, width)
 
 
 def _brush(data: str, height: int, width: int) -> Area:

@@ -10,6 +10,7 @@ http://host.robots.ox.ac.uk/pascal/VOC/voc2012/htmldoc/devkit_doc.html
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from deft_hf.data.annotations.export import Export, Item, with_background
 from deft_hf.data.annotations.reading import Images, damaged, read_text
@@ -51,7 +52,9 @@ def read(folder: Path) -> Export:
         for key in sorted({*by_key, *pictures, *splits_of})
     ]
     colors = _colors(root)
-    values = dict(enumerate(colors.values())) if _is_grey(next(iter(by_key.values()))) else {_BORDER: None, **colors}
+    values: dict[Any, str | None] = {_BORDER: None, **colors}
+    if _is_grey(next(iter(by_key.values()))):
+        values = dict(enumerate(colors.values()))
     return Export(with_background(colors.values()), items, list(lists), values=values)
 
 
