@@ -16,6 +16,7 @@ COMMANDS = {
     "evaluate": "score any model on the domains of a recipe",
     "predict": "segment pictures with any model",
     "export": "write a checkpoint, or a component of it, as a plain Hub folder, in other types and shards, as ONNX",
+    "view": "leaf through a finished run on a local page",
     "push": "push a folder to the Hub",
     "completion": "print the completion of this command line for bash, zsh or fish",
     "env": "print versions and devices, for a report of a bug",
