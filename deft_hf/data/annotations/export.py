@@ -100,7 +100,7 @@ class Export:
             UserError: There is no such split, or it has no labelled image.
         """
         if split is not None and split not in self.splits:
-            known = f"expected one of {', '.join(self.splits)}" if self.splits else "but it has none; leave it out"
+            known = f"expected one of {', '.join(self.splits)}" if self.splits else "nor any other; leave it out"
             raise UserError(f"{folder}: has no split {split!r}, {known}")
         items = [item for item in self.items if split is None or split in item.splits]
         if not any(item.labelled and item.image for item in items):

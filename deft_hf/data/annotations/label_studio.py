@@ -59,7 +59,8 @@ def _files(folder: Path) -> list[Path]:
 
 def _item(path: Path, task: dict[str, Any], images: Images, left_out: list[str], several: list[str]) -> Item:
     source = f"{path}: task {task.get('id')}"
-    name = next((name for value in task["data"].values() if (name := _file_name(value))), None)
+    values = [*task["data"].values(), task.get("file_upload")]
+    name = next((name for value in values if (name := _file_name(value))), None)
     if name is None:
         raise damaged(path, f"task {task.get('id')} has no image in its data: {str(task['data'])[:80]}")
     file = images.find(name, [images.folder])
@@ -73,16 +74,20 @@ def _item(path: Path, task: dict[str, Any], images: Images, left_out: list[str],
     several += [source] if len(annotations) > 1 else []
     chosen = next((each for each in annotations if each.get("ground_truth")), annotations[-1])
     item.shapes = []
+    drawn: set[str] = set()
     labels = {each.get("id"): label for each in chosen["result"] if (label := _label(each))}
     for result in chosen["result"]:
         if "original_width" in result:
             item.size = int(result["original_height"]), int(result["original_width"])
         if result.get("image_rotation"):
             raise damaged(path, f"task {task.get('id')} was labelled on an image that was turned in Label Studio")
+        if result.get("id") in drawn:  # again, with a choice or a text for the region
+            continue
         area = _area(result)
         label = _label(result) or labels.get(result.get("id"))
         if area is not None and label is not None:
             item.shapes.append(Shape(label, *area))
+            drawn |= {result["id"]} if "id" in result else set()
         elif area is not None or label is not None and "x" in result["value"]:
             left_out.append(f"a {result.get('type')} of task {task.get('id')}")
     return item

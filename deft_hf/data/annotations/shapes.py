@@ -54,7 +54,8 @@ def drawn(cell: str, image_size: tuple[int, int] | None) -> tuple[Image.Image, s
         width, height = image_size
     else:
         raise UnreadableFile(f"{item['source']}: cannot be drawn without its image, whose size it has")
-    ids = np.zeros((height, width), np.int32)
+    largest = max((index for index, _, _ in item["shapes"]), default=0)
+    ids = np.zeros((height, width), np.uint8 if largest < 256 else np.int32)
     for index, kind, data in item["shapes"]:
         try:
             top, left, area = KINDS[kind](data, height, width)
@@ -151,13 +152,13 @@ def _brush(data: str, height: int, width: int) -> Area:
     and the value or values.
     """
     bits = np.unpackbits(np.frombuffer(base64.b64decode(data), np.uint8))
+    digits = (bits + ord("0")).tobytes()
     place = 0
 
     def number(size: int) -> int:
         nonlocal place
-        value = int("".join(map(str, bits[place : place + size])), 2)
         place += size
-        return value
+        return int(digits[place - size : place], 2)
 
     count, word = number(32), number(5) + 1
     sizes = [number(4) + 1 for _ in range(4)]

@@ -68,6 +68,24 @@ def test_labels_of_their_own_and_regions_without(tmp_path):
     assert detect(tmp_path).problems == ["1 results without a label or an area, left out, such as a polygon of task 0"]
 
 
+def test_a_region_is_drawn_once(tmp_path):
+    """A choice for a region repeats it; a shape drawn in between stays on top."""
+    house = result("polygonlabels", {"points": percent(HOUSE)}, "house", id="r1")
+    tree = result("rectanglelabels", {"x": 25, "y": 100 / 3, "width": 10, "height": 10}, "sky", id="r2")
+    choice = result("choices", {"points": percent(HOUSE)}, "unsure", id="r1")
+    label_studio(tmp_path, [house, tree, choice])
+    labels = LabelSpace(("background", "house", "sky"))
+    mask = Domain.from_annotations(tmp_path, labels).load(0)[1]
+    assert (mask[10:13, 10:14] == 2).all() and (mask == 1).sum() == 200 - 12
+
+
+def test_the_name_of_an_upload_is_the_last_resort(tmp_path):
+    file = label_studio(tmp_path)
+    tasks = [{"id": 1, "annotations": [{"result": []}], "data": {"image": "/image2"}, "file_upload": "e97d4735-b.png"}]
+    write(file, tasks)
+    assert Domain.from_annotations(tmp_path, LABELS).ids == ["b"]
+
+
 def test_which_annotation_counts(tmp_path):
     file = label_studio(tmp_path)
     image(tmp_path / "c.png")

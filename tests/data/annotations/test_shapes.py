@@ -1,10 +1,13 @@
 """Which pixels a shape covers, against a test of every pixel's centre by itself."""
 
+import json
+
 import numpy as np
 import pytest
 from matplotlib.path import Path as Outline
 
-from deft_hf.data.annotations.shapes import KINDS
+from deft_hf.data.annotations.shapes import KINDS, drawn
+from deft_hf.utils.errors import UnreadableFile
 
 HEIGHT, WIDTH = 40, 50
 
@@ -58,6 +61,14 @@ def test_a_hole_is_cut_out_and_polygons_share_no_pixel():
     )  # their edge runs through centres
     assert not (area("rings", [left]) & area("rings", [right])).any()
     assert (area("rings", [left]) | area("rings", [right])).sum() == 35 * 25
+
+
+def test_more_than_256_classes_are_told_apart():
+    shapes = [[index, "rings", [[index, 0, index + 1, 0, index + 1, 1, index, 1]]] for index in (3, 255, 300)]
+    mask, name = drawn(json.dumps({"source": "x.json", "size": [1, 301], "shapes": shapes}), None)
+    assert np.asarray(mask)[0, [3, 255, 300, 4]].tolist() == [3, 255, 300, 0] and name == "x.json"
+    with pytest.raises(UnreadableFile, match="x.json: cannot be drawn without its image, whose size it has"):
+        drawn(json.dumps({"source": "x.json", "size": None, "shapes": []}), None)
 
 
 def test_an_ellipse_is_turned():
