@@ -203,11 +203,11 @@ def test_public_names_exist_and_are_the_ones_a_type_checker_sees():
 
 
 def test_training_imports_nothing_that_only_an_option_needs():
-    """kornia is for recoloured copies, evaluate for who takes `MeanIoU` in place of its metric."""
+    """kornia is for recoloured copies, matplotlib for reports, evaluate for who takes `MeanIoU` in its place."""
     code = (
         "import sys\n"
-        "def loaded(): print([name for name in ('kornia', 'evaluate') if name in sys.modules])\n"
-        "import deft_hf.runs.train; loaded()\n"
+        "def loaded(): print([name for name in ('kornia', 'evaluate', 'matplotlib') if name in sys.modules])\n"
+        "from deft_hf import DeFTTrainer; loaded()\n"
         "from deft_hf.data import TrainTransform; TrainTransform((8, 8)); loaded()\n"
         "TrainTransform((8, 8), recolor=True); loaded()\n"
         "from deft_hf import MeanIoU; loaded()"

@@ -7,11 +7,10 @@ import os
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from deft_hf.data.labels import LabelSpace
 from deft_hf.scoring.estimates import DEFAULT_METHOD, Estimate
-from deft_hf.scoring.report import class_patch, markdown_table, percent, save_figure
+from deft_hf.scoring.report import class_patch, markdown_table, new_figure, percent, save_figure
 from deft_hf.utils.text import figure_text, markdown_text
 
 Example = tuple[str, np.ndarray, Mapping[str, np.ndarray]]
@@ -137,7 +136,7 @@ def save_place_panels(
     width = 2.6
     heights = [width * image.shape[0] / image.shape[1] + 0.25 for _, image, _ in examples]
     size = (width * len(columns) + 0.4, sum(heights) + 0.25 * legend_rows + 0.9)
-    figure = Figure(figsize=size, layout="constrained")
+    figure = new_figure(size)
     what = "where the methods differ most, first" if len(models) > 1 else "where the model is least sure, first"
     figure.suptitle(f"{figure_text(place, 30)}: {what}", fontsize=12)
     grid = figure.subplots(len(examples), len(columns), squeeze=False, height_ratios=heights)

@@ -11,18 +11,20 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 
 from deft_hf.data.constants import IGNORE_INDEX
 from deft_hf.data.labels import LabelSpace
 from deft_hf.scoring.confusion import ConfusionMatrix
 from deft_hf.utils.text import figure_text, markdown_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
 
 Results = Mapping[str, Mapping[str, Mapping[str, Any]]]
 MOST_PANELS = 24
@@ -110,7 +112,7 @@ def save_panels(
     cell_width = 2.6
     heights = [cell_width * truth.shape[0] / truth.shape[1] + 0.25 for _, _, truth, _ in rows]
     size = (cell_width * len(columns) + 0.4, sum(heights) + 0.25 * legend_rows + 0.9)
-    figure = Figure(figsize=size, layout="constrained")
+    figure = new_figure(size)
     which = "each domain" if (domains or 0) <= len(rows) else f"the first {len(rows)} of {domains} domains"
     figure.suptitle(f"Examples of {which}, and how well each method segments them", fontsize=12)
     grid = figure.subplots(len(rows), len(columns), squeeze=False, height_ratios=heights)
@@ -155,7 +157,7 @@ def save_domain_bars(path: str | os.PathLike, results: Results, source: Sequence
     groups = [*domains, "mean"] if len(everywhere) > 1 else domains
     names = [figure_text(group) for group in groups]
     group_width = max(1.3, 0.5 * len(results), 0.11 * max(map(len, names)))
-    figure = Figure(figsize=(max(6.0, 1.2 + group_width * len(groups)), 4.4), layout="constrained")
+    figure = new_figure((max(6.0, 1.2 + group_width * len(groups)), 4.4))
     note = f": the first {len(domains)} of {count}" if count > len(domains) else ""
     figure.suptitle(f"Segmentation quality on source and on unseen domains{note}", fontsize=12)
     axes = figure.subplots()
@@ -196,6 +198,13 @@ def save_json(path: str | os.PathLike, obj: Any) -> None:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def new_figure(size: tuple[float, float]) -> Figure:
+    """An empty figure of that (width, height) in inches; loads matplotlib, which who trains does without."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=size, layout="constrained")
 
 
 def save_figure(figure: Figure, path: str | os.PathLike) -> None:
@@ -250,6 +259,8 @@ def image_caption(prediction: np.ndarray, truth: np.ndarray, labels: LabelSpace)
 
 def class_patch(index: int, labels: LabelSpace) -> Patch:
     """The entry of a class, or of ignored pixels, in a legend."""
+    from matplotlib.patches import Patch
+
     if index == IGNORE_INDEX:
         return Patch(facecolor="black", label="ignored")
     red, green, blue = (channel / 255 for channel in labels.palette[index])
