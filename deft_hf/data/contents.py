@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,6 +17,7 @@ from xxhash import xxh3_128, xxh3_128_hexdigest
 from deft_hf.data.opening import Stored
 
 _BLOCK = 2**20
+_LARGE = 2**26
 _LOOKED_AT = 32
 
 
@@ -27,14 +29,37 @@ def digest(stored: Stored) -> str:
         return xxh3_128_hexdigest(stored["bytes"])
     found = xxh3_128()
     try:
-        if not os.path.isfile(stored["path"]):
-            return ""  # opening a pipe would wait for ever
+        if not os.path.isfile(stored["path"]):  # opening a pipe would wait for ever
+            return ""
         with open(stored["path"], "rb", buffering=0) as stream:
             while block := stream.read(_BLOCK):
                 found.update(block)
     except OSError:
         return ""
     return found.hexdigest()
+
+
+def in_memory(row: dict[str, Any]) -> dict[str, Any]:
+    """A pair whose files are read, so that digests and pixels come of one reading; very large ones are left alone."""
+    return {name: _read(value) if name in ("image", "mask") else value for name, value in row.items()}
+
+
+def _read(stored: Stored) -> Stored:
+    if stored is None or stored["bytes"] is not None:
+        return stored
+    try:
+        status = os.stat(stored["path"])
+        if stat.S_ISREG(status.st_mode) and status.st_size <= _LARGE:
+            with open(stored["path"], "rb", buffering=0) as stream:
+                return {"bytes": stream.read(), "path": stored["path"], "file": True}
+    except OSError:  # for the one who opens it to say
+        pass
+    return stored
+
+
+def is_file(stored: Stored) -> bool:
+    """Whether a cell of an image column is a file of its own, read by `in_memory` or not."""
+    return stored is not None and (stored["bytes"] is None or "file" in stored)
 
 
 def digests(row: dict[str, Any]) -> tuple[str, str, str]:

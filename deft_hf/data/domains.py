@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from deft_hf.data.annotations.rows import rows
 from deft_hf.data.annotations.shapes import drawn
 from deft_hf.data.constants import IGNORE_INDEX
-from deft_hf.data.contents import digests
+from deft_hf.data.contents import digests, in_memory, is_file
 from deft_hf.data.files import files_by_id, read_split
 from deft_hf.data.hub import load_split
 from deft_hf.data.labels import LabelSpace
@@ -370,7 +370,7 @@ class Domain:
         return report
 
     def _inspect(self, index: int) -> DomainReport:
-        row = self.dataset[index]
+        row = in_memory(self.dataset[index])
         finding = DomainReport(self.name, self.labels, pairs=1, contents=[digests(row)])
         image = mask = None
         try:
@@ -393,7 +393,7 @@ class Domain:
         return finding
 
     def _cell_name(self, row: dict[str, Any], column: str) -> str:
-        return f"{self.name}/{row['id']} ({column})"
+        return row[column]["path"] if is_file(row[column]) else f"{self.name}/{row['id']} ({column})"
 
 
 def _dataset(columns: dict[str, list]) -> datasets.Dataset:
