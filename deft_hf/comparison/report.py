@@ -230,7 +230,7 @@ def _missing(comparison: Comparison) -> str:
 
 
 def _collapsed(comparison: Comparison) -> str:
-    """One line on every run whose model predicts a single class; empty where none does."""
+    """One line on every run whose model predicts one class alone; empty where none does."""
     named = [
         f"`{method}`, seed {seed}: {markdown_text(only)}"
         for method in comparison.notes
@@ -238,7 +238,9 @@ def _collapsed(comparison: Comparison) -> str:
         for only in _if_collapsed(comparison, outcome).values()
     ]
     place = "source validation" if comparison.source else "all that was scored"
-    return f"Models that predict one class for every pixel of {place}: {'; '.join(named)}." if named else ""
+    return (
+        f"Models that predict one class for all or nearly all pixels of {place}: {'; '.join(named)}." if named else ""
+    )
 
 
 def _method_line(comparison: Comparison, method: str) -> str:

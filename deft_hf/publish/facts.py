@@ -77,7 +77,7 @@ class RunFacts:
         usual_scores (`dict[str, dict]`, *optional*):
             Scores of the usual component, if it was evaluated.
         only_class (`str`, *optional*):
-            The class that the model predicts for every pixel of source validation, where it is a single one.
+            The class that the model predicts for all or nearly all pixels of source validation, where there is one.
         layer_distances (`dict[str, dict[str, float]]`, *optional*):
             In a comparison, by component and layer, ||θ - θ_init|| / ||θ_init||.
     """

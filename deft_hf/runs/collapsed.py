@@ -11,9 +11,13 @@ from deft_hf.data.roles import Domains
 from deft_hf.publish.facts import RunFacts
 from deft_hf.utils.text import one_line
 
+_NEARLY = 0.01
+
 
 def only_class(confusions: Mapping[str, Any], domains: Sequence[str], labels: Sequence[str]) -> str | None:
-    """The class that a model predicts alone; `None` where it predicts several, or nothing was counted.
+    """The class that a model predicts alone, or nearly so; `None` where it predicts several, or nothing was counted.
+
+    Nearly: it gives all other classes together at most a hundredth of the pixels that they have.
 
     Args:
         confusions (`Mapping[str, Any]`):
@@ -25,8 +29,13 @@ def only_class(confusions: Mapping[str, Any], domains: Sequence[str], labels: Se
     """
     side = len(labels)
     counts = [np.asarray(confusions[name]).reshape(-1, side, side) for name in domains if name in confusions]
-    predicted = np.flatnonzero(np.sum([each.sum((0, 1)) for each in counts], axis=0))
-    return labels[predicted[0]] if len(predicted) == 1 else None
+    if not counts:
+        return None
+    whole = np.sum([each.sum(0) for each in counts], axis=0)
+    truth, predicted = whole.sum(1), whole.sum(0)
+    most = int(predicted.argmax())
+    others, theirs = predicted.sum() - predicted[most], truth.sum() - truth[most]
+    return labels[most] if predicted.any() and others <= _NEARLY * theirs else None
 
 
 def looked_at(domains: Domains) -> list[str]:
@@ -45,8 +54,8 @@ def warnings(facts: Mapping[str, RunFacts], domains: Domains) -> list[str]:
     """
     where = "source validation" if domains.validation else "all that was scored"
     return [
-        f"{method}: the exported model predicts {one_line(fact.only_class)} for every pixel of {where}, so that its "
-        "scores say nothing of what it learned. Train for more steps, or with another training.learning_rate."
+        f"{method}: the exported model predicts {one_line(fact.only_class)} for all or nearly all pixels of {where}, "
+        "so that its scores say nothing of what it learned. Train for more steps, or at another learning_rate."
         for method, fact in facts.items()
         if fact.only_class is not None
     ]

@@ -204,7 +204,7 @@ def test_page_has_all_that_a_reader_needs(written):
 
 
 def test_models_that_predict_one_class_are_named(tmp_path, written):
-    comparison, below = whole(), "Models that predict one class for every pixel of source validation"
+    comparison, below = whole(), "Models that predict one class for all or nearly all pixels of source validation"
     assert below not in written[1]
     outcome = comparison.outcomes["deft"][2]
     collapsed = {name: counts.copy() for name, counts in outcome.counts.items()}
