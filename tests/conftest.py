@@ -1,5 +1,6 @@
 """Settings that must be in place before any test module imports the stack."""
 
+import gc
 import os
 from types import SimpleNamespace
 
@@ -13,6 +14,13 @@ from transformers.utils import hub as transformers_hub  # noqa: E402
 from tests.hub import TOKEN, FakeHub  # noqa: E402
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def settled():
+    """What is imported by now stays, and garbage is no longer looked for in it: every training starts with a search."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
