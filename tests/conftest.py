@@ -11,6 +11,7 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from transformers.utils import hub as transformers_hub  # noqa: E402
 
+from tests import processes  # noqa: E402
 from tests.hub import TOKEN, FakeHub  # noqa: E402
 
 torch.set_num_threads(1)
@@ -25,9 +26,15 @@ def settled():
 
 @pytest.fixture
 def unverified(request, monkeypatch):
-    """Exports are not loaded again in a fresh process, which takes longer than a tiny run; but for tests marked so."""
+    """The end of a run as `processes.shorten` leaves it; but for tests marked `verified`."""
     if request.node.get_closest_marker("verified") is None:
-        monkeypatch.setattr("deft_hf.runs.finish.verify_export", lambda *args, **kwargs: None)
+        processes.shorten(monkeypatch)
+
+
+@pytest.fixture(autouse=True)
+def forked_check(monkeypatch):
+    """Exports are loaded again in a fork, without the seconds that a new interpreter takes to import transformers."""
+    monkeypatch.setattr("deft_hf.publish.export.subprocess", SimpleNamespace(run=processes.run_python))
 
 
 @pytest.fixture

@@ -1,9 +1,6 @@
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -27,7 +24,7 @@ from deft_hf.runs import finish, folder, train
 from deft_hf.train import main
 from deft_hf.utils.errors import UserError, run_command
 from deft_hf.utils.files import is_published
-from tests import tiny
+from tests import processes, tiny
 
 pytestmark = pytest.mark.usefixtures("unverified")
 SIZE = (48, 64)
@@ -297,10 +294,9 @@ def test_another_recipe_is_gone_on_with_when_told(recipe, tmp_path, capsys, monk
     def killed(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(finish, "export_generalized", killed)
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(finish, "export_generalized", killed)
         main([path])
-    monkeypatch.undo()
     changes = ["training.max_steps=6", "training.learning_rate=1e-4"]
     with pytest.raises(UserError, match=r"learning_rate .*; nothing was touched.*resume_anyway"):
         main([path, *changes])
@@ -400,20 +396,19 @@ def test_a_run_says_what_it_came_from(recipe, tmp_path):
 
 
 def test_sigterm_to_the_command_saves_and_the_same_command_goes_on(recipe, tmp_path):
-    main([recipe(method={"baselines": []}, training={"output_dir": str(tmp_path / "unbroken"), "max_steps": 40})])
+    main([recipe(method={"baselines": []}, training={"output_dir": str(tmp_path / "unbroken"), "max_steps": 20})])
     out = tmp_path / "out"
-    path = recipe(method={"baselines": []}, training={"max_steps": 40, "save_steps": 1, "save_total_limit": 2})
-    command = [sys.executable, "-m", "deft_hf.train", path]
-    started = {"cwd": Path(__file__).parents[1], "env": os.environ | {"OMP_NUM_THREADS": "1"}, "text": True}
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **started)
+    path = recipe(method={"baselines": []}, training={"max_steps": 20, "save_steps": 1, "save_total_limit": 2})
+    process = processes.Started("deft_hf.train", path, shortened=True)
     while process.poll() is None and not list(out.glob("checkpoint-*")):
-        time.sleep(0.05)
+        time.sleep(0.02)
     process.terminate()
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == 143 and "SIGTERM: saved step" in said and "Traceback" not in said, said
+    killed = process.wait()
+    said = killed.stderr
+    assert killed.returncode == 143 and "SIGTERM: saved step" in said and "Traceback" not in said, said
     steps = max(int(folder.name.rpartition("-")[2]) for folder in out.glob("checkpoint-*"))
-    assert steps < 42, "it was killed too late to show anything"
-    subprocess.run(command, check=True, capture_output=True, **started)
+    assert steps < 22, "it was killed too late to show anything"
+    processes.run("deft_hf.train", path, shortened=True).check_returncode()
     expected, found = weights(tmp_path / "unbroken"), weights(out)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
@@ -603,7 +598,6 @@ def test_a_model_of_one_image_size_goes_all_the_way_with_a_window(recipe, tmp_pa
 
 
 def test_the_command_line_says_one_line_and_exits_with_2(recipe):
-    command = [sys.executable, "-m", "deft_hf.train", recipe(), "training.max_step=3"]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    result = processes.run("deft_hf.train", recipe(), "training.max_step=3")
     assert result.returncode == 2
     assert "max_step" in result.stderr and "max_steps" in result.stderr and "Traceback" not in result.stderr

@@ -8,7 +8,6 @@ import re
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -34,6 +33,7 @@ from deft_hf.runs.data import load_domains
 from deft_hf.runs.provenance import Origin, git_state
 from deft_hf.runs.train import train_method
 from deft_hf.utils.errors import UserError
+from tests import processes
 from tests.comparison.test_plan import write_recipe
 
 ROOT = Path(module.__file__).parents[1]
@@ -495,14 +495,8 @@ def command(finished, tmp_path, monkeypatch):
     """The small comparison in a process group of its own, in another place; both are killed in the end."""
     write_recipe(tmp_path, method=METHOD)
     monkeypatch.chdir(tmp_path)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "deft_hf.compare", *SMALL],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    environment = {"PYTHONPATH": str(ROOT)}
+    process = processes.Started("deft_hf.compare", *SMALL, cwd=tmp_path, env=environment, start_new_session=True)
     yield process
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)

@@ -1,19 +1,14 @@
 import json
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests import tiny
+from tests import processes, tiny
 from tests.distributed import train_script
 from tests.trainer.test_trainer import valid_pixels
 
-ROOT = Path(__file__).parents[2]
-TWO_PROCESSES = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 MODELS = ("segformer", "mask2former")
 
 
@@ -21,9 +16,7 @@ MODELS = ("segformer", "mask2former")
 def two(tmp_path_factory):
     """Two processes train each model; a batch has an image of each."""
     folder = tmp_path_factory.mktemp("two")
-    command = [sys.executable, *TWO_PROCESSES, "-m", "tests.distributed.train_script", str(folder), *MODELS]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stderr[-3000:]
+    processes.run_ranks(2, "tests.distributed.train_script", folder, *MODELS)
     return folder
 
 

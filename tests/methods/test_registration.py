@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ from transformers import AutoModelForSemanticSegmentation
 from deft_hf.methods import METHODS, Joint, RunSettings, compose, register_method, settings_of_others
 from deft_hf.methods.base import Launcher
 from deft_hf.utils.errors import UserError
+from tests import processes
 from tests.comparison.test_plan import write_recipe
 
 TOY = Path(__file__).with_name("toy.py")
@@ -37,11 +36,9 @@ def site(tmp_path):
 def run(site, tmp_path):
     """A function that runs a command of deft_hf beside the toy package."""
 
-    def run(*words):
-        paths = os.pathsep.join([str(site), str(ROOT)])
-        environment = {**os.environ, "PYTHONPATH": paths, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", f"deft_hf.{words[0]}", *words[1:]]
-        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    def run(*words, **options):
+        environment = {"PYTHONPATH": os.pathsep.join([str(site), str(ROOT)]), "OMP_NUM_THREADS": "1"}
+        return processes.run(f"deft_hf.{words[0]}", *words[1:], cwd=tmp_path, env=environment, **options)
 
     return run
 
@@ -66,7 +63,8 @@ def test_it_trains_resumes_compares_and_exports(run, tmp_path):
     shutil.copytree(tmp_path / "straight", tmp_path / "broken")
     for path in ("checkpoint-4", "results", "figures"):
         shutil.rmtree(tmp_path / "broken" / path)
-    resumed = run("train", *method, *saving, "method.l1_weight=0.05", "training.output_dir=broken")
+    weight = "method.l1_weight=0.05"
+    resumed = run("train", *method, *saving, weight, "training.output_dir=broken", shortened=True)
     assert resumed.returncode == 0, resumed.stderr
     weights = [load_file(tmp_path / folder / "model.safetensors") for folder in ("straight", "broken")]
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())

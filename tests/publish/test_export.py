@@ -1,3 +1,5 @@
+import subprocess
+
 import numpy as np
 import pytest
 import torch
@@ -97,7 +99,8 @@ def test_export_that_fails_leaves_what_was_there(exported, tmp_path):
     assert (tmp_path / "model.safetensors").read_text() == "good"
 
 
-def test_verify_accepts_an_export_and_leaves_the_model_alone(exported):
+def test_verify_accepts_an_export_and_leaves_the_model_alone(exported, monkeypatch):
+    monkeypatch.setattr(export, "subprocess", subprocess)  # a new interpreter
     model, folder = exported
     model.train()
     randomness = torch.get_rng_state()

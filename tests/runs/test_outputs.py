@@ -185,7 +185,8 @@ def test_ids_with_folders_are_fine_and_a_picture_is_written_once(model, place):
         segmenter.save("out", "a/b", image, ids)
 
 
-def test_a_folder_is_claimed_by_one(place):
+def test_a_folder_is_claimed_by_one(place, monkeypatch):
+    monkeypatch.setattr("deft_hf.runs.folder._PATIENCE", 0.1)
     with claim_output("out", "predict"):
         with pytest.raises(UserError, match="out belongs to a run that is still running; nothing was touched"):
             with claim_output("out", "predict", overwrite=True):
