@@ -19,7 +19,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="module", autouse=True)
 def settled():
-    """What is imported by now stays, and garbage is no longer looked for in it: every training starts with a search."""
+    """What is imported by now stays: the search for garbage that every training starts with leaves it out."""
     gc.collect()
     gc.freeze()
 

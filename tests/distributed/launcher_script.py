@@ -1,9 +1,8 @@
 """Trains tiny models under DDP, ZeRO and FSDP2 in turn; rank 0 writes what came out of each, and of resumed runs.
 
-A case is a model type, or one with an optimizer of the caller's: `mobilenet_v2+one_group`.
+A run is `CASE/LAUNCHER`; a case is a model type, or one with an optimizer of the caller's: `mobilenet_v2+one_group`.
 """
 
-import itertools
 import json
 import os
 import shutil
@@ -14,6 +13,7 @@ import deepspeed
 import torch
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
+from deepspeed.utils import nvtx
 from safetensors.torch import save_file
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
@@ -25,7 +25,8 @@ from tests.trainer.test_trainer import Drawn, arguments
 
 torch.set_num_threads(1)
 
-STEPS, WARMUP = 10, 4
+# The first checkpoint is one step into the second stage and in the middle of an epoch, whose last batch is short.
+STEPS, WARMUP, SAVED, IMAGES = 6, 2, 3, 14
 RATE, MOMENTUM = 0.1, 0.9
 
 
@@ -72,14 +73,14 @@ def trainer(case, launcher, folder, **overrides):
     settings = {"max_steps": STEPS - WARMUP, "decoder_warmup_steps": WARMUP, "per_device_train_batch_size": 2}
     # Adam would blow up the rounding noise of biases whose gradient is zero.
     settings |= {"optim": "sgd", "optim_args": f"momentum={MOMENTUM}", "learning_rate": RATE, "max_grad_norm": 0.05}
-    settings |= {"save_strategy": "steps", "save_steps": 5}
+    settings |= {"save_strategy": "steps", "save_steps": SAVED}
     model_type, _, own = case.partition("+")
     model = well_conditioned(tiny.build(model_type, **tiny.WITHOUT_DROPOUT[model_type]))
     args = arguments(folder, **settings, **overrides)
     PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU if fsdp else DistributedType.MULTI_CPU
     domains = {"near": Drawn(5, seed=1), "far": Drawn(1, seed=2)}
     optimizers = (OPTIMIZERS[own](model) if own else None, None)
-    return DeFTTrainer(model, args, train_dataset=Drawn(22), eval_dataset=domains, optimizers=optimizers)
+    return DeFTTrainer(model, args, train_dataset=Drawn(IMAGES), eval_dataset=domains, optimizers=optimizers)
 
 
 def write(run, folder):
@@ -104,17 +105,18 @@ def write(run, folder):
         (folder / "facts.json").write_text(json.dumps(facts))
 
 
-def main(folder, launchers, *cases):
+def main(folder, *runs):
     # DeepSpeed would compile an operator for CPUs; the tests need no compiler.
     deepspeed.ops.__compatible_ops__ = {}
-    for case, launcher in itertools.product(cases, launchers.split(",")):
+    nvtx.enable_nvtx = False  # marks for a profiler, around every module
+    for case, launcher in (run.split("/") for run in runs):
         straight, resumed = folder / case / launcher, folder / case / f"{launcher}-resumed"
         run = trainer(case, launcher, straight)
         run.train()
         write(run, straight)
         again = trainer(case, launcher, resumed)
         if again.is_world_process_zero():
-            shutil.copytree(straight / "checkpoint-5", resumed / "checkpoint-5")
+            shutil.copytree(straight / f"checkpoint-{SAVED}", resumed / f"checkpoint-{SAVED}")
         again.accelerator.wait_for_everyone()
         again.train(resume_from_checkpoint=True)
         write(again, resumed)
