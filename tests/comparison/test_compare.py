@@ -67,6 +67,7 @@ def finished(one_thread, tmp_path_factory):
         patch.chdir(place)
         module.main(WHOLE)
         first, trained = report(place, REPORT + AGAINST), touched(place)
+        processes.shorten(patch)
         found = experiment.compare(
             "recipe.yaml",
             ",".join(METHODS),
@@ -525,6 +526,7 @@ def left(process):
     return False
 
 
+@pytest.mark.usefixtures("unverified")
 def test_killed_with_its_runs_and_restarted_it_ends_as_if_it_had_not_been(finished, command, tmp_path):
     wait_for(trains(tmp_path, "deft-s0"), command)
     os.killpg(command.pid, signal.SIGKILL)
@@ -542,6 +544,7 @@ def test_killed_with_its_runs_and_restarted_it_ends_as_if_it_had_not_been(finish
         assert (run / "model.safetensors").read_bytes() == model.read_bytes()
 
 
+@pytest.mark.usefixtures("unverified")
 def test_killed_alone_its_run_goes_on_and_is_waited_for(finished, command, tmp_path):
     wait_for(trains(tmp_path, "joint-s0"), command)
     command.kill()
