@@ -5,6 +5,7 @@ import os
 from types import SimpleNamespace
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that are started too
 
 import huggingface_hub  # noqa: E402
 import pytest  # noqa: E402
