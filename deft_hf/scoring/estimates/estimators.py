@@ -126,10 +126,11 @@ def agreement(evidence: Evidence, parameters: Parameters) -> Tensor:
     agreement and accuracy (here IoU) are known, and the slope comes from corrupted copies, where the authors take it
     from many pairs of models. NaN without members.
     """
-    matrix = evidence.agreement
-    members = matrix.sum((-2, -1), keepdim=True) / evidence.predicted.sum(-1)[..., None, None].clamp_min(1)
-    found = _iou(matrix)
-    return torch.where(members[..., 0] > 0, found, torch.nan)
+    found = torch.where(
+        evidence.predicted > 0, _iou(evidence.agreement), _unpredicted(evidence.soft, evidence.predicted)
+    )
+    members = evidence.agreement.sum((-2, -1)) > 0
+    return torch.where(members[..., None], found, torch.nan)
 
 
 ESTIMATORS: dict[str, Callable[[Evidence, Parameters], Tensor]] = {

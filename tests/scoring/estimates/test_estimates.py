@@ -178,6 +178,15 @@ def test_overconfident_estimates_are_put_right_by_corrupted_copies(calibration, 
     assert estimate.trusted and estimate.interval[0] <= truth <= estimate.interval[1]
 
 
+def test_a_class_that_no_member_predicts_is_none_that_they_agree_on():
+    """Expected on a tenth of the pixels, it scores 0, as in a soft confusion matrix."""
+    image = torch.tensor([0.6, 0.3, 0.1])[:, None, None].repeat(1, 4, 4)
+    image[:, :2] = torch.tensor([0.3, 0.6, 0.1])[:, None, None]
+    place = PlaceCounts(torch.ones(CLASSES), torch.zeros(CLASSES))
+    place.update(image, [image.argmax(0)])
+    assert ESTIMATORS["agreement"](place.evidence(), None)[0].tolist() == [1, 1, 0]
+
+
 # Intervals
 
 
