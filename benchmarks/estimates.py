@@ -283,7 +283,7 @@ def keys(images: dict[str, np.ndarray], prefix: str) -> list[str]:
 def jobs(options: argparse.Namespace) -> Iterator[tuple[str, Callable[[], None]]]:
     """What is left to do, in order: every set with the first method, then the sets of whole scenes before the rest."""
     order = [(name, METHODS[0]) for name in SETS]
-    for sets in (list(SETS)[:3], list(SETS)[3:]):
+    for sets in (list(SETS)[:2], list(SETS)[2:]):
         order += [(name, method) for method in METHODS[1:] for name in sets]
     for name, method in order:
         for seed in SEEDS:
