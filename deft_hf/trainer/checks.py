@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from deft_hf.data.sampling import EvaluationSet, TrainingSet
 from deft_hf.methods.core.batchnorm import batchnorm_modules, mend_momentum
 from deft_hf.models.families import SegmentationFamily
 from deft_hf.models.plain import is_plain
+from deft_hf.models.pretrained import Pretrained, open_pretrained
 from deft_hf.trainer.arguments import DeFTTrainingArguments
 from deft_hf.trainer.evaluation import Evaluator
 from deft_hf.trainer.limits import check_optimizer
@@ -23,13 +25,15 @@ from deft_hf.utils.randomness import own_randomness
 
 logger = logging.get_logger(__name__)
 
-_OWN = ("compute_metrics", "compute_loss_func", "preprocess_logits_for_metrics", "model_init")
+_OWN = ("compute_loss_func", "preprocess_logits_for_metrics", "model_init")
 
 
 def check_arguments(
-    args: Any, model: nn.Module | None, kwargs: Mapping[str, Any]
+    args: Any, model: nn.Module | str | None, kwargs: dict[str, Any]
 ) -> tuple[DeFTTrainingArguments, nn.Module]:
     """The arguments of a trainer, the defaults where there are none, and its model.
+
+    A model that is named is opened; its image processor takes the place of one that is not given.
 
     Raises:
         UserError: They are of another class, or an argument of `Trainer` has no meaning here, or there is no model.
@@ -40,6 +44,7 @@ def check_arguments(
     for name in _OWN:
         if kwargs.get(name) is not None:
             raise UserError(f"DeFTTrainer computes loss and scores by itself: leave `{name}` out.")
+    _check_own_metrics(kwargs.get("compute_metrics"))
     if kwargs.get("optimizer_cls_and_kwargs") and kwargs.get("optimizers", (None, None))[0] is not None:
         raise UserError("found both `optimizers` and `optimizer_cls_and_kwargs`: pass one of them.")
     if model is None:
@@ -47,10 +52,10 @@ def check_arguments(
             "DeFTTrainer needs a model: pass `model=AutoModelForSemanticSegmentation.from_pretrained(...)`."
         )
     if isinstance(model, str):
-        raise UserError(
-            f"model is the text {model!r}: load it first, with "
-            f"`AutoModelForSemanticSegmentation.from_pretrained({model!r}, num_labels=...)`."
-        )
+        start = open_named(model, kwargs.get("train_dataset"), args)
+        model = start.model
+        if kwargs.get("processing_class") is None:
+            kwargs["processing_class"] = start.processor
     _check_model(model)
     if is_plain(model) and args.gradient_checkpointing:
         raise UserError("gradient_checkpointing is a feature of transformers models: leave it out.")
@@ -59,6 +64,42 @@ def check_arguments(
     # One process drives one device: DataParallel would split a batch's loss.
     args._n_gpu = min(args.n_gpu, 1)
     return args, model
+
+
+def _check_own_metrics(compute_metrics: Any) -> None:
+    if compute_metrics is None:
+        return
+    try:
+        inspect.signature(compute_metrics).bind("scores", "confusion")
+    except (TypeError, ValueError):
+        raise UserError(
+            "compute_metrics: DeFTTrainer keeps no logits, expected a function of two arguments, "
+            "compute_metrics(scores, confusion): the Scores of a data set and its confusion matrix (C, C), rows are "
+            "truth; it returns numbers by name."
+        ) from None
+
+
+def open_named(name: str, train_dataset: Any, args: DeFTTrainingArguments) -> Pretrained:
+    """The checkpoint of a name, with the classes of the training data.
+
+    Args:
+        name (`str`):
+            Hub name or folder, or `embedded`.
+        train_dataset (`Any`):
+            A [`~deft_hf.data.sampling.TrainingSet`], whose domains have the classes.
+        args (`DeFTTrainingArguments`):
+            Their seed is that of new tensors.
+
+    Raises:
+        UserError: The data do not say which classes they have, or there is no such checkpoint.
+    """
+    if not isinstance(train_dataset, TrainingSet):
+        raise UserError(
+            f"model is the text {name!r}, and the train_dataset does not say which classes it has: load the model, "
+            f"with `AutoModelForSemanticSegmentation.from_pretrained({name!r}, num_labels=...)`."
+        )
+    with own_randomness(args.seed, args.device):
+        return open_pretrained(name, train_dataset.domains[0].labels, seed=args.seed)
 
 
 def _check_model(model: Any) -> None:
@@ -152,7 +193,9 @@ def check_names(names: Sequence[Any]) -> None:
         )
 
 
-def check_selection(args: DeFTTrainingArguments, eval_dataset: Any, metrics: Sequence[str]) -> None:
+def check_selection(
+    args: DeFTTrainingArguments, eval_dataset: Any, metrics: Sequence[str], own_metrics: bool = False
+) -> None:
     """The metric to select on is one of this run: `Trainer` fills in `loss`, which several data sets do not have.
 
     Raises:
@@ -163,6 +206,8 @@ def check_selection(args: DeFTTrainingArguments, eval_dataset: Any, metrics: Seq
     domains = [f"{name}_" for name in eval_dataset] if isinstance(eval_dataset, dict) else [""]
     known = [f"{domain}{metric}" for domain in domains for metric in metrics]
     chosen = (args.metric_for_best_model or "").removeprefix("eval_")
+    if own_metrics and any(chosen.startswith(domain) and chosen != domain for domain in domains):
+        return  # the names that `compute_metrics` gives are known once it was called
     if chosen not in known:
         raise UserError(
             f"metric_for_best_model is {args.metric_for_best_model!r}: expected one of {', '.join(known)}; "
@@ -215,5 +260,5 @@ def check_data(
     check_names([*named])
     for name, dataset in {"train_dataset": train_dataset, **named}.items():
         check_classes(name, dataset, len(evaluator.class_names), args)
-    check_selection(args, eval_dataset, evaluator.metrics)
+    check_selection(args, eval_dataset, evaluator.metrics, evaluator.own_metrics is not None)
     leave_no_single_image(args, train_dataset, model)

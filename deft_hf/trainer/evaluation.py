@@ -16,8 +16,12 @@ from deft_hf.models.families import SegmentationFamily
 from deft_hf.models.objectives import SetLoss
 from deft_hf.scoring.confusion import ConfusionMatrix, Scores
 from deft_hf.scoring.inference import predict_logits, score_batches, watched
+from deft_hf.utils.errors import UserError
 from deft_hf.utils.randomness import own_randomness
 
+OwnMetrics = Callable[[Scores, Tensor], dict[str, float]]
+"""`compute_metrics(scores, confusion)`: of each data set, from its scores and its confusion matrix (C, C), int64, rows
+are truth, metrics by name; they are logged as `eval_<domain>_<name>`."""
 METRICS = ("mean_iou", "mean_accuracy", "pixel_accuracy")
 LOSS = "loss"
 
@@ -38,6 +42,8 @@ class Evaluator:
             Height and width of a sliding window, in pixels; whole images by default.
         stride (`tuple[int, int]`, *optional*):
             Steps between windows down and across, in pixels.
+        own_metrics (`Callable`, *optional*):
+            Further metrics of the caller's, see `OwnMetrics`.
 
     Attributes:
         scores (`dict[str, Scores]`):
@@ -57,12 +63,14 @@ class Evaluator:
         seed: int,
         window: tuple[int, int] | None,
         stride: tuple[int, int] | None,
+        own_metrics: OwnMetrics | None = None,
     ) -> None:
         self.family = family
         self.class_names = class_names
         self.accelerator = accelerator
         self.seed = seed
         self.window, self.stride = window, stride
+        self.own_metrics = own_metrics
         self.scores: dict[str, Scores] = {}
         self.confusions: dict[str, Tensor] = {}
         self.image_counts: dict[str, Tensor] | None = None
@@ -109,8 +117,27 @@ class Evaluator:
                 metrics[f"{prefix}_{label}{LOSS}"] = loss.mean(totals)
             for name in METRICS:
                 metrics[f"{prefix}_{label}{name}"] = getattr(scores, name)
+            for name, value in self._own(key).items():
+                metrics[f"{prefix}_{label}{name}"] = value
         # No predictions: they would be all logits.
         return EvalLoopOutput(None, label_ids=None, metrics=metrics, num_samples=count)  # type: ignore[arg-type]
+
+    def _own(self, key: str) -> dict[str, float]:
+        """The caller's metrics of the scores of a key.
+
+        Raises:
+            UserError: They are no numbers by name, or have names that are taken.
+        """
+        if self.own_metrics is None:
+            return {}
+        found = self.own_metrics(self.scores[key], self.confusions[key])
+        if not isinstance(found, dict) or not all(isinstance(value, int | float) for value in found.values()):
+            raise UserError(
+                f"compute_metrics: returned {str(found)[:80]}, expected numbers by name, such as {{'dice': 0.5}}"
+            )
+        if taken := sorted({*METRICS, LOSS} & set(found)):
+            raise UserError(f"compute_metrics: returned {taken[0]}, which is a metric already; give it another name")
+        return found
 
     def score(
         self,
@@ -185,4 +212,5 @@ class Evaluator:
         self.confusions[prefix] = matrix.counts
         scores = self.scores[prefix] = matrix.compute(self.class_names)
         metrics = {f"{prefix}_{name}": getattr(scores, name) for name in METRICS}
+        metrics |= {f"{prefix}_{name}": value for name, value in self._own(prefix).items()}
         return predictions, metrics if loss is None else {f"{prefix}_{LOSS}": loss.mean(loss.totals), **metrics}

@@ -54,9 +54,9 @@ class DeFTTrainer(Trainer):
     model; `generalized_model` is it, a plain model of the class that came in.
 
     Args:
-        model (`nn.Module`, *optional*):
-            A semantic segmentation model; it becomes the usual component, in float32. Any `nn.Module` whose forward
-            takes images and returns logits (N, C, h, w) works too, with `encoder`; its state dict is what is saved.
+        model (`nn.Module` or `str`, *optional*):
+            A semantic segmentation model, or the Hub name of one; it becomes the usual component, in float32. Any
+            `nn.Module` from images to logits (N, C, h, w) works too, with `encoder`; its state dict is what is saved.
         args (`DeFTTrainingArguments`, *optional*):
             Training arguments, with the method and its settings.
         encoder (`str`, *optional*):
@@ -69,8 +69,8 @@ class DeFTTrainer(Trainer):
             Further arguments of `Trainer`. `train_dataset` yields `pixel_values` (3, H, W) float and `labels` (H, W)
             integer, 255 = ignored; `eval_dataset` the same, or a dict of such datasets by domain, with labels of any
             size. Metrics are `eval_<domain>_loss`, `_mean_iou`, `_mean_accuracy` and `_pixel_accuracy` of the
-            generalized model (`eval_loss` and so on of a single data set); with `args.evaluate_usual` also
-            `eval_<domain>_usual_mean_iou` and so on.
+            generalized model (`eval_loss` and so on of a single data set), with `args.evaluate_usual` also
+            `_usual_mean_iou` and so on, and the numbers by name that `compute_metrics(scores, confusion)` returns.
 
     Raises:
         UserError: If the model cannot be split, or an argument of `Trainer` has no meaning here.
@@ -103,7 +103,7 @@ class DeFTTrainer(Trainer):
 
     def __init__(
         self,
-        model: nn.Module | None = None,
+        model: nn.Module | str | None = None,
         args: DeFTTrainingArguments | None = None,
         *,
         encoder: str | None = None,
@@ -126,7 +126,7 @@ class DeFTTrainer(Trainer):
         self.loaders = Loaders(args, lambda: self.data_collator, self.sigterm.heard)
         self.pusher = Pusher(args)
         # Trainer refuses them under FSDP, though FSDP2 would put its shards into them, and drops them under DeepSpeed.
-        self._given = kwargs.pop("optimizers", (None, None))
+        self._given, own_metrics = kwargs.pop("optimizers", (None, None)), kwargs.pop("compute_metrics", None)
         super().__init__(model=self.pathways, args=args, **{"data_collator": collate, **kwargs})
         self.optimizer, self.lr_scheduler = self._given
         keep_masks_whole(self.family.objective, self.train_dataset, self.accelerator)
@@ -142,7 +142,7 @@ class DeFTTrainer(Trainer):
         self.run_log = RunLog(self.pathways, self.stages, self.accelerator, args.folder, self._readers)
         with own_randomness(args.seed, args.device):
             names = class_names(self.pathways.usual, self.family, self.train_dataset, *self._evaluated.values())
-        self.evaluator = Evaluator(self.family, names, self.accelerator, args.seed, window, stride)
+        self.evaluator = Evaluator(self.family, names, self.accelerator, args.seed, window, stride, own_metrics)
         self.add_callback(self.sigterm)
         looped = self.stages, self.run_log, self.checkpoints, self.batchnorm, self.shards
         self.add_callback(LoopCallback(self.accelerator, *looped, lambda: self.get_total_train_batch_size(args)))

@@ -629,8 +629,10 @@ def test_trackers_get_the_figures(tmp_path, monkeypatch):
 def test_arguments_without_meaning_are_refused(tmp_path):
     with pytest.raises(UserError, match="args are TrainingArguments: build them as DeFTTrainingArguments"):
         DeFTTrainer(model=tiny.build("segformer"), args=TrainingArguments(output_dir=str(tmp_path), report_to=[]))
-    with pytest.raises(UserError, match="leave `compute_metrics` out"):
-        DeFTTrainer(model=tiny.build("segformer"), args=arguments(tmp_path), compute_metrics=lambda _: {})
+    with pytest.raises(UserError, match="leave `compute_loss_func` out"):
+        DeFTTrainer(model=tiny.build("segformer"), args=arguments(tmp_path), compute_loss_func=lambda *_: 0)
+    with pytest.raises(UserError, match=r"keeps no logits, expected .* compute_metrics\(scores, confusion\)"):
+        DeFTTrainer(model=tiny.build("segformer"), args=arguments(tmp_path), compute_metrics=lambda prediction: {})
     with pytest.raises(UserError, match="needs a model"):
         DeFTTrainer(args=arguments(tmp_path))
 
