@@ -406,6 +406,13 @@ FACTS: dict[str, tuple[Fact, ...]] = {
             says=("self.exc_type(msg)",),
         ),
     ),
+    "utils.completion": (
+        Fact(
+            "argparse:_ActionsContainer.__init__",
+            "`deft-hf completion` raises AttributeError.",
+            says=("self._actions",),
+        ),
+    ),
     "utils.files": (Fact("transformers.trainer:TRAINER_STATE_NAME", _WHEN_RESUMING, value="trainer_state.json"),),
 }
 """By the module of deft_hf that relies on them."""
