@@ -409,7 +409,7 @@ FACTS: dict[str, tuple[Fact, ...]] = {
     "utils.completion": (
         Fact(
             "argparse:_ActionsContainer.__init__",
-            "`deft-hf completion` raises AttributeError.",
+            "loud: `deft-hf completion` ends in an AttributeError",
             says=("self._actions",),
         ),
     ),
