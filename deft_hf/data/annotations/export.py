@@ -154,8 +154,6 @@ class Found:
     problems: list[str]
 
 
-def counted(what: Sequence[str] | int, text: str) -> list[str]:
-    """A line that begins with a count, where there is anything to count."""
-    count = what if isinstance(what, int) else len(what)
-    example = f", such as {what[0]}" if not isinstance(what, int) and what else ""
-    return [f"{count} {text}{example}"] if count else []
+def counted(what: Sequence[str], text: str) -> list[str]:
+    """A line with what there is, how often, and the first, where there is any."""
+    return [f"{text}: {len(what)}, such as {what[0]}"] if what else []

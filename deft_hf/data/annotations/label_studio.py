@@ -47,7 +47,7 @@ def read(folder: Path) -> Export:
             items += [_item(path, task, images, left_out, several) for task in content]
     items += [Item(images.key(path), path, str(path)) for path in images.others(item.image for item in items)]
     problems = counted(left_out, "results without a label or an area, left out")
-    problems += counted(several, "tasks have several annotations, of which the ground truth or the last counts")
+    problems += counted(several, "tasks with several annotations, of which the ground truth or the last counts")
     drawn = sorted({shape.name for item in items for shape in item.shapes or ()})
     return Export(with_background(drawn), items, problems=problems)
 
@@ -100,7 +100,8 @@ def _is_skipped(annotation: dict[str, Any]) -> bool:
 def _label(result: dict[str, Any]) -> str | None:
     """The class of a result: `polygonlabels` and the like, or `labels` of a region that another result draws."""
     value = result.get("value") or {}
-    return next((value[key][0] for key in value if key.endswith("labels") and value[key]), None)
+    found = (value[key][0] for key in value if key.endswith("labels") and value[key])
+    return next((str(label) for label in found), None)
 
 
 def _area(result: dict[str, Any]) -> tuple[str, Any] | None:

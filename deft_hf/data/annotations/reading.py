@@ -18,6 +18,8 @@ from deft_hf.data.files import IMAGE_SUFFIXES, check_name
 from deft_hf.data.report import listed
 from deft_hf.utils.errors import UserError
 
+_FARTHEST = 1e9  # pixels from the corner; no image is as large, and NaN is not below it
+
 
 def read_json(path: Path) -> Any:
     """The content of a JSON file.
@@ -78,7 +80,8 @@ def ring(values: Any) -> list[float] | None:
         flat = np.asarray(values, np.float64).ravel()
     except (TypeError, ValueError):
         return None
-    return flat.tolist() if flat.size >= 6 and flat.size % 2 == 0 and np.isfinite(flat).all() else None
+    is_one = flat.size >= 6 and flat.size % 2 == 0 and bool((np.abs(flat) < _FARTHEST).all())
+    return flat.tolist() if is_one else None
 
 
 def box(left: float, top: float, right: float, bottom: float) -> list[float]:

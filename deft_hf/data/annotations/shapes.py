@@ -54,6 +54,8 @@ def drawn(cell: str, image_size: tuple[int, int] | None) -> tuple[Image.Image, s
         width, height = image_size
     else:
         raise UnreadableFile(f"{item['source']}: cannot be drawn without its image, whose size it has")
+    if not (height > 0 and width > 0 and height * width <= MOST_PIXELS):
+        raise UserError(f"{item['source']}: says that its image is {width} x {height} (width x height)")
     largest = max((index for index, _, _ in item["shapes"]), default=0)
     ids = np.zeros((height, width), np.uint8 if largest < 256 else np.int32)
     for index, kind, data in item["shapes"]:

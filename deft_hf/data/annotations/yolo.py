@@ -56,7 +56,7 @@ def read(folder: Path) -> Export:
                 Item(images.key(image), image, str(labels), (split,) if split else (), list(_shapes(labels, names)))
             )
     items += [Item(images.key(path), path, str(path)) for path in images.others(item.image for item in items)]
-    problems += counted(missing, "images have no file of labels and are background")
+    problems += counted(missing, "images without a file of labels, which are background")
     return Export(with_background(names.values()), items, [split for split in splits if split is not None], problems)
 
 

@@ -142,9 +142,11 @@ def test_boxes_are_no_masks(tmp_path):
     rows.append({"id": 2, "image_id": 3, "category_id": 9, "segmentation": [TREE]})
     coco(tmp_path, annotations=rows)
     assert detect(tmp_path).problems == [
-        "1 annotations without an area or an image, left out, such as annotation 1 of annotations.json"
+        "annotations without an area or an image, left out: 1, such as annotation 1 of annotations.json"
     ]
-    assert "1 annotations without an area" in str(Domain.from_annotations(tmp_path, LABELS).check())
+    assert "annotations without an area or an image, left out: 1" in str(
+        Domain.from_annotations(tmp_path, LABELS).check()
+    )
     coco(tmp_path, annotations=rows[:1])
     with pytest.raises(UserError, match="holds boxes or points without segmentation, which are no masks"):
         Domain.from_annotations(tmp_path, LABELS)

@@ -50,7 +50,7 @@ def test_what_has_no_area_is_counted(tmp_path):
     )
     assert not mask_of(tmp_path, line).any()
     assert detect(tmp_path).problems == [
-        "2 shapes without an area, left out, such as a polyline of a.png in annotations.xml"
+        "shapes without an area, left out: 2, such as a polyline of a.png in annotations.xml"
     ]
 
 

@@ -65,7 +65,9 @@ def test_labels_of_their_own_and_regions_without(tmp_path):
     assert first(tmp_path)[10:20, 10:30].all()
     label_studio(tmp_path, [region])
     assert not first(tmp_path).any()
-    assert detect(tmp_path).problems == ["1 results without a label or an area, left out, such as a polygon of task 0"]
+    assert detect(tmp_path).problems == [
+        "results without a label or an area, left out: 1, such as a polygon of task 0"
+    ]
 
 
 def test_a_region_is_drawn_once(tmp_path):
@@ -97,7 +99,10 @@ def test_which_annotation_counts(tmp_path):
         return domain.load(domain.ids.index("c"))[1].any() if "c" in domain.ids else None
 
     assert tasks({"result": [], "ground_truth": True}, {"result": drawn}) == np.False_
-    assert "1 tasks have several annotations, of which the ground truth" in detect(tmp_path).problems[0]
+    assert (
+        "tasks with several annotations, of which the ground truth or the last counts: 1"
+        in detect(tmp_path).problems[0]
+    )
     assert tasks({"result": []}, {"result": drawn}) == np.True_
     assert tasks({"result": drawn}, {"result": [], "was_cancelled": True}) == np.True_
     with pytest.raises(UserError, match="labels no image"):

@@ -42,7 +42,7 @@ def test_old_files_have_no_kinds(tmp_path):
 def test_lines_and_points_are_counted_and_left_out(tmp_path):
     lines = [{"label": "a", "points": [[1, 1], [9, 9]], "shape_type": kind} for kind in ("line", "linestrip", "point")]
     labelme(tmp_path, [*lines, {"label": "a", "points": [[1, 1], [9, 9]], "shape_type": "polygon"}])
-    assert detect(tmp_path).problems == ["4 shapes without an area, left out, such as a line in a.json"]
+    assert detect(tmp_path).problems == ["shapes without an area, left out: 4, such as a line in a.json"]
     with pytest.raises(UserError, match="has no shape of any class; give the classes as `labels`"):
         Domain.from_annotations(tmp_path)
     assert not Domain.from_annotations(tmp_path, LabelSpace(("background", "a"))).load(0)[1].any()
@@ -80,7 +80,7 @@ def test_files_of_another_kind_are_counted(tmp_path):
     write(tmp_path / "split.json", {"train": ["a"]})
     found = detect(tmp_path)
     assert found.format == "labelme" and found.problems == [
-        f"1 JSON files of another kind, such as {tmp_path / 'split.json'}"
+        f"JSON files of another kind: 1, such as {tmp_path / 'split.json'}"
     ]
 
 

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.path import Path as Outline
 
 from deft_hf.data.annotations.shapes import KINDS, drawn
-from deft_hf.utils.errors import UnreadableFile
+from deft_hf.utils.errors import UnreadableFile, UserError
 
 HEIGHT, WIDTH = 40, 50
 
@@ -69,6 +69,12 @@ def test_more_than_256_classes_are_told_apart():
     assert np.asarray(mask)[0, [3, 255, 300, 4]].tolist() == [3, 255, 300, 0] and name == "x.json"
     with pytest.raises(UnreadableFile, match="x.json: cannot be drawn without its image, whose size it has"):
         drawn(json.dumps({"source": "x.json", "size": None, "shapes": []}), None)
+
+
+@pytest.mark.parametrize("size", [[0, 5], [-3, 5], [10**6, 10**6], [10**30, 1]])
+def test_a_size_that_no_image_has_is_refused(size):
+    with pytest.raises(UserError, match="x.json: says that its image is"):
+        drawn(json.dumps({"source": "x.json", "size": size, "shapes": []}), (5, 5))
 
 
 def test_an_ellipse_is_turned():

@@ -83,7 +83,7 @@ def test_files_may_be_called_without_the_type(tmp_path):
 def test_what_has_no_area_is_counted(tmp_path):
     line = {"classTitle": "tree", "geometryType": "line", "points": {"exterior": [[1, 2], [3, 4], [5, 6]]}}
     assert not mask_of(tmp_path, line, polygon([1, 2, 3, 4])).any()
-    assert detect(tmp_path).problems == ["2 objects without an area, left out, such as a line in a.png.json"]
+    assert detect(tmp_path).problems == ["objects without an area, left out: 2, such as a line in a.png.json"]
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def test_an_image_without_a_file_is_background_and_counted(tmp_path):
     (tmp_path / "train" / "labels" / "b.txt").unlink()
     domain = Domain.from_annotations(tmp_path, LABELS)
     assert len(domain) == 2 and not domain.load(1)[1].any()
-    assert "1 images have no file of labels and are background" in str(domain.check())
+    assert "images without a file of labels, which are background: 1" in str(domain.check())
 
 
 def test_layouts_of_data_yaml(tmp_path):
