@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from deft_hf.data.constants import IGNORE_INDEX
 from deft_hf.utils.errors import UserError
@@ -153,13 +154,7 @@ def check_values(labels: Tensor, num_labels: int) -> None:
     Raises:
         UserError: A value is out of range.
     """
-    if labels.numel() == 0:
-        return
-    low, high = (int(value) for value in labels.aminmax())
-    if 0 <= low and high < num_labels:
-        return
-    # In bytes, which wrap around, 255 becomes 0 and a class its id + 1: the largest says whether all are known.
-    if low >= 0 and high == IGNORE_INDEX and (labels.to(torch.uint8) + 1).max() <= num_labels:
+    if _known(labels, num_labels):
         return
     wrong = [value for value in labels.unique().tolist() if value != IGNORE_INDEX and not 0 <= value < num_labels]
     way_out = "load the model with `num_labels` of the data's label space"
@@ -169,6 +164,20 @@ def check_values(labels: Tensor, num_labels: int) -> None:
         f"labels hold the value {', '.join(map(str, wrong[:8]))}, but the model has {num_labels} classes, "
         f"0..{num_labels - 1}, and {IGNORE_INDEX} for ignored pixels; {way_out}."
     )
+
+
+def _known(labels: Tensor, num_labels: int) -> bool:
+    """Whether all labels are classes or 255, in as few passes over memory as can be: it is asked of every batch."""
+    if labels.numel() == 0:
+        return True
+    labels = labels.cpu().contiguous()
+    highest = int(labels.numpy().view(np.uint64).max())  # as unsigned, negative labels are large ones
+    if highest != IGNORE_INDEX:
+        return highest < num_labels
+    if num_labels > 128:
+        return int((labels.to(torch.uint8) + 1).max()) <= num_labels  # bytes wrap around: 255 becomes 0
+    low, high = labels.view(torch.int8).aminmax()  # byte by byte, in which 255 is -1
+    return bool(low >= -1 and high < num_labels)
 
 
 def mask_targets(labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -205,7 +214,7 @@ def item_tensors(item: Any) -> dict[str, Tensor]:
 
 def _tensor(value: Any) -> Tensor | None:
     if isinstance(value, Tensor):
-        return value
+        return value.detach() if value.requires_grad else value
     try:
         array = np.asarray(value)
         if array.dtype.kind == "u" and array.dtype.itemsize > 1:
@@ -245,4 +254,5 @@ def _entry(value: Any) -> str:
 
 
 def _stack(tensors: list[Tensor]) -> Tensor | list[Tensor]:
-    return torch.stack(tensors) if len({tensor.shape for tensor in tensors}) == 1 else tensors
+    # In a worker it stacks into the memory that the training process reads, where `torch.stack` takes one copy more.
+    return default_collate(tensors) if len({tensor.shape for tensor in tensors}) == 1 else tensors

@@ -185,11 +185,9 @@ class LabelSpace:
         if mask.mode == "P":
             return self._encode_indexed(mask, name)
         if mask.mode in ("RGB", "RGBA"):
-            channels = np.asarray(mask)
             if mask.mode == "RGBA":
-                check_alpha(channels, name)
-            channels = channels.astype(np.uint32)
-            raw = channels[..., 0] << 16 | channels[..., 1] << 8 | channels[..., 2]
+                check_alpha(np.asarray(mask), name)
+            raw = _packed(mask)
             train = np.take(self._color_table, raw)
         elif mask.mode in ("1", "L", "I") or mask.mode.startswith("I;16"):
             raw = np.asarray(mask)
@@ -334,6 +332,12 @@ def default_palette(count: int) -> tuple[Color, ...]:
 def _is_name(key: Any) -> bool:
     # A number in quotes is a mistake.
     return isinstance(key, str) and key != REST and not key.removeprefix("-").isdigit()
+
+
+def _packed(mask: Image.Image) -> np.ndarray:
+    """Colours as red << 16 | green << 8 | blue."""
+    pixels = np.frombuffer(mask.convert("RGB").tobytes("raw", "BGRX"), "<u4")
+    return pixels.reshape(mask.height, mask.width)
 
 
 def _is_int(value: Any) -> bool:

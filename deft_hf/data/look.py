@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import IO
 
 from PIL import Image, UnidentifiedImageError
-from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
+from PIL.TiffImagePlugin import COMPRESSION_INFO, ImageFileDirectory_v2, TiffImageFile
 
 from deft_hf.utils.errors import UserError
 
@@ -21,7 +21,8 @@ FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 MOST_PIXELS = 2**29
 """Pixels of the largest picture that is decoded: 537 megapixels, 1.6 GB in RGB."""
 
-_NEW_SUBFILE_TYPE, _BITS, _SAMPLES = 254, 258, 277
+_NEW_SUBFILE_TYPE, _BITS, _COMPRESSION, _ORIENTATION, _SAMPLES, _SAMPLE_FORMAT = 254, 258, 259, 274, 277, 339
+_SIGNED = 2
 _REDUCED_OR_MASK = 1 | 4
 _LOSSY_IN_TIFF = {"jpeg": "JPEG", "tiff_jpeg": "JPEG", "webp": "WebP"}
 _raised_limit = threading.Lock()
@@ -46,6 +47,10 @@ class Look:
             Pages or frames; smaller copies of the first and transparency masks are not counted.
         lossy (`str` or `None`, *optional*):
             The encoder, where it changes values.
+        signed (`bool`, *optional*, defaults to `False`):
+            Whether a TIFF file says that its whole numbers have a sign, which Pillow drops of 8 bits.
+        turned (`bool`, *optional*, defaults to `False`):
+            Whether a TIFF file says that it is to be turned, which Pillow does as it decodes.
     """
 
     format: str | None
@@ -55,6 +60,8 @@ class Look:
     bands: int = 1
     frames: int = 1
     lossy: str | None = None
+    signed: bool = False
+    turned: bool = False
 
     @classmethod
     def at(cls, picture: Image.Image) -> Look:
@@ -67,10 +74,13 @@ class Look:
         elif isinstance(details, tuple) and details and isinstance(details[0], str):
             rawmode = details[0]
             maximum = details[1] if picture.format == "PPM" else None
-        bands = len(picture.getbands())
+        bands, signed, turned = len(picture.getbands()), False, False
         if isinstance(picture, TiffImageFile):
             bands = max(bands, int(picture.tag_v2.get(_SAMPLES, 1)))
-        return cls(picture.format, picture.mode, rawmode, maximum, bands, _frames(picture), _lossy(picture))
+            signed = _SIGNED in picture.tag_v2.get(_SAMPLE_FORMAT, ())
+            turned = picture.tag_v2.get(_ORIENTATION, 1) != 1
+        seen = picture.format, picture.mode, rawmode, maximum, bands, _frames(picture), _lossy(picture)
+        return cls(*seen, signed, turned)
 
 
 def opened(source: str | bytes) -> Image.Image:
@@ -85,7 +95,7 @@ def opened(source: str | bytes) -> Image.Image:
         return _open(stream)
     except UnidentifiedImageError as error:
         if layout := _tiff_layout(source):
-            raise UserError(f"holds {layout}; expected one band (grey) or three (RGB)") from None
+            raise UserError(f"holds {layout}") from None
         raise OSError(f"no picture of the formats {', '.join(FORMATS)}") from error
 
 
@@ -154,13 +164,16 @@ def _has_lossy_chunk(picture: Image.Image) -> bool:
 
 
 def _tiff_layout(source: str | bytes) -> str | None:
-    """Bands and bits of a TIFF file that Pillow does not identify; `None` of every other file."""
+    """What a TIFF file holds that Pillow does not identify, and what it would; `None` of every other file."""
     try:
         with open(source, "rb") if isinstance(source, str) else io.BytesIO(source) as stream:
             directory = ImageFileDirectory_v2(stream.read(8))
             stream.seek(directory.next)
             directory.load(stream)
         bands, bits = directory.get(_SAMPLES, 1), directory.get(_BITS, (1,))
-        return f"{bands} band{'s' if bands > 1 else ''} of {max(bits)} bits"
+        found = f"{bands} band{'s' if bands > 1 else ''} of {max(bits)} bits"
+        if (method := directory.get(_COMPRESSION, 1)) not in COMPRESSION_INFO:
+            return f"{found} in a compression that is not read (method {method}); save it by deflate, or without"
+        return f"{found}; expected one band (grey), of at most 32 bits, or three (RGB), of 8"
     except Exception:  # no TIFF, or a broken one
         return None

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from PIL import Image
-from PIL.TiffImagePlugin import TiffImageFile
 
 from deft_hf.data.look import Look
 from deft_hf.utils.errors import UserError
@@ -15,7 +15,6 @@ Color = tuple[int, int, int]
 
 # Pillow stretches grey of 2 and 4 bits to 0..255: what one step becomes, by the start of its rawmode.
 _STEPS = {"L;2": 85, "L;4": 17}
-_SAMPLE_FORMAT, _SIGNED = 339, 2
 _USED = "deft_hf_used_colors"  # in `info` of a mask, whose pixels are counted once
 
 
@@ -34,16 +33,27 @@ def as_stored(mask: Image.Image, name: str) -> Image.Image:
     look = Look.at(mask)
     if problem := _problem(look):
         raise UserError(f"{name}: {problem}")
+    scaled = look.maximum not in (None, 255, 65535) and mask.mode in ("L", "I") and not _reads_raw(mask)
     mask.load()
     if step := _STEPS.get(look.rawmode[:3]):
         return mask.point([value // step for value in range(256)])
-    if look.maximum not in (None, 255, 65535) and mask.mode in ("L", "I"):
+    if scaled and look.maximum:
         stretched = np.asarray(mask).astype(np.int64)
         full = 255 if mask.mode == "L" else 65535
         return Image.fromarray(((stretched * look.maximum + full // 2) // full).astype(np.int32))
-    if isinstance(mask, TiffImageFile) and mask.mode == "L" and _SIGNED in mask.tag_v2.get(_SAMPLE_FORMAT, ()):
+    if look.signed and mask.mode == "L":
         return Image.fromarray(np.asarray(mask).view(np.int8).astype(np.int32))
     return mask
+
+
+def _reads_raw(mask: Image.Image) -> bool:
+    """Has a binary PGM read as it is: Pillow would scale its values, and cut those above the maximum that it states."""
+    tiles: Any = getattr(mask, "tile", None)
+    if not tiles or tiles[0].codec_name != "ppm":
+        return False
+    rawmode = "L" if mask.mode == "L" else "I;16B"
+    mask.tile = [tiles[0]._replace(codec_name="raw", args=(rawmode, 0, 1))]  # type: ignore[attr-defined]
+    return True
 
 
 def _problem(look: Look) -> str | None:
@@ -61,8 +71,10 @@ def _problem(look: Look) -> str | None:
         )
     if look.bands > len(Image.new(look.mode, (1, 1)).getbands()):
         return f"holds {look.bands} bands, of which only some would be read; save the one with the class as grey PNG"
-    if look.format == "TIFF" and look.mode in ("1", "L") and look.rawmode.rstrip("R").endswith("I"):
-        return "says that 0 is white (WhiteIsZero), so that ids would be read inverted; save it as PNG"
+    if look.format in ("TIFF", "PPM") and look.mode in ("1", "L") and look.rawmode.rstrip("R").endswith("I"):
+        return "says that 0 is white (WhiteIsZero, PBM), so that ids would be read inverted; save it as PNG"
+    if look.turned:
+        return "says in its Orientation tag that it is to be turned, which masks are not; turn it and save it as PNG"
     return None
 
 

@@ -53,10 +53,13 @@ def as_rgb(picture: Image.Image, name: str, value_range: ValueRange | None = Non
     picture.load()
     if ";16" in look.rawmode and not look.mode.startswith("I"):
         _check_upper_bytes(picture, name, value_range)
-    dropped = look.mode in WITH_ALPHA and _check_alpha(picture, name)
+    dropped = _check_alpha(picture, name) if look.mode in WITH_ALPHA else _hides(picture)
     ImageOps.exif_transpose(picture, in_place=True)
     if look.mode in ("I", "F") or look.mode.startswith("I;16"):
-        picture = _scaled(picture, name, value_range, stretched=look.format == "PPM")
+        values = np.asarray(picture)
+        if look.rawmode.startswith("I;32") and not look.signed:
+            values = values.view(np.uint32)
+        picture = _scaled(values, name, value_range, stretched=look.format == "PPM" and look.mode == "I")
     rgb = picture.convert("RGB")
     if dropped:
         rgb.info[DROPPED_ALPHA] = True
@@ -89,6 +92,8 @@ def _problem(look: Look) -> str | None:
         )
     if look.frames > 1 and look.format != "MPO":  # of a photo with smaller views, the first is the photo
         return f"holds {look.frames} pages or frames, of which only the first would be read; save one image a file"
+    if look.signed and look.mode == "L":
+        return "holds bytes with a sign, of which those below 0 would be read as white; save it as 8 bits without one"
     accepted = (*EIGHT_BITS, *WITH_ALPHA, *DEEP, "CMYK")
     if look.mode not in accepted and not look.mode.startswith("I;16"):
         return f"found an image of mode {look.mode}, expected grey or RGB; save it as a PNG of one of these"
@@ -120,9 +125,17 @@ def _check_alpha(picture: Image.Image, name: str) -> bool:
     )
 
 
-def _scaled(picture: Image.Image, name: str, value_range: ValueRange | None, stretched: bool) -> Image.Image:
-    values = np.asarray(picture)
-    short = picture.mode.startswith("I;16")
+def _hides(picture: Image.Image) -> bool:
+    """Whether a transparent colour or index hides pixels; it is forgotten, so that it is dropped as an alpha is."""
+    if "transparency" not in picture.info:
+        return False
+    alpha: Any = picture.convert("RGBA").getchannel("A").getextrema()
+    del picture.info["transparency"]
+    return alpha[0] < 255
+
+
+def _scaled(values: np.ndarray, name: str, value_range: ValueRange | None, stretched: bool) -> Image.Image:
+    short = values.itemsize == 2
     # Pillow has stretched a PGM file to all of 16 bits, by the maximum that it states.
     if stretched or (value_range is None and short and values.max() >= _BRIGHT):
         return Image.fromarray((values // 257).clip(0, 255).astype(np.uint8))
@@ -131,11 +144,11 @@ def _scaled(picture: Image.Image, name: str, value_range: ValueRange | None, str
         if not finite.size:
             raise UserError(f"{name}: holds no number, only NaN or infinity; replace the file or leave the pair out")
         low, high = finite.min(), finite.max()
-        kind = "fractions" if picture.mode == "F" else f"values of {16 if short else 32} bits,"
+        kind = "fractions" if values.dtype.kind == "f" else f"values of {16 if short else 32} bits,"
         end = next((end for end in _USUAL_ENDS if high <= end), high)
         raise UserError(
             f"{name}: holds {kind} {low:g}..{high:g}, whose black and white are not known; declare them: "
-            f"data.value_range in a recipe, value_range of a Domain, such as [0, {end:g}]"
+            f"data.value_range in a recipe, value_range of a Domain, such as [{min(low, 0):g}, {end:g}]"
         )
     black, white = value_range
     known = np.nan_to_num(values.astype(np.float64), nan=black, posinf=white, neginf=black)

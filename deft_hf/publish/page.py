@@ -6,7 +6,6 @@ import base64
 import json
 import re
 from dataclasses import replace
-from html import unescape
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from markupsafe import Markup, escape
 from deft_hf.publish.card import CardFacts, contents, shareable
 from deft_hf.publish.facts import RunFacts
 from deft_hf.scoring.report import percent, unseen_mean
+from deft_hf.utils.text import without_markup
 
 
 def render_page(facts: CardFacts, folder: Path) -> str:
@@ -53,7 +53,7 @@ def _cells(line: str) -> list[str]:
 
 
 def _cell(text: str) -> Markup:
-    text = unescape(text)
+    text = without_markup(text)
     bold = re.fullmatch(r"\*\*(.*)\*\*", text)
     return Markup(f"<strong>{escape(bold[1])}</strong>") if bold else escape(text)
 

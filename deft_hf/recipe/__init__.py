@@ -18,6 +18,7 @@ error at once, one line for each mistake.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -138,4 +139,13 @@ class Recipe(Section):
         try:
             return DeFTTrainingArguments(**values)
         except ValueError as error:
-            raise UserError(f"{self._path}: method and training: {error}") from error
+            placed = [f"{self._path}: {self._placed(problem)}" for problem in str(error).splitlines()]
+            raise UserError("\n".join(placed)) from error
+
+    def _placed(self, problem: str) -> str:
+        """What the arguments say of a key, by where it stands in the recipe."""
+        problem = problem.removeprefix("TrainingArguments: ")
+        key = re.match(r"\w*", problem)[0]  # type: ignore[index]  # it matches nothing too
+        if key in self.method.keys():
+            return f"method.{problem}"
+        return f"training.{problem}" if key in self.training.keys() else f"method and training: {problem}"

@@ -44,7 +44,7 @@ class DeFTTrainingArguments(RunSettings, TrainingArguments):
 
     def __post_init__(self) -> None:
         if problems := list(out_of_range(self)):
-            raise UserError("; ".join(problems))
+            raise UserError("\n".join(problems))
         self._check_that_the_best_is_saved()
         try:
             super().__post_init__()
@@ -63,7 +63,7 @@ class DeFTTrainingArguments(RunSettings, TrainingArguments):
             raise UserError(f"TrainingArguments: {first_line(error)}") from error
         problems = [*compose(self).problems(), *self._unsupported(), *wrong_words(self), *missing_trackers(self)]
         if problems:
-            raise UserError("; ".join(problems))
+            raise UserError("\n".join(problems))
         if SchedulerType(self.lr_scheduler_type).value in ("reduce_lr_on_plateau", "greedy"):
             # The schedulers' own default expects the metric to fall, which a loss alone does.
             given: Any = self.lr_scheduler_kwargs or {}  # `Trainer` has made a dict of a string

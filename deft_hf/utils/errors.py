@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from traceback import walk_tb
 
-from deft_hf.utils.text import without_credentials
+from deft_hf.utils.text import printable, without_credentials
 
 
 class UserError(ValueError):
@@ -115,7 +115,7 @@ def run_command(main: Callable[[], None], when_interrupted: str) -> None:
         with workers_explained():
             main()
     except UserError as error:
-        print(f"error: {without_credentials(str(error))}", file=sys.stderr)
+        print(f"error: {printable(without_credentials(str(error)))}", file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:
         try:

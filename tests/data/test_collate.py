@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 from transformers import BatchFeature, default_data_collator
 
-from deft_hf.data.collate import CheckedBatches, MaskTargets, check_item, collate
+from deft_hf.data.collate import CheckedBatches, MaskTargets, check_item, check_values, collate
 from deft_hf.utils.errors import UserError
 
 
@@ -153,3 +154,22 @@ def test_batches_of_other_collators_are_checked_and_cast():
     for made in (lambda items: {"x": torch.zeros(2)}, lambda items: items, lambda items: {**batch, "labels": [[1]]}):
         with pytest.raises(UserError, match="a batch holds"):
             CheckedBatches(made, 3)(items)
+
+
+@pytest.mark.parametrize("num_labels", [2, 19, 127, 128, 129, 200, 254])
+def test_every_value_is_told_from_the_classes(num_labels):
+    """Each alone and beside ignored pixels, which are what the check has a second look for."""
+    known = torch.tensor([0, num_labels - 1, 255, 255])
+    check_values(known, num_labels)
+    check_values(known[:2].expand(3, 2).t(), num_labels)
+    wrong = [-(2**63), -(2**32), -256, -255, -100, -2, -1, num_labels, 254, 256, 257, 511, 2**16, 2**32 + 1, 2**56]
+    for value in {*wrong} - {num_labels - 1}:
+        for beside in (known, known[:2]):
+            with pytest.raises(UserError, match=f"labels hold the value {value}, but"):
+                check_values(torch.cat([beside, torch.tensor([value])]), num_labels)
+
+
+def test_workers_hand_over_what_asks_for_gradients():
+    items = [sample(1) | {"pixel_values": sample(1)["pixel_values"].requires_grad_()} for _ in range(2)]
+    (batch,) = DataLoader(items, 2, num_workers=1, collate_fn=collate)
+    assert torch.equal(batch["labels"], collate(items)["labels"]) and not batch["pixel_values"].requires_grad

@@ -65,7 +65,10 @@ def test_a_bug_in_one_does_not_hold_up_the_others(trained, monkeypatch, capsys):
 
 def test_what_is_wrong_with_the_arguments_is_said_by_a_dry_run(trained):
     for override, message in (
-        ("training.seed=-1", "a.yaml: method and training: seed: found -1, expected"),
+        ("training.seed=-1", "a.yaml: training.seed: found -1, expected"),
+        ("method.ema_decay=2", "a.yaml: method.ema_decay is 2.0: expected"),
+        ("training.fsdp=full_shard", "a.yaml: training.fsdp: found in a single process"),
+        ("training.torch_compile_mode=fast", "a.yaml: training.torch_compile_mode: found 'fast'"),
         ("training.optim=lomo", "a.yaml: training.optim: found lomo, whose package is not installed"),
         ("training.max_steps=0x" + "f" * 5000, "found an integer of 20000 bits, expected at most 64"),
     ):
