@@ -113,7 +113,9 @@ def check_batch(batch: Any, num_labels: int) -> dict[str, Any]:
     maps = [labels] if stacked else list(labels)
     pictures = [images] if isinstance(images, Tensor) else list(images)
     fits = all(_is_integer(each) and each.ndim == 2 + stacked for each in maps)
-    if not fits or not all(isinstance(each, Tensor) and each.is_floating_point() for each in pictures):
+    dimensions = 3 + isinstance(images, Tensor)
+    fits &= all(isinstance(each, Tensor) and each.is_floating_point() and each.ndim == dimensions for each in pictures)
+    if not fits or len(images) != len(labels) or not len(labels):
         raise UserError(f"a batch holds {_described(batch)}; {_EXPECTED}, stacked. Check the data set.")
     maps = [each.long() for each in maps]
     for each in maps:
@@ -121,7 +123,7 @@ def check_batch(batch: Any, num_labels: int) -> dict[str, Any]:
     return {**batch, "labels": maps[0] if stacked else maps}
 
 
-def check_item(name: str, item: Any, num_labels: int) -> None:
+def check_item(name: str, item: Any, num_labels: int, channels: int | None = None) -> None:
     """Checks an item of a data set before training.
 
     Args:
@@ -131,13 +133,18 @@ def check_item(name: str, item: Any, num_labels: int) -> None:
             What the data set yields.
         num_labels (`int`):
             Number of the model's classes.
+        channels (`int`, *optional*):
+            Number of the channels that the model takes, where it says so.
 
     Raises:
         UserError: The item is no mapping with `pixel_values` and `labels`, one of them has another type or shape, or a
             label is neither a class nor 255.
     """
     try:
-        check_values(item_tensors(item)["labels"], num_labels)
+        tensors = item_tensors(item)
+        if channels is not None and len(tensors["pixel_values"]) != channels:
+            raise UserError(f"found {_described(item)}; the model takes {channels} channels, and {_EXPECTED}")
+        check_values(tensors["labels"], num_labels)
     except UserError as error:
         raise UserError(f"{name}: its first item: {error}") from None
 
@@ -214,6 +221,8 @@ def item_tensors(item: Any) -> dict[str, Tensor]:
 
 def _tensor(value: Any) -> Tensor | None:
     if isinstance(value, Tensor):
+        if value.layout != torch.strided or value.is_meta:
+            return None
         return value.detach() if value.requires_grad else value
     try:
         array = np.asarray(value)

@@ -387,7 +387,6 @@ class Domain:
         if image is not None and image.size != mask.size:
             finding.unequal.append(unequal(image, image_name, mask, mask_name))
         try:
-            # Counts bytes as they are, where NumPy would make a number of 8 bytes of each first.
             finding.pixels += Image.fromarray(self._train_ids(mask, mask_name)).histogram()
         except UserError as error:
             finding.outside.append(str(error))

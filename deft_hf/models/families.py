@@ -27,6 +27,7 @@ __all__ = [
     "patch_size",
     "refuse",
     "resolve_family",
+    "seen_multiple",
     "untouched_parameters",
 ]
 
@@ -194,6 +195,31 @@ def patch_size(config: Any) -> int:
     sizes = [getattr(encoder, name, None) for name in ("patch_size", "hidden_size", "num_hidden_layers")]
     plain = all(isinstance(size, int) for size in sizes) and not hasattr(encoder, "depths")
     return encoder.patch_size if plain else 1
+
+
+def seen_multiple(model: nn.Module, encoder: str) -> int:
+    """What the sides of images must be multiples of for each pixel to be in a patch.
+
+    As `patch_size`; besides that of ConvNeXt, which pads nothing, and of timm's models, whose configs do not tell it
+    and whose first convolution does.
+
+    Args:
+        model (`nn.Module`):
+            A segmentation model.
+        encoder (`str`):
+            Path of its encoder.
+    """
+    config = getattr(model, "config", None)
+    backbone = getattr(config, "backbone_config", None)
+    model_type = getattr(backbone, "model_type", None)
+    if model_type in ("convnext", "convnextv2"):
+        return backbone.patch_size
+    if model_type != "timm_backbone":
+        return patch_size(config)
+    layers = model.get_submodule(encoder).modules()
+    stem = next((layer for layer in layers if isinstance(layer, nn.Conv2d)), None)
+    patches = stem is not None and stem.kernel_size == stem.stride and stem.padding == (0, 0)
+    return max(stem.stride) if stem is not None and patches else 1
 
 
 def resolve_family(model: nn.Module, encoder: str | None = None) -> SegmentationFamily:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deft_hf.data.constants import IGNORE_INDEX
-from deft_hf.models.families import SegmentationFamily, patch_size
+from deft_hf.models.families import SegmentationFamily, seen_multiple
 from deft_hf.models.objectives import SetLoss
 from deft_hf.scoring.confusion import ConfusionMatrix
 from deft_hf.utils.errors import UserError
@@ -22,8 +22,8 @@ def semantic_logits(
 ) -> Tensor:
     """Class logits of whole images at a given size.
 
-    Where a ViT's patches would leave out the last rows or columns, images are padded with 0, the mean colour, and the
-    logits cut back.
+    Where patches that do not overlap would leave out the last rows or columns, images are padded with 0, the mean
+    colour, and the logits cut back.
 
     The model's logits, at whatever resolution it has them, are resized once, straight to `size`: every detour over
     another size (Mask2Former's processor takes one over 384 x 384) erodes thin objects.
@@ -42,7 +42,7 @@ def semantic_logits(
         `Tensor`: float32, shape `(N, C, *size)`.
     """
     height, width = pixel_values.shape[-2:]
-    patch = patch_size(getattr(model, "config", None))
+    patch = seen_multiple(model, family.encoder)
     below, right = -height % patch, -width % patch
     if not (below or right):
         return _resize(family.semantic_logits(model, pixel_values).float(), size)

@@ -147,7 +147,9 @@ def report_frozen(model: nn.Module, family: SegmentationFamily) -> None:
         )
 
 
-def check_classes(name: str, dataset: Any, known: int, args: DeFTTrainingArguments) -> None:
+def check_classes(
+    name: str, dataset: Any, known: int, args: DeFTTrainingArguments, channels: int | None = None
+) -> None:
     """Items that no model can be trained or scored on, labels that it has no class for, data of a single class.
 
     Args:
@@ -159,6 +161,8 @@ def check_classes(name: str, dataset: Any, known: int, args: DeFTTrainingArgumen
             Classes of the model.
         args (`DeFTTrainingArguments`):
             Arguments of the run; their seed is that of random choices in the data.
+        channels (`int`, *optional*):
+            Channels of the images that the model takes, where it says so.
 
     Raises:
         UserError: The model has one class, or the data have other classes, fewer than two, or other items.
@@ -171,9 +175,13 @@ def check_classes(name: str, dataset: Any, known: int, args: DeFTTrainingArgumen
         if domain.labels.num_labels != known:
             found = f"{name}: domain {domain.name} has {domain.labels.num_labels} classes"
             raise UserError(f"{found}, but the model has {known}. {way_out}")
-    elif dataset is not None and not isinstance(dataset, IterableDataset) and len(dataset):
+    elif dataset is not None and not isinstance(dataset, IterableDataset):
+        if not hasattr(dataset, "__len__"):
+            raise UserError(f"{name}: a {type(dataset).__name__} without __len__; add it, or make it an IterableDataset")
+        if not len(dataset):
+            raise UserError(f"{name}: a {type(dataset).__name__} without a single item")
         with own_randomness(args.seed, args.device):
-            check_item(name, dataset[0], known)
+            check_item(name, dataset[0], known, channels)
     with own_randomness(args.seed, args.device):
         check_two_classes(name, dataset)
 
@@ -258,7 +266,9 @@ def check_data(
     """
     named = eval_dataset if isinstance(eval_dataset, dict) else {"eval_dataset": eval_dataset}
     check_names([*named])
+    config = getattr(model, "config", None)
+    channels = getattr(getattr(config, "backbone_config", None) or config, "num_channels", None)
     for name, dataset in {"train_dataset": train_dataset, **named}.items():
-        check_classes(name, dataset, len(evaluator.class_names), args)
+        check_classes(name, dataset, len(evaluator.class_names), args, channels)
     check_selection(args, eval_dataset, evaluator.metrics, evaluator.own_metrics is not None)
     leave_no_single_image(args, train_dataset, model)

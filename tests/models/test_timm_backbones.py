@@ -3,14 +3,17 @@
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
 from transformers import AutoModelForSemanticSegmentation
 from transformers.utils import is_timm_available
 
 from deft_hf.data.labels import LabelSpace
 from deft_hf.models.backbones import under_head
+from deft_hf.models.families import resolve_family, seen_multiple
 from deft_hf.models.pretrained import open_pretrained
 from deft_hf.models.timm_backbones import _not_stored, _stored_tensors
 from deft_hf.publish.export import export_generalized
+from deft_hf.scoring.inference import semantic_logits
 from deft_hf.utils.errors import UserError
 
 with_timm = pytest.mark.skipif(not is_timm_available(), reason="timm, or the torchvision it needs, is not installed")
@@ -114,6 +117,34 @@ def test_weights_of_another_architecture_are_refused(tmp_path):
     (tmp_path / "config.json").write_text(config.replace("resnet10t", "resnet_of_nobody"))
     with pytest.raises(UserError, match="architecture 'resnet_of_nobody', which gives no feature maps"):
         under_head(str(tmp_path), "upernet", LABELS, head_changes=HEAD)
+
+
+@with_timm
+@pytest.mark.parametrize("architecture, patch", [("test_vit", 16), ("test_convnext", 4), ("resnet10t", 1)])
+def test_evaluation_shows_whole_patches(architecture, patch):
+    from transformers import TimmBackboneConfig, UperNetConfig, UperNetForSemanticSegmentation
+
+    torch.manual_seed(0)
+    backbone = TimmBackboneConfig(backbone=architecture, out_indices=[0, 1, 2, 3])
+    model = UperNetForSemanticSegmentation(
+        UperNetConfig(backbone_config=backbone, num_labels=3, use_auxiliary_head=False, **HEAD)
+    ).eval()
+    if architecture == "test_vit":  # tied to 160 x 160 otherwise
+        from timm.layers import Format
+
+        vit = model.backbone._backbone.model
+        vit.dynamic_img_size, vit.patch_embed.strict_img_size = True, False
+        vit.patch_embed.flatten, vit.patch_embed.output_fmt = False, Format.NHWC
+    family = resolve_family(model)
+    assert seen_multiple(model, family.encoder) == patch
+    images = torch.randn(1, 3, 75, 101)
+    with torch.no_grad():
+        logits = semantic_logits(model, family, images, (75, 101))
+        padded = F.pad(images, (0, -101 % patch, 0, -75 % patch))
+        whole = semantic_logits(model, family, padded, tuple(padded.shape[-2:]))
+        assert torch.equal(logits, whole[..., :75, :101])
+        images[..., -1, :] += 5
+        assert not torch.equal(semantic_logits(model, family, images, (75, 101)), logits)
 
 
 def test_tensors_are_compared_by_value_under_any_name_and_shape():

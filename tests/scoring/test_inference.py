@@ -20,6 +20,7 @@ class ScoresFamily:
     """A family whose logits have another name, so that a test fails where the family is passed over."""
 
     side = None
+    encoder = "backbone"
 
     def semantic_logits(self, model, pixel_values):
         return model(pixel_values=pixel_values).scores
@@ -332,9 +333,12 @@ def vit():
     return tiny.build("beit").eval()
 
 
-@pytest.mark.parametrize("height, width", [(75, 101), (64, 70), (17, 96)])
-def test_a_vit_sees_all_rows_and_columns(height, width):
-    model = vit()
+@pytest.mark.parametrize("name, patch, height, width", [
+    ("beit", 16, 75, 101), ("beit", 16, 64, 70), ("beit", 16, 17, 96), ("upernet", 4, 75, 101), ("upernet", 4, 64, 66)
+])  # fmt: skip
+def test_a_model_of_patches_sees_all_rows_and_columns(name, patch, height, width):
+    torch.manual_seed(0)
+    model = tiny.build(name).eval()
     family, images = resolve_family(model), torch.randn(1, 3, height, width)
     with torch.no_grad():
         logits = semantic_logits(model, family, images, (height, width))
@@ -343,7 +347,7 @@ def test_a_vit_sees_all_rows_and_columns(height, width):
             changed = images.clone()
             changed[place] += 5
             assert not torch.equal(semantic_logits(model, family, changed, (height, width)), logits)
-        padded = torch.zeros(1, 3, -(-height // 16) * 16, -(-width // 16) * 16)
+        padded = torch.zeros(1, 3, -(-height // patch) * patch, -(-width // patch) * patch)
         padded[..., :height, :width] = images
         whole = semantic_logits(model, family, padded, tuple(padded.shape[-2:]))
     assert torch.equal(logits, whole[..., :height, :width])

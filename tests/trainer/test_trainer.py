@@ -591,7 +591,10 @@ def test_batchnorm_statistics_follow_the_policy(tmp_path):
         ({"bf16_full_eval": True}, "bf16_full_eval and fp16_full_eval are not supported, evaluation is in float32"),
         ({"fp16_full_eval": True}, "bf16_full_eval and fp16_full_eval are not supported, evaluation is in float32"),
         ({"remove_unused_columns": True}, "remove_unused_columns would drop what training takes"),
-        ({"decoder_warmup_steps": -1, "distance_weight": -1.0}, "decoder_warmup_steps is -1.*; distance_weight is -1"),
+        (
+            {"decoder_warmup_steps": -1, "distance_weight": -1.0},
+            r"decoder_warmup_steps.*\ndistance_weight is -1",
+        ),
     ],
 )
 def test_wrong_arguments_get_one_message(tmp_path, overrides, message):
