@@ -285,12 +285,12 @@ def test_the_snippet_runs(model_type, tmp_path, monkeypatch, capsys):
     card = render_card(replace(FACTS, config=model.config))
     family = resolve_family(model)
     size = (64, 96) if family.side is None else (getattr(model.config, family.side),) * 2
-    export_generalized(model, tmp_path / "final", segmentation_processor(None, size), card)
+    export_generalized(model, tmp_path / "final", segmentation_processor(None, size, model_type), card)
     pixels = np.random.default_rng(0).integers(0, 256, (70, 110, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "image.png")
     monkeypatch.chdir(tmp_path)
-    code = block((tmp_path / "final" / "README.md").read_text(), "python")
-    assert code.count('"ana/town-segformer"') == 1
+    code, call = re.findall(r"```python\n(.*?)\n```", (tmp_path / "final" / "README.md").read_text(), re.DOTALL)
+    assert code.count('"ana/town-segformer"') == call.count('"ana/town-segformer"') == 1
     found = {}
     exec(code.replace("ana/town-segformer", "final"), found)
 
@@ -298,6 +298,11 @@ def test_the_snippet_runs(model_type, tmp_path, monkeypatch, capsys):
     expected = predict(model, family, item["pixel_values"][None], (70, 110))[0]
     assert torch.equal(found["classes"], expected)
     assert "LABEL_" in capsys.readouterr().out
+    exec(call.replace("ana/town-segformer", "final"), found)
+    assert {segment["mask"].size for segment in found["segments"]} == {(110, 70)}
+    if model_type != "mask2former":  # whose post-processing moves borders
+        names = {model.config.id2label[index] for index in expected.unique().tolist()}
+        assert {segment["label"] for segment in found["segments"]} == names
 
 
 def test_unreadable_images_are_counted_by_domain():
