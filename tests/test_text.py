@@ -31,8 +31,8 @@ from tests.publish.test_figures import RUN
 from tests.publish.test_page import drawn
 
 EVIL = ["<img src=x onerror=alert(1)>", "<!-- hidden", "a|b", "**bold** `code`", "[x](javascript:y)", "two\nlines",
-        "$\\frac$", "```", "_x_", "&lt;", "\u202eesrever", "</details>", "@someone", "ana@evil.example",
-        "https://evil.example/x", "see www.evil.example", "WWW.evil.example", "mailto:a@evil.example", ":smile:"]  # fmt: skip
+        "$\\frac$", "```", "_x_", "&lt;", "\u202eesrever", "</details>", "@someone", "ana@evil.example", ":smile:",
+        "https://evil.example/x", "see www.evil.example", "WWW.evil.example", "mailto:a@b.example"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", EVIL)

@@ -183,8 +183,8 @@ def _known(labels: Tensor, num_labels: int) -> bool:
         return highest < num_labels
     if num_labels > 128:
         return int((labels.to(torch.uint8) + 1).max()) <= num_labels  # bytes wrap around: 255 becomes 0
-    low, high = labels.view(torch.int8).aminmax()  # byte by byte, in which 255 is -1
-    return bool(low >= -1 and high < num_labels)
+    low, high = map(int, labels.view(torch.int8).aminmax())  # byte by byte, in which 255 is -1
+    return low >= -1 and high < num_labels
 
 
 def mask_targets(labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,6 @@ from tqdm.auto import tqdm
 
 from deft_hf.data.annotations.rows import rows
 from deft_hf.data.annotations.shapes import drawn
-from deft_hf.data.constants import IGNORE_INDEX
 from deft_hf.data.contents import digests, in_memory, is_file
 from deft_hf.data.files import files_by_id, read_split
 from deft_hf.data.hub import load_split

@@ -47,7 +47,7 @@ def as_stored(mask: Image.Image, name: str) -> Image.Image:
 
 
 def _reads_raw(mask: Image.Image) -> bool:
-    """Has a binary PGM read as it is: Pillow would scale its values, and cut those above the maximum that it states."""
+    """Has a binary PGM read as it is: Pillow would scale its values, and cut those above the maximum it states."""
     tiles: Any = getattr(mask, "tile", None)
     if not tiles or tiles[0].codec_name != "ppm":
         return False

@@ -210,7 +210,7 @@ def seen_multiple(model: nn.Module, encoder: str) -> int:
             Path of its encoder.
     """
     config = getattr(model, "config", None)
-    backbone = getattr(config, "backbone_config", None)
+    backbone: Any = getattr(config, "backbone_config", None)
     model_type = getattr(backbone, "model_type", None)
     if model_type in ("convnext", "convnextv2"):
         return backbone.patch_size

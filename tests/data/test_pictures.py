@@ -45,7 +45,7 @@ def read(picture, file_type, value_range=None, **options):
 )
 def test_deep_grey_needs_a_value_range_and_is_then_as_bright_as_drawn(values, file_type, found, value_range):
     picture = Image.fromarray(values)
-    with pytest.raises(UserError, match=found + r".*data\.value_range.*such as \[0, \d+\]"):
+    with pytest.raises(UserError, match=found + r".*data\.value_range.*such as \[(0|-1000), \d+\]"):
         read(picture, file_type)
     pixels = read(picture, file_type, value_range).astype(float)
     assert pixels.shape == (12, 16, 3)
@@ -144,7 +144,7 @@ def test_a_tiff_of_more_bands_than_pillow_knows_is_named_with_them():
     pixels, depths = bytes(24), struct.pack("<6H", *tags[258])
     start = 8 + len(pixels) + len(depths)
     content = b"II*\0" + struct.pack("<I", start) + pixels + depths + struct.pack("<H", len(tags)) + entries + bytes(4)
-    with pytest.raises(UserError, match=r"x: holds 6 bands of 16 bits; expected one band \(grey\) or three"):
+    with pytest.raises(UserError, match=r"x: holds 6 bands of 16 bits; expected one band \(grey\), of at most 32"):
         open_picture({"bytes": content, "path": None}, "x")
 
 
