@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from deft_hf.recipe import Recipe as Recipe
     from deft_hf.runs.evaluate import evaluate as evaluate
     from deft_hf.runs.export import export as export
+    from deft_hf.runs.init import init as init
     from deft_hf.runs.predict import predict as predict
     from deft_hf.scoring.confusion import ConfusionMatrix as ConfusionMatrix
     from deft_hf.scoring.metric import MeanIoU as MeanIoU
@@ -43,6 +44,7 @@ _HOMES = {
     "evaluate": "runs.evaluate",
     "export": "runs.export",
     "export_generalized": "publish.export",
+    "init": "runs.init",
     "predict": "runs.predict",
     "resolve_family": "models.families",
     "verify_export": "publish.export",

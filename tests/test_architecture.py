@@ -24,7 +24,7 @@ MODULES = {
 # From the top down. A module imports from its own level and from those below it.
 LEVELS = (
     ("__main__",),
-    ("compare", "completion", "env", "evaluate", "export", "predict", "push", "train", "view"),
+    ("compare", "completion", "env", "evaluate", "export", "init", "predict", "push", "train", "view"),
     ("comparison",),
     ("runs",),
     ("recipe",),

@@ -80,7 +80,7 @@ class Checker(doctest.OutputChecker):
 
 
 # Their examples start from a trained model; what they show runs in tests of their own.
-COMMANDS = {"compare", "evaluate", "export", "finetune", "predict"}
+COMMANDS = {"compare", "evaluate", "export", "finetune", "init", "predict"}
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS & set(deft_hf.__all__)))

@@ -39,7 +39,7 @@ def files_by_id(folder: Path, suffix: str) -> dict[str, str]:
                 continue
             path = Path(parent, file)
             check_name(path)
-            if stem == suffix:
+            if stem == suffix and path.parent == folder:  # in a folder of its own, that is the id
                 raise UserError(f"{path}: nothing is left of its name without the suffix {suffix!r}; rename it")
             place = path.parent.relative_to(folder).as_posix()
             key = unicodedata.normalize("NFC", (Path(place) / stem.removesuffix(suffix)).as_posix())

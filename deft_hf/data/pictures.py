@@ -24,7 +24,7 @@ DROPPED_ALPHA = "deft_hf_dropped_alpha"
 """In `info` of an image whose alpha channel was dropped although it hid some pixels."""
 
 # What sensors and products count to; the first that holds an image's values is proposed.
-_USUAL_ENDS = (1, 255, 1023, 4095, 10000, 16383, 65535)
+USUAL_ENDS = (1, 255, 1023, 4095, 10000, 16383, 65535)
 _FULL = 65535
 _FULL_RANGE = (0, _FULL)
 _BRIGHT = 2**15
@@ -145,7 +145,7 @@ def _scaled(values: np.ndarray, name: str, value_range: ValueRange | None, stret
             raise UserError(f"{name}: holds no number, only NaN or infinity; replace the file or leave the pair out")
         low, high = finite.min(), finite.max()
         kind = "fractions" if values.dtype.kind == "f" else f"values of {16 if short else 32} bits,"
-        end = next((end for end in _USUAL_ENDS if high <= end), high)
+        end = next((end for end in USUAL_ENDS if high <= end), high)
         raise UserError(
             f"{name}: holds {kind} {low:g}..{high:g}, whose black and white are not known; declare them: "
             f"data.value_range in a recipe, value_range of a Domain, such as [{min(low, 0):g}, {end:g}]"

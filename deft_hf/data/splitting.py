@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
 
 from deft_hf.utils.errors import UserError
 
-# Fewer groups than this, or one that holds more than this share, cannot be drawn from: their ends are held out.
+# Of fewer groups than this, and of one that holds more than this share, the end is held out.
 _FEWEST_GROUPS = 5
 _LARGEST_GROUP = 0.25
 # How far from the share, of a group, a border between two rows of tiles or two sequences is taken rather than a cut.
@@ -23,7 +24,7 @@ _COPY = re.compile(r"\.rf\.[0-9a-fA-F]+$")  # Roboflow's augmented copies of one
 _NUMBER = r"(?:(?:row|col|tile|r|c|x|y)?\d+)"
 _WORD = r"(?:[ _.-][a-z]{1,16}|\))?"  # `_left` of `0001_left`, the bracket of `photo (1)`
 _TILE = re.compile(rf"(?:^|[ _.-]){_NUMBER}[ _.,x-]{_NUMBER}{_WORD}$", re.IGNORECASE)
-_FRAME = re.compile(rf"[ _.(-]*\d+{_WORD}$", re.IGNORECASE)
+_FRAME = re.compile(rf"[ _.(-]*\d+[a-z]?{_WORD}$", re.IGNORECASE)
 
 
 def take_share(ids: Iterable[str], share: float) -> list[str]:
@@ -72,25 +73,23 @@ def look_alikes(ids: Iterable[str]) -> dict[str, list[str]]:
     return groups
 
 
-def can_be_drawn(groups: Sequence[Sequence[str]]) -> bool:
-    """Whether whole groups can be held out: there are several, and none holds most of the images."""
-    return len(groups) >= _FEWEST_GROUPS and max(map(len, groups)) <= _LARGEST_GROUP * sum(map(len, groups))
+def long_sequences(groups: Mapping[str, Sequence[str]]) -> list[str]:
+    """Names of the groups that are cut, since there are few, or they are too large to be on one side as a whole."""
+    most = _LARGEST_GROUP * sum(map(len, groups.values()))
+    return [name for name, group in groups.items() if len(groups) < _FEWEST_GROUPS or len(group) > most]
 
 
 def _first_part(line: Sequence[str], share: float) -> list[str]:
     groups = look_alikes(line)
-    if can_be_drawn([*groups.values()]):
-        # In an order of its own that new images leave as it is: by name, all of one kind would be at the end.
-        order = sorted(groups, key=lambda name: hashlib.sha256(name.encode()).digest())
-        borders, count = [], 0
-        for name in order[:-1]:
-            count += len(groups[name])
-            borders.append(count)
-        border = min(borders, key=lambda each: abs(each - share * len(line)))
-        taken = order[: borders.index(border) + 1]
-        return [key for name in taken for key in groups[name]]
-    first = [key for group in groups.values() for key in group[: _cut(group, share)]]
-    return first if 0 < len(first) < len(line) else [*line[: max(1, min(len(line) - 1, len(first)))]]
+    cut = long_sequences(groups)
+    first = [key for name in cut for key in groups[name][: _cut(groups[name], share)]]
+    # In an order of its own that new images leave as it is: by name, all of one kind would be at the end.
+    order = sorted(groups.keys() - set(cut), key=lambda name: hashlib.sha256(name.encode()).digest())
+    borders = [0, *accumulate(len(groups[name]) for name in order)]
+    possible = range(len(borders)) if cut else range(1, len(borders) - 1)  # a group on either side
+    near = min(possible, key=lambda index: abs(borders[index] - share * borders[-1]))
+    first += [key for name in order[:near] for key in groups[name]]
+    return first if 0 < len(first) < len(line) else [*line[: 1 if not first else -1]]
 
 
 def _cut(group: Sequence[str], share: float) -> int:

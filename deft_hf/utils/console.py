@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 COMMANDS = {
+    "init": "look at a folder of images and write a recipe for it",
     "train": "fine-tune as a recipe says, score every domain, export",
     "compare": "train methods x seeds on one recipe and report how they differ",
     "evaluate": "score any model on the domains of a recipe",

@@ -67,3 +67,12 @@ def test_shares_that_are_none_are_refused(share):
 def test_one_pair_cannot_be_split():
     with pytest.raises(UserError, match="found 1 pair to split by a share of 0.2"):
         take_share(["a"], -0.2)
+
+
+def test_a_long_sequence_among_small_groups_is_cut_and_they_are_not():
+    ids = [f"road_{frame:04}" for frame in range(30)] + [
+        f"{place}_{frame}" for place in "abcdefghij" for frame in (1, 2)
+    ]
+    held_out = take_share(ids, -0.2)
+    assert sum(key.startswith("road_") for key in held_out) == 6 and len(held_out) == 10
+    assert all(f"{place}_1" in held_out for place in "abcdefghij" if f"{place}_2" in held_out)
