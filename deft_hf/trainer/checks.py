@@ -177,11 +177,9 @@ def check_classes(
             raise UserError(f"{found}, but the model has {known}. {way_out}")
     elif dataset is not None and not isinstance(dataset, IterableDataset):
         if not hasattr(dataset, "__len__"):
-            raise UserError(
-                f"{name}: a {type(dataset).__name__} without __len__; add it, or make it an IterableDataset"
-            )
+            raise UserError(f"{name}: {type(dataset).__name__} has no __len__; add it, or make it an IterableDataset")
         if not len(dataset):
-            raise UserError(f"{name}: a {type(dataset).__name__} without a single item")
+            raise UserError(f"{name}: {type(dataset).__name__} has no item")
         with own_randomness(args.seed, args.device):
             check_item(name, dataset[0], known, channels)
     with own_randomness(args.seed, args.device):

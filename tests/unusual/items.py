@@ -7,10 +7,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import datasets
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import IterableDataset
+from torch.utils.data import IterableDataset, Subset
+from transformers import BatchFeature
 
 from deft_hf.data.collate import check_batch, collate
 from deft_hf.trainer.checks import check_classes, check_sizes
@@ -35,9 +37,13 @@ def outcome(given: Any, place: Path) -> Any:
     what, given = given if isinstance(given, tuple) and given[0] in ("pixels", "batch") else ("labels", given)
     if what == "batch":
         return check_batch(given, CLASSES)["labels"].numpy()
-    items = given if isinstance(given, list | Stream | Wild) else [given, item(torch.from_numpy(IDS))]
-    check_classes("train_dataset", items, CLASSES, ARGS)
-    if isinstance(items, Stream):
+    items = (
+        given
+        if isinstance(given, list | Stream | Wild | Endless | Subset | datasets.Dataset)
+        else [given, item(torch.from_numpy(IDS))]
+    )
+    check_classes("train_dataset", items, CLASSES, ARGS, channels=3)
+    if isinstance(items, Stream | Subset | datasets.Dataset):
         items = list(items)
     batch = check_batch(collate(items), CLASSES)
     check_sizes(batch["labels"])
@@ -54,6 +60,13 @@ def with_value(value: int) -> np.ndarray:
     return changed
 
 
+class Endless:
+    """A data set that does not say how many items it has."""
+
+    def __getitem__(self, index: int) -> Any:
+        return item(IDS)
+
+
 class Wild:
     """A data set whose third item is of another kind."""
 
@@ -68,6 +81,7 @@ class Wild:
 
 
 TENSOR = torch.from_numpy(IDS)
+HUB = datasets.Dataset.from_dict({"pixel_values": [PIXELS.tolist()] * 2, "labels": [IDS.tolist()] * 2})
 RIGHT = {
     "tensors": (item(TENSOR, torch.from_numpy(PIXELS)), IDS),
     "arrays": (item(IDS), IDS),
@@ -91,6 +105,20 @@ RIGHT = {
     "labels-that-ask-for-a-gradient": (item(TENSOR, torch.from_numpy(PIXELS).requires_grad_()), IDS),
     "more-keys": (item(IDS, name="a", path=Path("x")), IDS),
     "a-stream": (Stream(), IDS),
+    "a-subset": (Subset([item(IDS)] * 3, [2, 0]), IDS),
+    "a-data-set-of-the-hub": (HUB, IDS),
+    "a-data-set-of-the-hub-as-tensors": (HUB.with_format("torch"), IDS),
+    "items-of-a-processor": (BatchFeature(item(IDS)), IDS),
+    "labels-of-torch-uint16": (item(TENSOR.to(torch.uint16)), IDS),
+    "labels-of-torch-uint64": (item(TENSOR.to(torch.uint64)), IDS),
+    "labels-of-an-indexed-picture": (item(Image.fromarray(IDS.astype(np.uint8)).convert("P")), IDS),
+    "labels-of-a-picture-of-16-bits": (item(Image.fromarray(IDS.astype(np.uint16))), IDS),
+    "labels-masked": (item(np.ma.masked_equal(IDS, 1)), IDS),
+    "labels-ignored-in-the-first-item": ([item(IDS * 0 + 255), item(IDS)], np.full((4, 4), 255)),
+    "labels-of-255-as-a-signed-byte-read-unsigned": (
+        [item((IDS * 0 - 1).astype(np.uint8)), item(IDS)],
+        np.full((4, 4), 255),
+    ),
     "pixels-of-half-precision": (("pixels", [item(IDS, PIXELS.astype(np.float16))]), PIXELS.astype(np.float16)[None]),
     "pixels-of-double-precision": (("pixels", [item(IDS, PIXELS.astype(np.float64))]), PIXELS[None]),
     "pixels-of-bfloat16": (
@@ -159,6 +187,27 @@ REFUSED = {
         [item(IDS), item(IDS, recolored_pixel_values=PIXELS)],
         "1 of the 2 items of a batch have recolored_pixel_values",
     ),
+    "labels-sparse": (item(TENSOR.to_sparse()), "labels: Tensor without numbers"),
+    "labels-without-data": (item(TENSOR.to("meta")), "labels: Tensor without numbers"),
+    "labels-as-half-precision": (item(TENSOR.bfloat16()), "labels: bfloat16 (4, 4)"),
+    "labels-as-dates": (item(IDS.astype("datetime64[s]")), "labels: ndarray without numbers"),
+    "labels-of-fields": (item(np.zeros((4, 4), [("a", int)])), "labels: ndarray without numbers"),
+    "labels-as-bytes": (item(b"abc"), "labels: bytes"),
+    "labels-in-a-mapping": (item({"a": IDS}), "labels: dict"),
+    "labels-in-a-generator": (item(row for row in IDS), "labels: generator"),
+    "labels-with-a-last-channel": (item(IDS[..., None]), "labels: int64 (4, 4, 1)"),
+    "labels-one-hot-in-the-end": (item(np.eye(CLASSES, dtype=int)[IDS]), "labels: int64 (4, 4, 3)"),
+    "keys-of-mask-classification": (
+        {"pixel_values": PIXELS, "mask_labels": TENSOR[None] > 0, "class_labels": torch.tensor([1])},
+        "mask_labels: bool (1, 4, 4)",
+    ),
+    "pixels-as-complex": (item(IDS, PIXELS.astype(complex)), "pixel_values: complex128"),
+    "pixels-of-four-channels": (item(IDS, np.concatenate([PIXELS, PIXELS[:1]])), "the model takes 3 channels"),
+    "pixels-of-one-channel": (item(IDS, PIXELS[:1]), "the model takes 3 channels"),
+    "pixels-with-channels-last": (item(IDS, PIXELS.transpose(1, 2, 0)), "the model takes 3 channels"),
+    "no-item": ([], "train_dataset: list has no item"),
+    "no-length": (Endless(), "Endless has no __len__"),
+    "one-class-beside-ignored-items": ([item(IDS * 0 + 255), item(IDS * 0)], "pixels of one class alone, 0"),
     "another-size-in-the-second": ([item(IDS), item(IDS[:2], PIXELS[:, :2])], "items of one batch differ in size"),
     "a-later-item-of-another-kind": (Wild((PIXELS, IDS)), "found a tuple of ndarray, ndarray"),
     "a-later-item-below-zero": ([item(IDS), item(with_value(-100))], "map -100 to 255 in the data set"),
@@ -166,5 +215,12 @@ REFUSED = {
     "a-batch-that-is-none": (("batch", None), "a batch holds a NoneType"),
     "a-batch-of-fractions": (("batch", item(TENSOR[None].float(), torch.zeros(1, 3, 4, 4))), "labels: float32"),
     "a-batch-unstacked": (("batch", item(TENSOR, torch.zeros(3, 4, 4))), "stacked"),
+    "a-batch-of-one-label-too-few": (("batch", item(TENSOR[None], torch.zeros(2, 3, 4, 4))), "a batch holds the keys"),
+    "a-batch-in-a-batch": (("batch", item(TENSOR[None], torch.zeros(1, 1, 3, 4, 4))), "a batch holds the keys"),
+    "a-batch-of-no-item": (("batch", item([], [])), "a batch holds the keys"),
+    "a-batch-of-unknown-labels-in-bytes": (
+        ("batch", item(TENSOR[None].byte() + 1, torch.zeros(1, 3, 4, 4))),
+        "labels hold the value 3",
+    ),
     "a-batch-of-arrays": (("batch", item(IDS[None], PIXELS[None])), "a batch holds the keys"),
 }

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from deft_hf.utils.errors import run_command
-from tests.unusual import checkpoints, items, pictures, recipes, splits
+from tests.unusual import checkpoints, encodings, items, pictures, recipes, splits
 
 SIZE = (8, 12)
-KINDS = (recipes, pictures, splits, checkpoints, items)
+KINDS = (recipes, pictures, encodings, splits, checkpoints, items)
 
 
 def cases(table):
