@@ -46,10 +46,11 @@ _TOO_SMALL = (
 
 @contextmanager
 def batches_explained() -> Iterator[None]:
-    """Wrap training: a batch that is too small for the model, in images or in pixels, becomes one message.
+    """Wrap training: a batch that is too small for the model, in images or in pixels, or none becomes one message.
 
     Raises:
-        UserError: In place of torch's error about a single value per channel, or about a kernel beyond its input.
+        UserError: In place of torch's error about a single value per channel, or about a kernel beyond its input, and
+            Accelerate's about a stream without an item.
     """
     try:
         yield
@@ -59,6 +60,8 @@ def batches_explained() -> Iterator[None]:
                 "per_device_train_batch_size: found 1, too few for a BatchNorm behind a pooling to one pixel; set it "
                 "to 2 or more, and save memory by smaller crops or gradient_checkpointing."
             ) from error
+        if str(error).startswith("Batch does not contain any data"):  # so Accelerate says
+            raise UserError("train_dataset: the stream ended without an item.") from error
         if any(text in str(error) for text in _TOO_SMALL):
             raise UserError(
                 f"the images of a batch are too small for this model ({first_line(error)}): use larger ones, in a "

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 from torch import nn
+from torch.utils.data import IterableDataset
 
 from deft_hf.trainer.arguments import DeFTTrainingArguments
 from deft_hf.trainer.checks import check_names
@@ -12,7 +13,7 @@ from deft_hf.trainer.limits import LIMITS, check_optimizer
 from deft_hf.trainer.trainer import DeFTTrainer
 from deft_hf.utils.errors import UserError
 from tests import tiny
-from tests.trainer.test_trainer import arguments
+from tests.trainer.test_trainer import arguments, trainer
 
 
 @pytest.mark.parametrize(
@@ -108,3 +109,12 @@ def test_names_whose_metrics_would_have_one_key_are_refused(names):
     with pytest.raises(UserError, match="eval_dataset: the metrics of .* have the keys of another data set's"):
         check_names(names)
     check_names(["clear", "usual", "clear_usually", "usual_clear"])
+
+
+def test_a_stream_without_an_item_is_one_message(tmp_path):
+    class Nothing(IterableDataset):
+        def __iter__(self):
+            return iter([])
+
+    with pytest.raises(UserError, match="train_dataset: the stream ended without an item"):
+        trainer(tmp_path, train=Nothing(), max_steps=2, decoder_warmup_steps=1).train()
