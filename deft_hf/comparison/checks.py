@@ -50,6 +50,8 @@ def check_request(
         )
     if tuning.SEED in numbers:
         raise UserError(f"seeds: found {tuning.SEED}, which is the seed that tuning tries settings at; leave it out")
+    if recipe.training.early_stop is not None:
+        raise UserError("training.early_stop: all methods are compared after their last step; take it out")
     if values and not rates:
         raise UserError("values: found without rates, expected learning rates to tune over too, such as 3e-4,1e-3")
     if not rates:

@@ -18,6 +18,8 @@ from deft_hf.comparison.variants import parse_variants
 from deft_hf.recipe import Recipe
 from deft_hf.runs.data import load_domains
 from deft_hf.runs.provenance import hardware, versions
+from deft_hf.runs.settle import overrides as chosen_overrides
+from deft_hf.runs.settle import settled
 from deft_hf.utils.errors import UserError
 from deft_hf.utils.outputs import claimed
 from deft_hf.utils.places import check_temporary
@@ -89,7 +91,8 @@ def compare(
     for name in baselines:
         if name not in variants:
             raise UserError(f"baselines: found {name}, expected among the methods, {', '.join(variants)}")
-    base = Recipe.load(recipe, overrides)
+    base = settled(Recipe.load(recipe, overrides), selects=False, tunes=bool(rates))
+    overrides = [*overrides, *chosen_overrides(base.choices)]
     check_request(base, seeds, jobs, rates, values, curve_points)
     seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     folder = Path(base.training.output_dir)

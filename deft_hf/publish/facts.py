@@ -62,6 +62,8 @@ class RunFacts:
             Commit of the code and of the recipe's folder, and whether files there differ.
         recipe (`dict`, *optional*, defaults to `{}`):
             The recipe, complete.
+        choices (`list[dict]`, *optional*):
+            Values of the recipe that were chosen for it: `key`, `value` and `why`.
         recipes_before (`list[str]`, *optional*, defaults to `[]`):
             Files of the recipes that the run was started with earlier.
         data (`dict[str, list[dict]]`, *optional*, defaults to `{}`):
@@ -103,6 +105,7 @@ class RunFacts:
     versions: dict[str, str]
     git: dict[str, dict[str, Any] | None] = field(default_factory=dict)
     recipe: dict[str, Any] = field(default_factory=dict)
+    choices: list[dict[str, Any]] | None = _if_any()
     recipes_before: list[str] = field(default_factory=list)
     data: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     transform: dict[str, str] | None = _if_any()

@@ -31,7 +31,8 @@ from deft_hf.recipe.file import read_recipe
 from deft_hf.recipe.section import Section
 from deft_hf.recipe.sections import MethodSection, ModelSection, PublishSection
 from deft_hf.recipe.shipped import recipe_file
-from deft_hf.recipe.training import TrainingSection
+from deft_hf.recipe.training import PLAIN, TrainingSection
+from deft_hf.trainer.defaults import Choice
 from deft_hf.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ class Recipe(Section):
     publish: PublishSection = Field(default=PublishSection(), description="Where the exported model goes.")
 
     _path: str = PrivateAttr("recipe")
+    _choices: tuple[Choice, ...] = PrivateAttr(())
 
     @classmethod
     def advice_on(cls, key: str) -> str | None:
@@ -112,6 +114,39 @@ class Recipe(Section):
         """The file that it was read from."""
         return self._path
 
+    @property
+    def choices(self) -> tuple[Choice, ...]:
+        """The values among its own that were chosen for it, with the reasons; see [`Recipe.filled`]."""
+        return self._choices
+
+    def stated(self) -> dict[str, Any]:
+        """By dotted key of model, method, data and training, the values that it has other than null."""
+        sections = {name: getattr(self, name) for name in ("model", "method", "data", "training")}
+        values = {name: section.model_dump(exclude_unset=True) for name, section in sections.items()}
+        found = {f"{name}.{key}": value for name, section in values.items() for key, value in section.items()}
+        return {key: value for key, value in found.items() if value is not None}
+
+    def filled(self, choices: Iterable[Choice]) -> Recipe:
+        """This recipe with values that were chosen for keys that it does not have.
+
+        Args:
+            choices (`Iterable[Choice]`):
+                Values and reasons; a value of `None` removes the key.
+        """
+        choices = tuple(choices)
+        changed: dict[str, Any] = {}
+        for name in ("method", "data", "training"):
+            section = getattr(self, name)
+            own = {c.key.partition(".")[2]: c.value for c in choices if c.key.startswith(f"{name}.")}
+            if name == "training":
+                kept = {**section.model_dump(exclude_unset=True), **own}
+                changed[name] = TrainingSection(**{key: value for key, value in kept.items() if value is not None})
+            elif own:
+                changed[name] = section.model_copy(update=own)
+        recipe = self.model_copy(update=changed)
+        recipe._choices = (*self._choices, *choices)
+        return recipe
+
     def to_yaml(self) -> str:
         """The recipe with overrides and defaults filled in, to be loaded again; of `training` only what was set."""
         sections = self.model_dump(exclude={"training"})
@@ -133,7 +168,8 @@ class Recipe(Section):
         from deft_hf.trainer.arguments import DeFTTrainingArguments
 
         method = self.method.model_dump(exclude={"name", "baselines", *(self.method.model_extra or {})})
-        values = {**self.training.model_dump(exclude_unset=True), **method, "method": self.method.name, **changes}
+        training = self.training.model_dump(exclude_unset=True, exclude=set(PLAIN))
+        values = {**training, **method, "method": self.method.name, **changes}
         if registered := self.method.settings_of(values["method"]):
             values["method_settings"] = registered
         try:

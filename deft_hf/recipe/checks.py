@@ -13,6 +13,7 @@ from deft_hf.recipe.data import DataSection
 from deft_hf.recipe.domains import Entry, FolderEntry, is_hub_name
 from deft_hf.recipe.sections import MethodSection, ModelSection, PublishSection
 from deft_hf.recipe.training import TrainingSection
+from deft_hf.trainer.defaults import SELECTION
 from deft_hf.utils.errors import UserError
 
 
@@ -180,9 +181,7 @@ def _scored(data: DataSection) -> Iterator[str]:
 
 
 def _sizes(data: DataSection) -> Iterator[str]:
-    if data.crop_size is None:
-        yield "data.crop_size: missing, expected [height, width] (or data.image_size, which is its default)"
-    elif data.image_size is not None:
+    if data.crop_size is not None and data.image_size is not None:
         largest = [round(side * data.scale[1]) for side in data.image_size]
         if any(crop > side for crop, side in zip(data.crop_size, largest, strict=True)):
             yield (
@@ -199,10 +198,11 @@ def _sizes(data: DataSection) -> Iterator[str]:
 
 def _training(recipe: Sections) -> Iterator[str]:
     training, data = recipe.training, recipe.data
-    if not training.model_fields_set & {"max_steps", "num_train_epochs"}:
-        yield "training.max_steps: missing, expected a number of optimizer steps (or training.num_train_epochs)"
-    elif training.max_steps == 0 or (training.max_steps < 0 and training.num_train_epochs <= 0):
-        yield "training.max_steps: found nothing to train, expected 1 step or more (or training.num_train_epochs)"
+    if training.max_steps == 0 or (training.max_steps < 0 and training.num_train_epochs <= 0):
+        yield "training.max_steps: found nothing to train, expected 1 step or more (or training.epochs)"
+    yield from _plain_words(training)
+    if training.early_stop is not None:
+        yield from _early_stop(training, data)
     by_score = training.load_best_model_at_end or training.save_strategy == "best"
     by_score = by_score or training.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy")
     if not (training.metric_for_best_model or by_score):
@@ -219,6 +219,33 @@ def _training(recipe: Sections) -> Iterator[str]:
         why = " (unseen domains are reported, never selected on)" if unseen else ""
         found = f"found {chosen}" if chosen else "missing"
         yield f"training.metric_for_best_model: {found}, expected one of {', '.join(known)}{why}"
+
+
+def _plain_words(training: TrainingSection) -> Iterator[str]:
+    said = training.model_fields_set
+    for word, others in (
+        ("epochs", ("max_steps", "num_train_epochs")),
+        ("batch_size", ("per_device_train_batch_size", "gradient_accumulation_steps")),
+    ):
+        if getattr(training, word) is None:
+            continue
+        if beside := [f"training.{key} {getattr(training, key)}" for key in others if key in said]:
+            yield f"training.{word}: found {getattr(training, word)} beside {' and '.join(beside)}; keep one of them"
+
+
+def _early_stop(training: TrainingSection, data: DataSection) -> Iterator[str]:
+    found = f"training.early_stop: found {training.early_stop}"
+    if not data.validation:
+        yield f"{found} without data.validation, expected source data, the only data that training may stop by"
+    elif _says_how_to_select(training) and not training.load_best_model_at_end:
+        yield (
+            f"{found} without training.load_best_model_at_end; set that, with eval_strategy, save_strategy and "
+            "metric_for_best_model, or leave out what training says of evaluation and saving, and it is chosen"
+        )
+
+
+def _says_how_to_select(training: TrainingSection) -> bool:
+    return any(f"training.{key}" in SELECTION for key in training.model_fields_set)
 
 
 def _interpolation(recipe: Sections) -> Iterator[str]:

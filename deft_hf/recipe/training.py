@@ -12,8 +12,10 @@ from pydantic.fields import FieldInfo
 
 from deft_hf.recipe.section import Section, fields_of
 from deft_hf.recipe.sections import MethodSection
-from deft_hf.recipe.values import Expected
+from deft_hf.recipe.values import Expected, Positive
 
+# Plain words for what several arguments say together: a run turns them into these before it starts.
+PLAIN = ("epochs", "batch_size", "early_stop")
 # Declared as text below: their words are those of the installed transformers.
 _WORDS_OF_TRANSFORMERS = ("lr_scheduler_type", "optim", "log_level", "ddp_backend")
 
@@ -29,12 +31,24 @@ class TrainingSection(Section, extra="allow"):
         str, AfterValidator(os.path.expanduser), Expected("text: the folder that the run writes to")
     ] = Field(description="Folder that the run writes to.")
     seed: int = Field(default=42, description="Seed of everything random.")
+    epochs: Annotated[float, Field(gt=0), Expected("a number above 0")] | None = Field(
+        default=None,
+        description="Length of the last stage in passes over the source images; a run turns it into `max_steps`. "
+        "Default: chosen, see Defaults.",
+    )
+    batch_size: Positive | None = Field(
+        default=None,
+        description="Images of an optimizer step, over all devices and accumulated batches. Default: chosen.",
+    )
+    early_stop: Positive | None = Field(
+        default=None,
+        description="End the last stage after so many evaluations without a better score on source validation.",
+    )
     max_steps: int = Field(
-        default=-1,
-        description="Length of the method's last stage in optimizer steps; this or `num_train_epochs` is required.",
+        default=-1, description="Length of the method's last stage in optimizer steps. Default: chosen."
     )
     num_train_epochs: float = Field(
-        default=3.0, description="Length of the last stage in passes over the source images."
+        default=3.0, description="As `epochs`, with the last batch of each epoch as Trainer counts it."
     )
     per_device_train_batch_size: int = Field(
         default=8, description="Images of a step on each device, before accumulation."
@@ -120,12 +134,14 @@ class TrainingSection(Section, extra="allow"):
         "method": "it belongs to method: method.name",
         "resume_from_checkpoint": "the same command resumes from the last checkpoint by itself",
         # What people type first, by the names of other tools.
-        "batch_size": "did you mean per_device_train_batch_size?",
-        "epochs": "did you mean num_train_epochs?",
+        "batch": "did you mean batch_size?",
+        "early_stopping": "did you mean early_stop?",
+        "early_stopping_patience": "did you mean early_stop?",
         "lr": "did you mean learning_rate?",
-        "num_epochs": "did you mean num_train_epochs?",
+        "num_epochs": "did you mean epochs?",
+        "patience": "did you mean early_stop?",
         "steps": "did you mean max_steps?",
-        "max_epochs": "did you mean num_train_epochs?",
+        "max_epochs": "did you mean epochs?",
         "scheduler": "did you mean lr_scheduler_type?",
         "lr_scheduler": "did you mean lr_scheduler_type?",
         "optimizer": "did you mean optim?",

@@ -47,6 +47,8 @@ def method_arguments(recipe: Recipe, method: str) -> DeFTTrainingArguments:
     changes = {"method": method, **identity_defaults()} if method != recipe.method.name else _pushing(recipe.publish)
     folder = method_folder(recipe.training.output_dir, method, recipe.method.name)
     name = recipe.training.run_name or Path(recipe.training.output_dir).resolve().name
+    if recipe.training.early_stop is not None:
+        changes["restore_callback_states_from_checkpoint"] = True  # evaluations without a better score so far
     changes["run_name"] = f"{name}-{method}" if recipe.method.baselines else name
     return recipe.training_arguments(output_dir=str(folder), **changes)
 

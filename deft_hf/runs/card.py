@@ -85,7 +85,7 @@ def _settings(method: MethodSection, training: TrainingSection) -> dict[str, Any
     declared = [*fields(DeFTTrainingArguments), *extension_settings().values()]
     defaults = {field.name: field.default for field in declared}
     chosen = method.model_dump(exclude={"name", "baselines"}) | training.model_dump(exclude_unset=True)
-    return {name: value for name, value in chosen.items() if name != "output_dir" and value != defaults[name]}
+    return {name: value for name, value in chosen.items() if name != "output_dir" and value != defaults.get(name)}
 
 
 def _record(folders: Mapping[str, Path], own: str, domains: Domains, facts: Mapping[str, RunFacts]) -> RunRecord:

@@ -55,7 +55,7 @@ def load_domains(data: DataSection) -> Domains:
         UserError: If files are wrong; the message lists everything that is, in all domains.
     """
     sections = [
-        [_domain(entry, data, entry.label_space(data.labels)) for entry in entries if entry.labelled]
+        [open_domain(entry, data) for entry in entries if entry.labelled]
         for entries in (data.source, data.validation, data.unseen)
     ]
     source, validation, unseen = sections
@@ -80,6 +80,21 @@ def load_domains(data: DataSection) -> Domains:
         for warning in [*check_sources(reports[: len(source)]), *check_scored(reports[len(source) :])]:
             say(f"warning: {warning}")
     return domains
+
+
+def open_domain(entry: Entry, data: DataSection) -> Domain:
+    """A domain of a recipe; its files are listed, and none is decoded.
+
+    Args:
+        entry (`Entry`):
+            The entry of the domain.
+        data (`DataSection`):
+            The section that it stands in.
+
+    Raises:
+        UserError: If the place has no images, or cannot be read.
+    """
+    return _domain(entry, data, entry.label_space(data.labels))
 
 
 def _domain(entry: Entry, data: DataSection, labels: LabelSpace) -> Domain:

@@ -66,6 +66,7 @@ def collect_facts(
         versions=versions(),
         git=git_states(origin.path),
         recipe=dict(origin.recipe),
+        choices=[choice._asdict() for choice in origin.choices if choice.value is not None],
         recipes_before=sorted(path.name for path in origin.folder.glob(EARLIER_RECIPES)),
         data=_data(domains) if trainer.is_world_process_zero() else {},
         transform=None if origin.transform is None else dict(origin.transform),

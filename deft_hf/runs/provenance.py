@@ -19,6 +19,7 @@ import deft_hf.utils.errors
 from deft_hf import __version__
 from deft_hf.data.domains import Domain
 from deft_hf.data.own_transform import described
+from deft_hf.trainer.defaults import Choice
 
 if TYPE_CHECKING:
     from deft_hf.recipe import Recipe
@@ -37,18 +38,21 @@ class Origin:
             The output folder.
         transform (`Mapping[str, str]`, *optional*):
             Name and hash of the source of a transform of the user's own.
+        choices (`tuple[Choice, ...]`, *optional*, defaults to `()`):
+            Which of its values were chosen for it, and why.
     """
 
     recipe: Mapping[str, Any]
     path: str
     folder: Path
     transform: Mapping[str, str] | None = None
+    choices: tuple[Choice, ...] = ()
 
     @classmethod
     def of(cls, recipe: Recipe) -> Origin:
         """The origin of a recipe's run."""
-        folder = Path(recipe.training.output_dir)
-        return cls(yaml.safe_load(recipe.to_yaml()), recipe.path, folder, described(recipe.data.transform))
+        folder, values = Path(recipe.training.output_dir), yaml.safe_load(recipe.to_yaml())
+        return cls(values, recipe.path, folder, described(recipe.data.transform), recipe.choices)
 
 
 def hardware() -> str:

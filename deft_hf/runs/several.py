@@ -13,6 +13,7 @@ from accelerate import PartialState
 from deft_hf.recipe import Recipe
 from deft_hf.recipe.shipped import split_recipes
 from deft_hf.runs.arguments import check_arguments
+from deft_hf.runs.settle import settled
 from deft_hf.runs.train import train
 from deft_hf.utils.console import say
 from deft_hf.utils.errors import UserError, workers_explained
@@ -63,7 +64,7 @@ def train_each(recipe: str, words: Sequence[str] = (), dry_run: bool = False, re
 
 
 def _train(name: str, overrides: Sequence[str], dry_run: bool, resume_anyway: bool) -> None:
-    recipe = Recipe.load(name, overrides)
+    recipe = settled(Recipe.load(name, overrides))
     check_arguments(recipe)
     say(recipe.to_yaml())
     if not dry_run:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from transformers import BaseImageProcessor
+from transformers import BaseImageProcessor, EarlyStoppingCallback
 
 from deft_hf.data.roles import Domains
 from deft_hf.publish.facts import RunFacts
@@ -27,6 +27,7 @@ from deft_hf.runs.places import Findings, look_at, write_findings
 from deft_hf.runs.provenance import Origin
 from deft_hf.runs.report import write_report
 from deft_hf.runs.same_data import claim_data
+from deft_hf.runs.settle import settled
 from deft_hf.runs.start import open_start
 from deft_hf.runs.trackers import own_tracker_run
 from deft_hf.trainer.arguments import DeFTTrainingArguments
@@ -65,6 +66,7 @@ def train(recipe: Recipe, resume_anyway: bool = False) -> Path:
     folder = train(Recipe.load("quickstart", ["training.seed=1"]))
     ```
     """
+    recipe = settled(recipe)
     publish = recipe.publish
     repository = publish.repo_id if publish.push_to_hub else None
     if repository is not None and is_main():
@@ -78,7 +80,9 @@ def train(recipe: Recipe, resume_anyway: bool = False) -> Path:
         for method in folders:
             args = method_arguments(recipe, method)
             with own_tracker_run(args, recipe.training.run_name or folder.resolve().name):
-                train_method(args, recipe.model, recipe.data, domains, origin, resume_anyway)
+                train_method(
+                    args, recipe.model, recipe.data, domains, origin, resume_anyway, recipe.training.early_stop
+                )
         if is_main():
             facts = read_facts(folders)
             model = recipe.model
@@ -120,6 +124,7 @@ def train_method(
     domains: Domains,
     origin: Origin,
     resume_anyway: bool = False,
+    early_stop: int | None = None,
 ) -> None:
     """Train one method, score it on every domain, export it.
 
@@ -138,6 +143,8 @@ def train_method(
             What the run was started with, for its record.
         resume_anyway (`bool`, *optional*, defaults to `False`):
             Resume from a checkpoint of other settings too.
+        early_stop (`int`, *optional*):
+            End after so many evaluations of the last stage without a better score on source validation.
     """
     folder = args.folder
     if (folder / METRICS).is_file():
@@ -145,6 +152,8 @@ def train_method(
         return
     say(f"\n{args.method}: training in {folder}")
     trainer = make_trainer(args, model, data, domains)
+    if early_stop is not None:
+        trainer.add_callback(EarlyStoppingCallback(early_stop))
     facts = fit(trainer, data, domains, origin, resume_anyway=resume_anyway)
     finish(trainer, facts, model, data, domains)
     # Trainer and callbacks refer to each other: without a collection the next method would share the memory.

@@ -21,7 +21,7 @@ from deft_hf.models.heads import HEADS
 from deft_hf.recipe import DataSection, MethodSection, ModelSection, PublishSection, Recipe, TrainingSection
 from deft_hf.recipe.domains import KINDS, FolderEntry, HubEntry, StreetsEntry
 from deft_hf.recipe.reference import reference
-from deft_hf.recipe.training import is_by_the_entry
+from deft_hf.recipe.training import PLAIN, is_by_the_entry
 from deft_hf.recipe.values import convert
 from deft_hf.runs.data import load_domains
 from deft_hf.trainer.arguments import DeFTTrainingArguments
@@ -81,7 +81,7 @@ def test_sections_have_every_field_of_the_arguments_once():
     arguments = {field.name for field in dataclasses.fields(DeFTTrainingArguments)}
     training, method = set(TrainingSection.keys()), set(MethodSection.keys())
     by_itself = {name for name in arguments if is_by_the_entry(name)}
-    assert training == {field.name for field in dataclasses.fields(TrainingArguments)} - by_itself
+    assert training - set(PLAIN) == {field.name for field in dataclasses.fields(TrainingArguments)} - by_itself
     assert method - {"name", "baselines"} | {"method", "method_settings"} == arguments - training - by_itself
 
 
@@ -89,7 +89,7 @@ def test_declared_defaults_are_those_of_the_arguments():
     defaults = {field.name: field.default for field in dataclasses.fields(DeFTTrainingArguments)}
     for section in (TrainingSection, MethodSection):
         for name, field in section.model_fields.items():
-            if name not in ("output_dir", "name", "baselines"):
+            if name not in ("output_dir", "name", "baselines", *PLAIN):
                 assert field.default == defaults[name] and type(field.default) is type(defaults[name]), name
 
 
@@ -320,8 +320,9 @@ def test_wrong_values(path: Path, override: str, text: str):
         ("training.ema_decay=1", "training.ema_decay: unknown key; it belongs to method: method.ema_decay"),
         ("training.method=deft", "training.method: unknown key; it belongs to method: method.name"),
         ("training.lr=1", "training.lr: unknown key; did you mean learning_rate?"),
-        ("training.batch_size=1", "training.batch_size: unknown key; did you mean per_device_train_batch_size?"),
-        ("training.epochs=1", "training.epochs: unknown key; did you mean num_train_epochs?"),
+        ("training.batch=1", "training.batch: unknown key; did you mean batch_size?"),
+        ("training.num_epochs=1", "training.num_epochs: unknown key; did you mean epochs?"),
+        ("training.patience=1", "training.patience: unknown key; did you mean early_stop?"),
         ("training.learnin_rate=1", "training.learnin_rate: unknown key; did you mean learning_rate?"),
         ("training.overwrite_output_dir=true", "unknown key; transformers 5 removed it; choose another"),
         ("training.warmup_ratio=.1", "a warmup_steps below 1 is a share of all steps"),
@@ -554,18 +555,35 @@ def test_other_images_of_one_place_are_no_leak(path: Path):
     Recipe.load(path, [f"data.{key}=[{next(streets)}]" for key in ("source", "validation", "unseen")])
 
 
-def test_a_length_is_required(path: Path):
+def test_a_length_may_be_left_to_the_defaults(path: Path):
     path.write_text(path.read_text().replace("max_steps: 800, ", ""))
-    assert refusal(path).startswith("training.max_steps: missing, expected a number of optimizer steps")
+    assert Recipe.load(path).training.max_steps == -1
     assert Recipe.load(path, ["training.num_train_epochs=2"]).training.num_train_epochs == 2
+    assert refusal(path, "training.max_steps=0").startswith("training.max_steps: found nothing to train")
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        (["training.epochs=2"], "training.epochs: found 2.0 beside training.max_steps 800; keep one of them"),
+        (
+            ["training.batch_size=4", "training.gradient_accumulation_steps=2"],
+            "training.batch_size: found 4 beside training.gradient_accumulation_steps 2; keep one of them",
+        ),
+        (["training.epochs=0"], "training.epochs: found 0, expected a number above 0"),
+        (["training.early_stop=3", "data.validation=[]"], "training.early_stop: found 3 without data.validation"),
+        (
+            ["training.early_stop=3", "training.eval_strategy=steps"],
+            "training.early_stop: found 3 without training.load_best_model_at_end",
+        ),
+    ],
+)
+def test_plain_words_stand_alone(path: Path, overrides: list[str], message: str):
+    assert message in refusal(path, *overrides)
 
 
 def test_something_to_score_is_required(path: Path):
     assert refusal(path, "data.validation=[]", "data.unseen=[]").startswith("data.validation: missing")
-
-
-def test_a_crop_is_required_where_images_have_their_own_sizes(path: Path):
-    assert refusal(path, "data.crop_size=null", "data.image_size=null").startswith("data.crop_size: missing")
 
 
 def test_a_stride_fits_the_window(path: Path):

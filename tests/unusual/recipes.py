@@ -269,7 +269,6 @@ REFUSED = {
     "pushed-to-markup": (["publish.repo_id=<b>/x"], "publish.repo_id: found"),
     "licenses-of-nobody": (["publish.data_licenses={hills: mit}"], "found no domain of this name"),
     # ---- ranges
-    "crop-is-missing": (["data.crop_size=null"], "data.crop_size: missing"),
     "crop-of-zero": (["data.crop_size=[0, 16]"], "two whole numbers above 0"),
     "crop-of-one-number": (["data.crop_size=16"], "[height, width]"),
     "crop-of-three-numbers": (["data.crop_size=[16, 16, 3]"], "[height, width]"),
