@@ -16,6 +16,7 @@ from tests import processes  # noqa: E402
 from tests.hub import TOKEN, FakeHub  # noqa: E402
 
 torch.set_num_threads(1)
+torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = 0.5  # seconds that a loader waits for a process that does not end
 
 
 @pytest.fixture(scope="module", autouse=True)

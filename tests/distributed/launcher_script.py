@@ -13,7 +13,6 @@ import deepspeed
 import torch
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
-from deepspeed.utils import nvtx
 from safetensors.torch import save_file
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
@@ -108,7 +107,6 @@ def write(run, folder):
 def main(folder, *runs):
     # DeepSpeed would compile an operator for CPUs; the tests need no compiler.
     deepspeed.ops.__compatible_ops__ = {}
-    nvtx.enable_nvtx = False  # marks for a profiler, around every module
     for case, launcher in (run.split("/") for run in runs):
         straight, resumed = folder / case / launcher, folder / case / f"{launcher}-resumed"
         run = trainer(case, launcher, straight)

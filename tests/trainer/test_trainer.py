@@ -239,7 +239,7 @@ def test_a_nan_loss_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, l
         save_strategy="steps",
         save_steps=3,
         save_total_limit=1,
-        logging_steps=100,
+        logging_steps=10,
         logging_nan_inf_filter=logging_nan_inf_filter,
     )
     with pytest.raises(TrainingDiverged, match=r"decoder_loss became nan between steps 0 and 9.*checkpoint-6"):
