@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from deft_hf.recipe import Recipe as Recipe
     from deft_hf.runs.evaluate import evaluate as evaluate
     from deft_hf.runs.export import export as export
+    from deft_hf.runs.finetune import finetune as finetune
     from deft_hf.runs.init import init as init
     from deft_hf.runs.predict import predict as predict
     from deft_hf.scoring.confusion import ConfusionMatrix as ConfusionMatrix
@@ -45,6 +46,7 @@ _HOMES = {
     "export": "runs.export",
     "export_generalized": "publish.export",
     "init": "runs.init",
+    "finetune": "runs.finetune",
     "predict": "runs.predict",
     "resolve_family": "models.families",
     "verify_export": "publish.export",

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from deft_hf.runs import places
+
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "docs" / "notebooks").glob("*.ipynb"))
 
 
@@ -29,6 +31,8 @@ def test_there_are_two():
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(path, tmp_path, monkeypatch, unverified):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(places, "_CALIBRATED_ON", 2)
+    monkeypatch.setattr(places, "_SEVERITIES", (3,))
     names = {"__name__": "__main__"}
     shown = [run(source, names) for source in cells(path)]
     assert any(value is not None for value in shown)

@@ -207,6 +207,26 @@ def _unusable(folder: Path, found: Survey) -> str:
 # ---- exports of labelling tools
 
 
+def unseen_entries(folder: Path) -> list[dict[str, Any]]:
+    """Entries of a recipe for another place: with its labels, or without any where it has none.
+
+    Args:
+        folder (`Path`):
+            The place.
+
+    Raises:
+        UserError: It has no images, or labels that cannot be used.
+    """
+    if not folder.is_dir():
+        raise UserError(f"unseen: found no folder {folder}, expected one of images")
+    places = find_places(folder)
+    if any(place.masks is not None for place in places) or detect(folder) or _layout_of(folder):
+        return [part.entry for part in find_sources(folder).labelled]
+    if not places:
+        raise UserError(f"unseen: found no image in {folder}, expected files such as .jpg, .png or .tif")
+    return [{"folder": str(folder), "labels": "none"}]
+
+
 def _exports(folder: Path) -> Iterator[tuple[str, Path]]:
     """Label exports: the folder itself is one, or some of those in it are.
 
