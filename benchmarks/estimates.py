@@ -70,7 +70,7 @@ SETS: dict[str, dict[str, Any]] = {
 }
 METHODS, SEEDS = ("joint", "deft", "lp_ft"), (0, 1, 2)
 SEVERITIES, HELD_OUT = (1, 3, 5), 3
-CALIBRATION_IMAGES, SUITE_IMAGES, PLACE_IMAGES = 16, 8, 30
+IMAGES, IMAGES_OF_TWO_CLASSES = (16, 8, 30), (12, 6, 20)  # for calibration, of the suite, of a place: at most
 STEPS, STEPS_OF_TWO_CLASSES, WARMUP = 100, 150, 20  # with two classes it takes 100 steps to leave the background
 
 NAMES = {
@@ -180,10 +180,11 @@ def domains(name: str, data: Path) -> dict[str, Any]:
         places = {place: Domain.from_folder(data / name / place, labels) for place in facts["unseen"]}
     # The first two thirds and the last third, so that the suite shows no neighbours of what calibrates.
     first = len(validation) * 2 // 3
+    calibration, suite, most = IMAGES_OF_TWO_CLASSES if labels.num_labels == 2 else IMAGES
     return {
-        "calibration": validation.select(spread(0, first, CALIBRATION_IMAGES)),
-        "suite": validation.select(spread(first, len(validation), SUITE_IMAGES)),
-        "places": {key: place.select(spread(0, len(place), PLACE_IMAGES)) for key, place in places.items()},
+        "calibration": validation.select(spread(0, first, calibration)),
+        "suite": validation.select(spread(first, len(validation), suite)),
+        "places": {key: place.select(spread(0, len(place), most)) for key, place in places.items()},
     }
 
 
@@ -230,7 +231,7 @@ class Small(Domain):
 
 
 def read(name: str, method: str, options: argparse.Namespace) -> None:
-    """Passes every image through the models of all seeds and keeps the counts of each model."""
+    """Passes every image through the models of all seeds and keeps the counts of each model, as far as time allows."""
     from deft_hf.runs.segmenter import Segmenter
 
     images = arrays(name, options)
@@ -264,16 +265,27 @@ def read(name: str, method: str, options: argparse.Namespace) -> None:
                     places[which].update(found[which], others)
         return counts
 
-    source = labelled("source")
-    copies = {key: labelled(key) for key in keys(images, "copy/")}
-    calibrations = [Calibration(counts) for counts in source]  # for the temperatures and thresholds
-    places = {}
-    for key in [*keys(images, "place/"), *keys(images, "suite/")]:
-        place = [calibration.counts() for calibration in calibrations]
-        places[key] = (labelled(key, place), place)
-    target = options.out / name / f"{method}.pt"
-    torch.save({"source": source, "copies": copies, "places": places}, target.with_suffix(".tmp"))
-    target.with_suffix(".tmp").rename(target)
+    part, target = (options.out / name / f"{method}.{end}" for end in ("part", "pt"))
+    done = torch.load(part, weights_only=False) if part.exists() else {}
+    for key in ["source", *keys(images, "copy/"), *keys(images, "place/"), *keys(images, "suite/")]:
+        if key in done:
+            continue
+        if time.perf_counter() > options.deadline:
+            torch.save(done, part)
+            return
+        place = []
+        if not key.startswith(("source", "copy/")):
+            place = [Calibration(counts).counts() for counts in done["source"][0]]  # its temperatures and thresholds
+        done[key] = (labelled(key, place), place)
+    torch.save(
+        {
+            "source": done["source"][0],
+            "copies": {key: counts for key, (counts, _) in done.items() if key.startswith("copy/")},
+            "places": {key: both for key, both in done.items() if key.startswith(("place/", "suite/"))},
+        },
+        part,
+    )
+    part.rename(target)
 
 
 def keys(images: dict[str, np.ndarray], prefix: str) -> list[str]:
@@ -449,14 +461,17 @@ def main() -> None:
     if options.command == "run":
         options.out.mkdir(parents=True, exist_ok=True)
         start, longest = time.perf_counter(), 0.0
+        options.deadline = start + options.seconds
         for what, job in jobs(options):
             begun = time.perf_counter()
-            if begun - start + longest > options.seconds:
+            if begun + longest > options.deadline:
                 break
             job()
             took = time.perf_counter() - begun
-            longest = max(longest, took)
+            longest = max(longest, took if what.endswith("training") else 0)
             print(f"{what}: {took:.0f} s", flush=True)
+            if time.perf_counter() > options.deadline:
+                break
         else:
             print("done", flush=True)
         return
