@@ -16,6 +16,7 @@ from torch import Tensor
 
 from deft_hf.scoring.estimates.counts import TEMPERATURES, Evidence, LabelledCounts, threshold_for
 
+_ABSENT = 0.01  # of a class's share of the source: a place without predictions of it and with less is without it
 _ENOUGH = 200  # pixels predicted as a class, for a temperature, a threshold and a difference of its own
 
 
@@ -32,11 +33,14 @@ class Parameters:
             Class-wise thresholds of the confidence, as log-odds, see [`thresholded`].
         gaps (`Tensor`):
             Mean confidence minus precision, see [`difference`].
+        shares (`Tensor`):
+            Share of the labelled pixels that are of each class.
     """
 
     temperatures: Tensor
     thresholds: Tensor
     gaps: Tensor
+    shares: Tensor
 
     @classmethod
     def fit(cls, counts: LabelledCounts) -> Parameters:
@@ -61,7 +65,8 @@ class Parameters:
         else:
             together = fitted(slice(None))
             values = [fitted(row) if predicted[row] >= _ENOUGH else together for row in range(counts.num_labels)]
-        return cls(*(torch.tensor(column, dtype=torch.float64) for column in zip(*values, strict=True)))
+        columns = (torch.tensor(column, dtype=torch.float64) for column in zip(*values, strict=True))
+        return cls(*columns, shares=matrix.sum(1) / matrix.sum().clamp_min(1))
 
 
 def confidence(evidence: Evidence, parameters: Parameters) -> Tensor:
@@ -70,7 +75,7 @@ def confidence(evidence: Evidence, parameters: Parameters) -> Tensor:
     The expected confusion matrix is the sum of the predicted probabilities over the pixels of each row; for two
     classes, the "average confidence" of Li et al. (MICCAI 2022, https://arxiv.org/abs/2207.09957).
     """
-    return expected_iou(evidence.soft, evidence.predicted)
+    return _scored(matrix_iou(evidence.soft), evidence, parameters)
 
 
 def temperature(evidence: Evidence, parameters: Parameters) -> Tensor:
@@ -81,7 +86,7 @@ def temperature(evidence: Evidence, parameters: Parameters) -> Tensor:
     equals the share of them that is right. `softmax(log p / T) = softmax(z / T)`, so probabilities are enough. For two
     classes the authors choose the foreground's T so that soft Dice equals Dice; here every class is treated alike.
     """
-    return expected_iou(evidence.tempered, evidence.predicted)
+    return _scored(matrix_iou(evidence.tempered), evidence, parameters)
 
 
 def thresholded(evidence: Evidence, parameters: Parameters) -> Tensor:
@@ -91,7 +96,7 @@ def thresholded(evidence: Evidence, parameters: Parameters) -> Tensor:
     (https://arxiv.org/abs/2201.04234), class by class as in Li et al. 2022: the precision of class c is the share of
     its pixels whose confidence is above t_c, chosen so that on the source this share equals the precision.
     """
-    return expected_iou(with_precision(evidence.soft, evidence.above), evidence.predicted)
+    return _scored(matrix_iou(with_precision(evidence.soft, evidence.above)), evidence, parameters)
 
 
 def difference(evidence: Evidence, parameters: Parameters) -> Tensor:
@@ -103,7 +108,7 @@ def difference(evidence: Evidence, parameters: Parameters) -> Tensor:
     """
     hits = evidence.soft.diagonal(dim1=-2, dim2=-1) - parameters.gaps * evidence.predicted
     hits = torch.minimum(hits.clamp_min(0), evidence.predicted)
-    return expected_iou(with_precision(evidence.soft, hits), evidence.predicted)
+    return _scored(matrix_iou(with_precision(evidence.soft, hits)), evidence, parameters)
 
 
 def soft_dice(evidence: Evidence, parameters: Parameters) -> Tensor:
@@ -115,7 +120,7 @@ def soft_dice(evidence: Evidence, parameters: Parameters) -> Tensor:
     is turned into IoU = D / (2 - D). Summed over all images first it would equal [`confidence`].
     """
     dice = evidence.dice / evidence.dice_images
-    return torch.where(evidence.dice_images > 0, dice / (2 - dice), _unpredicted(evidence.soft, evidence.predicted))
+    return _scored(dice / (2 - dice), evidence, parameters)
 
 
 def agreement(evidence: Evidence, parameters: Parameters) -> Tensor:
@@ -126,9 +131,7 @@ def agreement(evidence: Evidence, parameters: Parameters) -> Tensor:
     agreement and accuracy (here IoU) are known, and the slope comes from corrupted copies, where the authors take it
     from many pairs of models. NaN without members.
     """
-    found = torch.where(
-        evidence.predicted > 0, _iou(evidence.agreement), _unpredicted(evidence.soft, evidence.predicted)
-    )
+    found = _scored(matrix_iou(evidence.agreement), evidence, parameters)
     members = evidence.agreement.sum((-2, -1)) > 0
     return torch.where(members[..., None], found, torch.nan)
 
@@ -143,13 +146,10 @@ ESTIMATORS: dict[str, Callable[[Evidence, Parameters], Tensor]] = {
 }
 
 
-def expected_iou(matrix: Tensor, predicted: Tensor) -> Tensor:
-    """IoU per class of expected confusion matrices `(..., K, K)` whose rows are predicted classes.
-
-    A class that is nowhere predicted has the IoU 0 where it is expected on more than a thousandth of the pixels, and
-    NaN, as an absent class, where it is not.
-    """
-    return torch.where(predicted > 0, _iou(matrix), _unpredicted(matrix, predicted))
+def matrix_iou(matrix: Tensor) -> Tensor:
+    """IoU per class of confusion matrices `(..., K, K)`, counted or expected, whose rows are predicted classes."""
+    hits = matrix.diagonal(dim1=-2, dim2=-1)
+    return hits / (matrix.sum(-1) + matrix.sum(-2) - hits)
 
 
 def with_precision(soft: Tensor, hits: Tensor) -> Tensor:
@@ -160,14 +160,18 @@ def with_precision(soft: Tensor, hits: Tensor) -> Tensor:
     return scaled - torch.diag_embed(scaled.diagonal(dim1=-2, dim2=-1)) + torch.diag_embed(hits)
 
 
-def _iou(matrix: Tensor) -> Tensor:
-    hits = matrix.diagonal(dim1=-2, dim2=-1)
-    return hits / (matrix.sum(-1) + matrix.sum(-2) - hits)
+def _scored(iou: Tensor, evidence: Evidence, parameters: Parameters) -> Tensor:
+    """IoU with classes that are nowhere predicted: 0 where they are there and missed, NaN where they are absent.
 
-
-def _unpredicted(matrix: Tensor, predicted: Tensor) -> Tensor:
-    expected = matrix.sum(-2) / predicted.sum(-1, keepdim=True)
-    return torch.where(expected > 1e-3, 0.0, torch.nan).to(matrix)
+    A class counts as absent where less is expected of it than a hundredth of its share of the source, unless fewer
+    than two classes, over which a mean IoU is none, were left.
+    """
+    shares = evidence.tempered.sum(-2) / evidence.predicted.sum(-1, keepdim=True)
+    predicted, known = evidence.predicted > 0, parameters.shares > 0
+    there = predicted | (known & (shares >= _ABSENT * parameters.shares))
+    there = torch.where(there.sum(-1, keepdim=True) < 2, predicted | known, there)
+    missed = torch.where(there, 0.0, torch.nan).to(iou)
+    return torch.where(predicted, iou, missed)
 
 
 def _temperature_for(confidences: Tensor, precision: float) -> float:

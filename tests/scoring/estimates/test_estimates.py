@@ -7,7 +7,7 @@ import torch
 from deft_hf.scoring.confusion import ConfusionMatrix
 from deft_hf.scoring.estimates import ESTIMATORS, Calibration, LabelledCounts
 from deft_hf.scoring.estimates.counts import PlaceCounts, above_threshold, threshold_for
-from deft_hf.scoring.estimates.estimators import Parameters, expected_iou, with_precision
+from deft_hf.scoring.estimates.estimators import Parameters, matrix_iou, with_precision
 from deft_hf.utils.errors import UserError
 
 CLASSES = 3
@@ -51,6 +51,11 @@ def calibration():
     return Calibration(counted(drawn(20, 2.0, 1.5, seed=1)), shifted_copies(2))
 
 
+def shares_of(*shares):
+    plain = [torch.tensor(value, dtype=torch.float64).expand(CLASSES) for value in (1.0, 0.0, 0.0)]
+    return Parameters(*plain, shares=torch.tensor(shares, dtype=torch.float64))
+
+
 def unlabelled(samples):
     return [probabilities for probabilities, _ in samples]
 
@@ -73,7 +78,7 @@ def test_soft_iou_of_calibrated_predictions_is_the_expected_iou():
         matrix.update(classes, labels)
         draws.append(matrix.compute().iou)
     expected = np.mean(draws, 0)
-    np.testing.assert_allclose(expected_iou(soft, place.evidence().predicted[0]), expected, atol=0.003)
+    np.testing.assert_allclose(matrix_iou(soft), expected, atol=0.003)
 
 
 def test_thresholded_confidence_equals_a_plain_reference():
@@ -135,7 +140,7 @@ def test_soft_dice_is_the_mean_over_the_images_where_a_class_is_predicted():
     place = PlaceCounts(torch.ones(CLASSES), torch.zeros(CLASSES))
     place.update(first)
     place.update(second)
-    found = ESTIMATORS["soft_dice"](place.evidence(), None)[0]
+    found = ESTIMATORS["soft_dice"](place.evidence(), shares_of(0.5, 0.5, 0))[0]
     dice0 = (2 * 1.5 / (1.7 + 2) + 2 * 2.4 / (2.4 + 3)) / 2
     dice1 = 2 * 0.8 / (1.3 + 1)
     assert found[0] == pytest.approx(dice0 / (2 - dice0), abs=1e-6)
@@ -184,7 +189,7 @@ def test_a_class_that_no_member_predicts_is_none_that_they_agree_on():
     image[:, :2] = torch.tensor([0.3, 0.6, 0.1])[:, None, None]
     place = PlaceCounts(torch.ones(CLASSES), torch.zeros(CLASSES))
     place.update(image, [image.argmax(0)])
-    assert ESTIMATORS["agreement"](place.evidence(), None)[0].tolist() == [1, 1, 0]
+    assert ESTIMATORS["agreement"](place.evidence(), shares_of(0.5, 0.4, 0.1))[0].tolist() == [1, 1, 0]
 
 
 # Intervals
@@ -228,7 +233,7 @@ def test_replicates_spread_as_draws_of_images_with_replacement():
     for image in images:
         place.update(image)
     evidence = place.evidence()
-    spread = expected_iou(evidence.soft, evidence.predicted).mean(-1)[1:].std()
+    spread = matrix_iou(evidence.soft).mean(-1)[1:].std()
 
     single = []
     for image in images:
@@ -237,7 +242,7 @@ def test_replicates_spread_as_draws_of_images_with_replacement():
         single.append(alone.evidence().soft[0])
     single, rng = torch.stack(single), np.random.default_rng(0)
     draws = torch.stack([single[rng.integers(0, 20, 20)].sum(0) for _ in range(300)])
-    reference = expected_iou(draws, draws.sum(-1)).mean(-1).std()
+    reference = matrix_iou(draws).mean(-1).std()
     assert float(spread / reference) == pytest.approx(1, abs=0.2)
 
 
@@ -343,11 +348,22 @@ def test_classes_that_are_missing_somewhere():
     assert estimate.mean_iou == pytest.approx(np.nanmean(counted(two).truth.compute().iou), abs=0.01)
 
 
-def test_a_class_that_is_expected_but_never_predicted_scores_nothing():
-    soft, predicted = torch.tensor([[90.0, 10.0], [0.0, 0.0]]), torch.tensor([100.0, 0.0])
-    assert expected_iou(soft, predicted).tolist() == pytest.approx([0.9, 0.0])
-    hardly = torch.tensor([[99.95, 0.05], [0.0, 0.0]])
-    assert math.isnan(expected_iou(hardly, predicted)[1])
+@pytest.mark.parametrize("method", [name for name in ESTIMATORS if name != "agreement"])
+def test_a_class_that_is_never_predicted_is_missed_or_absent(method):
+    image = torch.tensor([0.6, 0.398, 0.002])[:, None, None].repeat(1, 4, 4)
+    image[:, :2] = torch.tensor([0.398, 0.6, 0.002])[:, None, None]
+    place = PlaceCounts(torch.ones(CLASSES), torch.zeros(CLASSES))
+    place.update(image)
+    missed = ESTIMATORS[method](place.evidence(), shares_of(0.5, 0.4, 0.1))[0]
+    absent = ESTIMATORS[method](place.evidence(), shares_of(0.2, 0.2, 0.6))[0]
+    assert missed[:2].isfinite().all() and missed[2] == 0 and math.isnan(absent[2])
+
+
+def test_a_mean_is_never_of_one_class_alone():
+    place = PlaceCounts(torch.ones(CLASSES), torch.zeros(CLASSES))
+    place.update(torch.tensor([1.0, 0.0, 0.0])[:, None, None].expand(CLASSES, 4, 4))
+    found = ESTIMATORS["temperature"](place.evidence(), shares_of(0.9, 0.1, 0))[0]
+    assert found[:2].tolist() == [1, 0] and math.isnan(found[2])
 
 
 def test_another_diagonal_keeps_rows_and_their_proportions():
