@@ -187,19 +187,21 @@ class LabelSpace:
         if mask.mode in ("RGB", "RGBA"):
             if mask.mode == "RGBA":
                 check_alpha(np.asarray(mask), name)
-            raw = _packed(mask)
-            train = np.take(self._color_table, raw)
-        elif mask.mode in ("1", "L", "I") or mask.mode.startswith("I;16"):
-            raw = np.asarray(mask)
-            train = self._by_id(raw)
+            train = np.take(self._color_table, _packed(mask))
+        elif mask.mode == "L":
+            train = np.array(mask.point(self._byte_table))
+        elif mask.mode in ("1", "I") or mask.mode.startswith("I;16"):
+            train = self._by_id(np.asarray(mask))
         else:
             raise UserError(
                 f"{name}: found a mask of mode {mask.mode}, expected whole-number ids (8, 16 or 32 bits), a palette "
                 "or RGB colours; save it as a PNG of one of these"
             )
         if (train == _UNKNOWN).any():
+            by_color = mask.mode.startswith("RGB")
+            raw = _packed(mask) if by_color else np.asarray(mask)
             unknown = np.unique(raw[train == _UNKNOWN])
-            raise UserError(f"{name}: {self._explain(unknown.tolist(), by_color=mask.mode.startswith('RGB'))}")
+            raise UserError(f"{name}: {self._explain(unknown.tolist(), by_color)}")
         return train
 
     def _by_id(self, raw: np.ndarray) -> np.ndarray:
@@ -262,6 +264,10 @@ class LabelSpace:
             if not isinstance(raw, str) and raw >= 0:
                 table[raw] = train
         return table
+
+    @cached_property
+    def _byte_table(self) -> list[int]:
+        return self._id_table[:256].tolist()
 
     @cached_property
     def _declared_colors(self) -> dict[Color, int]:
