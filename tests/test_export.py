@@ -57,7 +57,7 @@ def test_a_checkpoint_holds_both_components_and_the_line_between(tmp_path, setti
     run.train()
     folder = max(tmp_path.glob("checkpoint-*"))
     pathways = run.pathways
-    usual, generalized = (state(merged(model, run.family)) for model in (pathways.usual, pathways.generalized))
+    usual, generalized = (state(merged(model)) for model in (pathways.usual, pathways.generalized))
     assert same(usual, generalized) == (not pathways.averages)
     assert same(state(load_component(folder)), state(run.generalized_model))
     assert same(state(load_component(folder, "generalized")), generalized)
@@ -69,7 +69,7 @@ def test_a_checkpoint_holds_both_components_and_the_line_between(tmp_path, setti
         for name, parameter in pathways.usual.named_parameters():
             if name in pathways.initial:
                 parameter.mul_(0.25).add_(pathways.initial[name], alpha=0.75)
-    expected = state(merged(pathways.usual, run.family))
+    expected = state(merged(pathways.usual))
     for name, value in state(found).items():
         torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6)
 

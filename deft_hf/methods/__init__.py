@@ -136,12 +136,14 @@ def state_settings() -> set[str]:
     return {"method", *(each.name for each in fields(MethodSettings) if each.metadata.get("state"))}
 
 
-def compose(settings: Any) -> Composition:
+def compose(settings: Any, *brought: Ingredient) -> Composition:
     """The method and the ingredients that `settings` ask for.
 
     Args:
         settings (`RunSettings`):
             Or anything with its fields, such as [`DeFTTrainingArguments`].
+        brought (`Ingredient`):
+            Further ingredients, which no setting asks for.
 
     Raises:
         UserError: There is no such method, or it has no such setting.
@@ -158,7 +160,7 @@ def compose(settings: Any) -> Composition:
         _take(CommonSettings, settings),
         method(method.Settings(**extra)),
         Averaging(_take(AverageSettings, settings), method.default_average),
-        [each(_take(each.Settings, settings)) for each in INGREDIENTS],
+        [*(each(_take(each.Settings, settings)) for each in INGREDIENTS), *brought],
     )
 
 

@@ -25,6 +25,9 @@ MARKS = (f".lora_A.{NAME}.", f".lora_B.{NAME}.")
 # What peft's wrapper of a convolution lacks and other modules read: MobileNetV2's padding needs the stride.
 GEOMETRY = ("stride", "kernel_size", "padding", "dilation", "padding_mode", "groups")
 
+# What peft, and transformers' own way to it, leave on a model; with the second an export would be of adapters alone.
+NOTES = ("peft_config", "_hf_peft_config_loaded")
+
 
 @dataclass
 class LoRASettings:
@@ -69,11 +72,7 @@ class LoRA(Ingredient):
         return self.settings.lora_rank > 0
 
     def problems(self, run: Run) -> Iterator[str]:
-        if run.method.stages[-1] != "joint" or run.average is not None:
-            yield "lora_rank goes with method joint or lp_ft and average: none (averaged factors are no average)"
-        distance = run.get(L2SP)
-        if (distance and distance.reads_start) or run.get(SPD) or run.get(WiSEFT):
-            yield "lora_rank keeps the encoder's weights: leave distance_weight, projection_weight, interpolation out"
+        yield from conflicts("lora_rank", run)
 
     def refusals(self, launcher: Launcher) -> Iterator[str]:
         if launcher.shards_parameters:
@@ -84,12 +83,21 @@ class LoRA(Ingredient):
         return add_adapters(model, family, rank, self.settings.lora_alpha or rank)
 
     def plain(self, model: nn.Module, family: SegmentationFamily) -> nn.Module:
-        return merged(model, family)
+        return merged(model)
+
+
+def conflicts(adapters: str, run: Run) -> Iterator[str]:
+    """What does not go with adapters in a run, one message each; `adapters` names where they come from."""
+    if run.method.stages[-1] != "joint" or run.average is not None:
+        yield f"{adapters} goes with method joint or lp_ft and average: none (averaged factors are no average)"
+    distance = run.get(L2SP)
+    if (distance and distance.reads_start) or run.get(SPD) or run.get(WiSEFT):
+        yield f"{adapters} keeps the encoder's weights: leave distance_weight, projection_weight, interpolation out"
 
 
 def has_adapters(model: nn.Module) -> bool:
     """Whether `model` holds adapters that `merged` would fold into its weights."""
-    return any(_is_adapter(name) for name, _ in model.named_parameters())
+    return any(".lora_" in name for name, _ in model.named_parameters())
 
 
 def add_adapters(model: nn.Module, family: SegmentationFamily, rank: int, alpha: float) -> SegmentationFamily:
@@ -147,7 +155,6 @@ def add_adapters(model: nn.Module, family: SegmentationFamily, rank: int, alpha:
 
 def _inject(encoder: nn.Module, layers: list[str], rank: int, alpha: float) -> None:
     from peft import LoraConfig, inject_adapter_in_model
-    from peft.tuners.lora import Conv2d
 
     # One pattern for whole names: peft takes an item of a list for the end of a name.
     targets = "|".join(re.escape(name) for name in layers)
@@ -155,37 +162,42 @@ def _inject(encoder: nn.Module, layers: list[str], rank: int, alpha: float) -> N
     config = LoraConfig(r=rank, target_modules=targets, lora_dropout=0.0, bias="none", **options)
     inject_adapter_in_model(config, encoder, NAME)
     for module in encoder.modules():
-        if isinstance(module, Conv2d):
-            base, first = module.get_base_layer(), module.lora_A[NAME]
-            for name in GEOMETRY:
-                setattr(module, name, getattr(base, name))
+        keep_geometry(module)
+
+
+def keep_geometry(layer: Any) -> None:
+    """Give an adapted convolution, and its factors A, what they lack of the geometry of the layer inside."""
+    from peft.tuners.lora import Conv2d
+
+    if isinstance(layer, Conv2d):
+        base: Any = layer.get_base_layer()
+        for name in GEOMETRY:
+            setattr(layer, name, getattr(base, name))
+        for first in layer.lora_A.values():
             # peft leaves these at their defaults (https://github.com/huggingface/peft/issues/3697).
             first.dilation, first.padding_mode = base.dilation, base.padding_mode
             first._reversed_padding_repeated_twice = base._reversed_padding_repeated_twice
 
 
-def merged(model: nn.Module, family: SegmentationFamily) -> nn.Module:
+def merged(model: nn.Module) -> nn.Module:
     """A copy of `model` without adapters, of the original class and names, that gives the same outputs.
 
     Args:
         model (`nn.Module`):
-            Model that `add_adapters` was called on; it is not changed and can be trained further. One without adapters
-            is returned itself.
-        family (`SegmentationFamily`):
-            Its family, before or after `add_adapters`.
+            Model with LoRA layers, from `add_adapters` or another hand; it is not changed and can be trained further.
+            One without adapters is returned itself.
     """
     if not has_adapters(model):
         return model
     from peft.tuners.lora import LoraLayer
 
     model = copy.deepcopy(model)
-    for encoder in map(model.get_submodule, family.encoders):
-        for name, module in list(encoder.named_modules()):
-            if isinstance(module, LoraLayer):
-                module.merge()
-                encoder.set_submodule(name, module.get_base_layer())
-        if hasattr(encoder, "peft_config"):
-            del encoder.peft_config
+    for name, module in list(model.named_modules()):
+        if isinstance(module, LoraLayer):
+            module.merge()
+            model.set_submodule(name, module.get_base_layer())
+        for note in NOTES:
+            vars(module).pop(note, None)
     return model
 
 

@@ -17,6 +17,7 @@ from deft_hf.methods.core.batchnorm import batchnorm_modules, mend_momentum
 from deft_hf.models.families import SegmentationFamily
 from deft_hf.models.plain import is_plain
 from deft_hf.models.pretrained import Pretrained, open_pretrained
+from deft_hf.trainer.adapters import unwrapped
 from deft_hf.trainer.arguments import DeFTTrainingArguments
 from deft_hf.trainer.evaluation import Evaluator
 from deft_hf.trainer.limits import check_optimizer
@@ -56,7 +57,7 @@ def check_arguments(
         model = start.model
         if kwargs.get("processing_class") is None:
             kwargs["processing_class"] = start.processor
-    _check_model(model)
+    model = _checked(model)
     if is_plain(model) and args.gradient_checkpointing:
         raise UserError("gradient_checkpointing is a feature of transformers models: leave it out.")
     if not any(kwargs.get("optimizers") or ()) and kwargs.get("optimizer_cls_and_kwargs") is None:
@@ -102,19 +103,13 @@ def open_named(name: str, train_dataset: Any, args: DeFTTrainingArguments) -> Pr
         return open_pretrained(name, train_dataset.domains[0].labels, seed=args.seed)
 
 
-def _check_model(model: Any) -> None:
+def _checked(model: Any) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise UserError(
             f"model: found a {type(model).__name__}, expected a model that is loaded: "
             "model=AutoModelForSemanticSegmentation.from_pretrained(...)."
         )
-    adapters = {type(each).__name__ for each in model.modules() if type(each).__module__.partition(".")[0] == "peft"}
-    if adapters:
-        raise UserError(
-            f"model: found adapters of peft ({', '.join(sorted(adapters))}), expected a model without them: merge or "
-            "remove them (model.merge_and_unload() or model.unload()); for low-rank adapters set lora_rank, which "
-            "trains them in joint and lp_ft."
-        )
+    return unwrapped(model)
 
 
 def prepare_batchnorm(model: nn.Module, args: DeFTTrainingArguments) -> nn.Module:

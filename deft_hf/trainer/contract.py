@@ -155,6 +155,13 @@ FACTS: dict[str, tuple[Fact, ...]] = {
             says=('getattr(optimizer, "_step_supports_amp_scaling", False)',),
         ),
     ),
+    "trainer.adapters": (
+        Fact(
+            "peft.utils.other:ModulesToSaveWrapper.update",
+            "silent: another copy of the decoder is trained than is used",
+            says=("self.modules_to_save[adapter_name] = copy.deepcopy(self.original_module)",),
+        ),
+    ),
     "trainer.callbacks": (
         Fact(
             f"{_TRAINER}._run_epoch",
@@ -328,6 +335,11 @@ FACTS: dict[str, tuple[Fact, ...]] = {
         Fact("peft.tuners.lora:Conv2d", _NO_NAME),
         Fact("peft.tuners.lora:LoraLayer.merge", _NO_NAME, takes="self safe_merge adapter_names"),
         Fact("peft.tuners.lora:LoraLayer.get_base_layer", _NO_NAME, takes="self"),
+        Fact(
+            "transformers.modeling_utils:PreTrainedModel.save_pretrained",
+            "silent: an export is of adapters alone",
+            says=('getattr(self, "_hf_peft_config_loaded", False)',),
+        ),
         Fact(
             "peft.tuners.tuners_utils:BaseTuner.__init__",
             "silent: an export keeps a note of adapters that it does not have",

@@ -21,13 +21,14 @@ from transformers.utils import logging
 from deft_hf.data.collate import CheckedBatches, MaskTargets, collate
 from deft_hf.data.sampling import set_epoch
 from deft_hf.data.unreadable import Reader
-from deft_hf.methods import WiSEFT, compose
+from deft_hf.methods import WiSEFT
 from deft_hf.methods.core.stages import Span
 from deft_hf.models.families import resolve_family
 from deft_hf.models.plain import class_names
 from deft_hf.publish.push import PushFailed
 from deft_hf.scoring.confusion import Scores
 from deft_hf.trainer import checks
+from deft_hf.trainer.adapters import compose_for
 from deft_hf.trainer.arguments import DeFTTrainingArguments
 from deft_hf.trainer.batchnorm import BatchNormRefresher
 from deft_hf.trainer.callbacks import LoopCallback
@@ -114,7 +115,7 @@ class DeFTTrainer(Trainer):
         args, model = checks.check_arguments(args, model, kwargs)
         family = resolve_family(model, encoder)
         model = checks.prepare_batchnorm(model, args)
-        self.composition = compose(args)
+        self.composition = compose_for(args, model)
         with own_randomness(args.seed, args.device):
             self.family = self.composition.adapt(model, family)
         at_hand = self.composition.reads_start and not args.snapshot_on_cpu

@@ -116,7 +116,7 @@ def test_merged_model_is_plain_and_gives_the_same_logits(model_type, tmp_path):
     start = logits(model.eval())
     trained(model, family)
     state = copy.deepcopy(model.state_dict())
-    plain = merged(model, family)
+    plain = merged(model)
 
     torch.testing.assert_close(logits(plain), logits(model), rtol=1e-10, atol=1e-10)
     assert (logits(plain) - start).abs().max() > 1e-3
@@ -144,7 +144,7 @@ def test_training_goes_on_after_a_merge():
     for model in (straight, stopped):
         torch.manual_seed(1)
         trained(model, family)
-    merged(stopped, family)
+    merged(stopped)
     for model in (straight, stopped):
         torch.manual_seed(2)
         trained(model, family)
@@ -154,7 +154,7 @@ def test_training_goes_on_after_a_merge():
 def test_merged_weights_are_the_papers():
     model, before, family = adapted("segformer")
     trained(model, family)
-    plain, start = merged(model, family), tiny.build("segformer")
+    plain, start = merged(model), tiny.build("segformer")
     factors = model.state_dict()
     for name, layer in adaptable(start, before).items():
         first = factors[f"{name}.lora_A.default.weight"].flatten(1)
@@ -170,7 +170,7 @@ def test_merged_weights_are_the_papers():
 
 def test_a_model_without_adapters_is_given_back_as_it_is():
     model = tiny.build("segformer")
-    assert merged(model, resolve_family(model)) is model
+    assert merged(model) is model
     assert not has_adapters(model)
 
 
@@ -194,7 +194,7 @@ def test_deep_copies_are_equal_and_apart():
     assert torch.equal(logits(twin), before)
     trained(twin, family)
     assert torch.equal(logits(model), before) and not torch.equal(logits(twin), before)
-    torch.testing.assert_close(logits(merged(twin, family)), logits(twin), rtol=0, atol=1e-5)
+    torch.testing.assert_close(logits(merged(twin)), logits(twin), rtol=0, atol=1e-5)
 
 
 def test_pathways_train_adapters_and_average_them():
@@ -213,7 +213,7 @@ def test_pathways_train_adapters_and_average_them():
     }
     # A gets no gradient while B is 0.
     assert {name.split(".")[-3] for name in moved if family.part_of(name) == "encoder"} == {"lora_B"}
-    plain = merged(pathways.generalized.eval(), family)
+    plain = merged(pathways.generalized.eval())
     torch.testing.assert_close(logits(plain), logits(pathways.generalized), rtol=0, atol=1e-5)
 
 
@@ -290,7 +290,7 @@ def test_layers_of_every_geometry_merge_and_those_that_cannot_are_left_alone():
     }
     start = logits(model)
     trained(model, family)
-    plain = merged(model, family)
+    plain = merged(model)
     torch.testing.assert_close(logits(plain), logits(model), rtol=0, atol=1e-5)
     assert (logits(plain) - start).abs().max() > 1e-3
     assert list(plain.state_dict()) == list(Model().state_dict())
