@@ -1,7 +1,7 @@
 """What a run is trained with where nobody says: every choice with its reason, in one place.
 
-The rates were measured by `benchmarks/default_rates.py` on 48 images of real and of drawn streets, on source
-validation alone; the documentation has the table. Nothing here opens a model or a file.
+Where a rate was measured, that was by `benchmarks/default_rates.py` on 48 images of real streets, on source validation
+alone; the log is in `benchmarks/results`. Nothing here opens a model or a file.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ class Choice(NamedTuple):
 
 
 _RATES: dict[tuple[Kind, str], Rates] = {
-    ("convolutional", "adamw"): Rates(1e-3, 5e-3, "best of six on MobileNetV2, real and drawn streets"),
-    ("convolutional", "sgd"): Rates(1e-1, 1e-1, "best of four on MobileNetV2, real streets"),
-    ("transformer", "adamw"): Rates(1e-4, 1e-3, "best of four on a DINOv2-small, real streets"),
-    ("transformer", "sgd"): Rates(1e-2, 1e-1, "best of three on a DINOv2-small, real streets"),
+    ("convolutional", "adamw"): Rates(1e-3, 5e-3, "best of four on MobileNetV2, real streets, within noise"),
+    ("convolutional", "sgd"): Rates(1e-1, 1e-1, "usual for SGD with such networks; not compared here"),
+    ("transformer", "adamw"): Rates(1e-4, 1e-3, "right on a DINOv2-small, real streets; few others tried"),
+    ("transformer", "sgd"): Rates(1e-2, 1e-1, "usual for SGD with such networks; not compared here"),
 }
 
 

@@ -65,8 +65,10 @@ class Parameters:
         else:
             together = fitted(slice(None))
             values = [fitted(row) if predicted[row] >= _ENOUGH else together for row in range(counts.num_labels)]
-        columns = (torch.tensor(column, dtype=torch.float64) for column in zip(*values, strict=True))
-        return cls(*columns, shares=matrix.sum(1) / matrix.sum().clamp_min(1))
+        temperatures, thresholds, gaps = (
+            torch.tensor(column, dtype=torch.float64) for column in zip(*values, strict=True)
+        )
+        return cls(temperatures, thresholds, gaps, shares=matrix.sum(1) / matrix.sum().clamp_min(1))
 
 
 def confidence(evidence: Evidence, parameters: Parameters) -> Tensor:
