@@ -87,7 +87,7 @@ GROUPS = {
     "Corruption suite: a kind of corruption that the calibration has not seen": "suite",
     "Other images of source validation": "held-out source",
 }
-SHORT = ("mean absolute error", "largest", "coverage")
+HEAD = ("error", "without the line", "bias", "largest", "coverage", "width", "error per class", "coverage of classes")
 
 
 def recipe(name: str, data: Path, weights: Path) -> dict[str, Any]:
@@ -350,9 +350,11 @@ def summary(found: list[dict[str, Any]]) -> dict[str, float]:
     inside = [row["interval"][0] <= row["truth"] <= row["interval"][1] for row in found]
     widths = [100 * (row["interval"][1] - row["interval"][0]) for row in found]
     classes = [
-        100 * abs(guess - truth)
+        (100 * abs(guess - truth), low <= truth <= high)
         for row in found
-        for guess, truth in zip(row["per_class"], row["truth_per_class"], strict=True)
+        for guess, truth, (low, high) in zip(
+            row["per_class"], row["truth_per_class"], row["class_intervals"], strict=True
+        )
         if math.isfinite(guess) and math.isfinite(truth)
     ]
     return {
@@ -360,34 +362,31 @@ def summary(found: list[dict[str, Any]]) -> dict[str, float]:
         "without the line": float(np.mean([100 * abs(row["without_line"] - row["truth"]) for row in found])),
         "bias": float(errors.mean()),
         "largest": float(np.abs(errors).max()),
-        "classes": float(np.mean(classes)),
         "coverage": 100 * float(np.mean(inside)),
         "width": float(np.mean(widths)),
+        "classes": float(np.mean([error for error, _ in classes])),
+        "coverage of classes": 100 * float(np.mean([held for _, held in classes])),
     }
 
 
 def overall_table(found: list[dict[str, Any]]) -> str:
-    """A line for each estimator, over all rows and over those that are trusted."""
-    head = [
-        "estimator",
-        "error",
-        "without the line",
-        "bias",
-        "largest",
-        "error per class",
-        "coverage",
-        "width",
-        "trusted",
+    """A line for each estimator."""
+    lines = [["estimator", *HEAD], ["---", *["---:"] * len(HEAD)]]
+    lines += [
+        [NAMES[estimator], *_cells(summary([row for row in found if row["estimator"] == estimator]))]
+        for estimator in NAMES
     ]
-    lines = [head, ["---", *["---:"] * 10], []]
-    for estimator in NAMES:
-        own = [row for row in found if row["estimator"] == estimator]
-        trusted = [row for row in own if row["trusted"]]
-        line = [NAMES[estimator], *_cells(summary(own)), f"{len(trusted)} of {len(own)}"]
-        line += [f"{value:.1f}" for key, value in summary(trusted).items() if key in SHORT] if trusted else [""] * 3
-        lines.append(line)
-    lines[0] = [*head, "error there", "largest there", "coverage there"]
-    return _markdown([line for line in lines if line])
+    return _markdown(lines)
+
+
+def trusted_only(found: list[dict[str, Any]], estimator: str) -> list[dict[str, Any]]:
+    """The rows of all estimators where one of them is trusted."""
+    trusted = {_place(row) for row in found if row["estimator"] == estimator and row["trusted"]}
+    return [row for row in found if _place(row) in trusted]
+
+
+def _place(row: dict[str, Any]) -> tuple:
+    return tuple(row[key] for key in ("set", "method", "seed", "where", "place"))
 
 
 def set_table(found: list[dict[str, Any]]) -> str:
@@ -432,7 +431,14 @@ def tables(found: list[dict[str, Any]], estimator: str) -> str:
     parts = []
     for title, where in GROUPS.items():
         some = [row for row in found if row["where"] == where]
-        parts += [f"## {title}", overall_table(some), set_table(some)]
+        if not some:
+            continue
+        trusted = trusted_only(some, estimator)
+        count = f"{len(trusted) // len(NAMES)} of {len(some) // len(NAMES)}"
+        parts += [f"## {title}", f"All {len(some) // len(NAMES)}, trusted or not:", overall_table(some)]
+        if trusted:
+            parts += [f"Where the default is trusted, {count}:", overall_table(trusted)]
+        parts += ["By data set, with the coverage of the interval:", set_table(some)]
         if where == "place":
             parts.append(place_table(some, estimator))
     return "\n\n".join(parts)
@@ -496,7 +502,7 @@ def main() -> None:
     if options.out:
         options.rows.parent.mkdir(parents=True, exist_ok=True)
         with lzma.open(options.rows, "wt", encoding="utf-8", preset=9 | lzma.PRESET_EXTREME) as file:
-            json.dump(rows(options.out), file)
+            json.dump(json.loads(json.dumps(rows(options.out)), parse_float=lambda text: round(float(text), 5)), file)
     with lzma.open(options.rows, "rt", encoding="utf-8") as file:
         found = json.load(file)
     figure(found, DEFAULT_METHOD, options.rows.parent / "figures" / "estimates.png")
