@@ -281,16 +281,17 @@ def _precision(machine: Machine, given: Mapping[str, Any]) -> list[Choice]:
 
 def _workers(machine: Machine, given: Mapping[str, Any]) -> list[Choice]:
     keys = ("training.dataloader_num_workers", "training.dataloader_persistent_workers")
-    if _any(keys, given):
-        return []
+    if machine.device == "cpu" or _any(keys, given):
+        return []  # a CPU has no core to spare, and starting a process takes longer than a small epoch
     if not machine.forks:
         return [Choice(keys[0], 0, "starting a process takes seconds on this system, at every evaluation")]
-    spare = machine.cores - 1 if machine.device != "cpu" else min(machine.cores - 1, 1)
-    if spare < 1:
+    workers = min(machine.cores - 1, _MOST_WORKERS)
+    if workers < 1:
         return [Choice(keys[0], 0, "one core")]
-    workers = min(spare, _MOST_WORKERS)
-    why = f"{machine.cores} cores" + ("" if machine.device != "cpu" else ", which training itself needs")
-    return [Choice(keys[0], workers, why), Choice(keys[1], True, "none is started anew in each epoch")]
+    return [
+        Choice(keys[0], workers, f"{machine.cores} cores"),
+        Choice(keys[1], True, "none is started anew each epoch"),
+    ]
 
 
 def _any(keys: Collection[str], given: Mapping[str, Any]) -> bool:
