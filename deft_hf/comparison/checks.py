@@ -117,8 +117,8 @@ def check_data(runs: Path, recipe: Recipe, domains: Domains) -> None:
     for path in sorted(runs.glob(f"*/{METRICS}")):
         run = path.parent.parent
         try:
-            data = yaml.safe_load((run / RECIPE).read_text())["data"]
-            then = json.loads(path.read_text()).get("data", now)  # earlier versions did not write it down
+            data = yaml.safe_load((run / RECIPE).read_text("utf-8"))["data"]
+            then = json.loads(path.read_text("utf-8")).get("data", now)  # earlier versions did not write it down
         except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
             kind = type(error).__name__
             raise UserError(f"{run}: cannot be read ({kind}); remove it, and it is run again") from error

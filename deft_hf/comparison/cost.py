@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import resource
 import subprocess
 import sys
 import time
@@ -39,6 +38,7 @@ from deft_hf.scoring.report import save_json
 from deft_hf.trainer.trainer import DeFTTrainer
 from deft_hf.utils.errors import UserError
 from deft_hf.utils.files import RECIPE
+from deft_hf.utils.machine import peak_memory
 
 _STEPS = 7
 _WARM = 2  # first steps, which allocate
@@ -83,7 +83,7 @@ def _measured(run: Run, plan: Plan, folder: Path) -> dict[str, float] | None:
         for role, each in (("own", run), ("joint", plan.run(known_variants()["joint"].own, 0))):
             place = folder / f".{role}"
             place.mkdir(parents=True, exist_ok=True)
-            (place / RECIPE).write_text(each.recipe.to_yaml())
+            (place / RECIPE).write_text(each.recipe.to_yaml(), encoding="utf-8")
             recipes.append(str(place / RECIPE))
         command = [sys.executable, "-m", "deft_hf.comparison.cost", *recipes]
         result = subprocess.run(command, capture_output=True, text=True)
@@ -185,26 +185,14 @@ def _wait(trainer: DeFTTrainer) -> None:
         torch.cuda.synchronize(trainer.args.device)
 
 
-def _peak_memory() -> int:
-    """Peak memory in bytes: on the accelerator, or of the whole process if there is none."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    status = Path("/proc/self/status")
-    # Linux lets a new process start from its parent's `ru_maxrss`.
-    if status.is_file() and (own := re.search(r"VmHWM:\s*(\d+) kB", status.read_text())):
-        return int(own[1]) * 1024
-    scale = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
-
-
 def main(own: str, joint: str) -> None:
     """Measure the recipe `own` and the recipe `joint` in turn, and print the results as one line of JSON."""
     logging.disable_progress_bar()
-    before = 0 if torch.cuda.is_available() else _peak_memory()
+    before = 0 if torch.cuda.is_available() else peak_memory() or 0
     trainer, batch, two = _prepare(Recipe.load(own))
     for _ in range(_WARM):
         _step(trainer, batch)
-    memory = _peak_memory() - before
+    memory = (peak_memory() or 0) - before
     flops = step_flops(trainer.pathways, two)
     other, other_batch, _ = _prepare(Recipe.load(joint))
     for _ in range(_WARM):

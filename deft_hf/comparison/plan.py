@@ -186,7 +186,7 @@ class Run:
     def prepare(self) -> None:
         """Make the folder with its recipe."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / RECIPE).write_text(self.recipe.to_yaml())
+        (self.folder / RECIPE).write_text(self.recipe.to_yaml(), encoding="utf-8")
 
 
 def _is_facts(found: Any) -> bool:

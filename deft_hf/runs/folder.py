@@ -166,7 +166,7 @@ def _is_run(folder: Path, recipe: Recipe) -> bool:
     traces = (LOCK, DATA_LISTS, METRICS, STATE)
     found = any((place / name).is_file() for place in (folder, *checkpoints(folder)) for name in traces)
     return (
-        found or any(folder.glob("baselines/*")) or (folder / RECIPE).read_text(errors="replace") == recipe.to_yaml()
+        found or any(folder.glob("baselines/*")) or (folder / RECIPE).read_text("utf-8", "replace") == recipe.to_yaml()
     )
 
 

@@ -23,6 +23,7 @@ from deft_hf.runs.evaluate import recipe_segmenter
 from deft_hf.runs.facts import collect_facts, read_facts
 from deft_hf.runs.finish import finish
 from deft_hf.runs.folder import claimed_folder, method_folders
+from deft_hf.runs.forecast import Forecast
 from deft_hf.runs.places import Findings, look_at, write_findings
 from deft_hf.runs.provenance import Origin
 from deft_hf.runs.report import write_report
@@ -77,12 +78,12 @@ def train(recipe: Recipe, resume_anyway: bool = False) -> Path:
         domains, origin = load_domains(recipe.data), Origin.of(recipe)
         folders = method_folders(folder, recipe.method)
         claim_data(folder, folders.values(), domains, resume_anyway, origin.transform)
+        forecast = Forecast(method_arguments(recipe, method) for method in folders)
         for method in folders:
             args = method_arguments(recipe, method)
             with own_tracker_run(args, recipe.training.run_name or folder.resolve().name):
-                train_method(
-                    args, recipe.model, recipe.data, domains, origin, resume_anyway, recipe.training.early_stop
-                )
+                early_stop = recipe.training.early_stop
+                train_method(args, recipe.model, recipe.data, domains, origin, resume_anyway, early_stop, forecast)
         if is_main():
             facts = read_facts(folders)
             model = recipe.model
@@ -125,6 +126,7 @@ def train_method(
     origin: Origin,
     resume_anyway: bool = False,
     early_stop: int | None = None,
+    forecast: Forecast | None = None,
 ) -> None:
     """Train one method, score it on every domain, export it.
 
@@ -145,6 +147,8 @@ def train_method(
             Resume from a checkpoint of other settings too.
         early_stop (`int`, *optional*):
             End after so many evaluations of the last stage without a better score on source validation.
+        forecast (`Forecast`, *optional*):
+            Says what is ahead, and how long it takes.
     """
     folder = args.folder
     if (folder / METRICS).is_file():
@@ -154,6 +158,8 @@ def train_method(
     trainer = make_trainer(args, model, data, domains)
     if early_stop is not None:
         trainer.add_callback(EarlyStoppingCallback(early_stop))
+    if forecast is not None:
+        trainer.add_callback(forecast.watch(trainer, {domain.name: len(domain) for domain in domains.source}))
     facts = fit(trainer, data, domains, origin, resume_anyway=resume_anyway)
     finish(trainer, facts, model, data, domains)
     # Trainer and callbacks refer to each other: without a collection the next method would share the memory.

@@ -23,6 +23,7 @@ logger = logging.get_logger(__name__)
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _CHUNK = 1 << 20
+_WINDOWS = os.name == "nt"  # which flushes a file through a handle that may write, and no folder
 
 
 # ---- manifests
@@ -75,7 +76,7 @@ def damage(folder: str | Path) -> str | None:
 
 def _sha256(path: Path, flush: bool = False) -> str:
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with open(path, "r+b" if flush and _WINDOWS else "rb") as file:
         if flush:
             os.fsync(file.fileno())
         while chunk := file.read(_CHUNK):
@@ -85,9 +86,9 @@ def _sha256(path: Path, flush: bool = False) -> str:
 
 def _sync(path: Path) -> None:
     """Flush a file, or the names in a folder, where the system can."""
-    if path.is_dir() and os.name == "nt":
+    if path.is_dir() and _WINDOWS:
         return
-    handle = os.open(path, os.O_RDONLY)
+    handle = os.open(path, os.O_RDWR if _WINDOWS else os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

@@ -118,7 +118,7 @@ def test_one_that_cannot_be_measured_is_left_out(measured, monkeypatch, tmp_path
 
 def test_memory_is_that_of_the_process_itself():
     grows = (
-        "from deft_hf.comparison.cost import _peak_memory as peak\n"
+        "from deft_hf.utils.machine import peak_memory as peak\n"
         "before = peak(); more = b'1' * (64 << 20); print(peak() - before)"
     )
     burden = b"1" * (256 << 20)  # held here while the other process starts

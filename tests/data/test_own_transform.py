@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader
+from torch.utils.data import ConcatDataset, DataLoader
 
+from deft_hf.data.corruptions import corrupted
 from deft_hf.data.domains import Domain
 from deft_hf.data.own_transform import OwnTransform, described, load
-from deft_hf.data.sampling import TrainingSet
-from deft_hf.data.transforms import TrainTransform
+from deft_hf.data.sampling import EvaluationSet, TrainingSet
+from deft_hf.data.transforms import EvalTransform, TrainTransform
 from deft_hf.utils.errors import UserError
+from tests.data.annotations.exports import yolo
 
 SOURCE = """
 import random
@@ -80,13 +82,41 @@ def test_another_process_gets_it_by_its_name(named):
     assert pickle.loads(pickle.dumps(OwnTransform(np.copy, classes=2))).function is np.copy
 
 
-def test_spawned_workers_make_the_same_items(named):
-    domain = Domain.from_streets("clear", count=2, size=(24, 32))
-    own = OwnTransform(named("speckle"), classes=len(domain.labels.names))
-    items = TrainingSet([domain], TrainTransform((16, 16), own=own), seed=3)
+@pytest.fixture
+def every_option(named, tmp_path):
+    """Data sets that have, between them, all that a recipe can ask of one."""
+    yolo(tmp_path / "labelled", splits=("train",))
+    streets = Domain.from_streets("clear", count=2, size=(24, 32))
+    drawn = Domain.from_annotations(tmp_path / "labelled", name="drawn")
+    own = OwnTransform(named("speckle"), classes=len(streets.labels.names))
+    posed = TrainTransform((16, 16), vertical_flip=0.5, turns=True, rotation=20.0, recolor=True, own=own)
+    return {
+        "transform": TrainingSet([streets], posed, weights=[1.0], seed=3, unreadable="skip"),
+        "annotations": TrainingSet([drawn], TrainTransform((16, 16), resize=(32, 48))),
+        "corruption": EvaluationSet(corrupted(streets, "fog", 3), EvalTransform(size=(16, 24)), "skip"),
+        "own size": EvaluationSet(drawn, EvalTransform(size=None)),
+    }
+
+
+def assert_equal_items(here, there):
+    assert here.keys() == there.keys()
+    for key, value in here.items():
+        assert torch.equal(value, there[key]), key
+
+
+def test_every_data_set_can_be_sent_to_another_process(every_option):
+    for name, items in every_option.items():
+        sent = pickle.loads(pickle.dumps(items))
+        assert len(sent) == len(items), name
+        assert_equal_items(items[1], sent[1])
+
+
+def test_spawned_workers_make_the_same_items(every_option):
+    items = ConcatDataset(every_option.values())  # in one loader: starting a process takes seconds
     loader = DataLoader(items, batch_size=None, num_workers=1, multiprocessing_context="spawn")
-    for here, there in zip((items[0], items[1]), loader, strict=True):
-        assert torch.equal(here["pixel_values"], there["pixel_values"])
+    for index, there in enumerate(loader):
+        assert_equal_items(items[index], there)
+    assert index == len(items) - 1 == 7
 
 
 @pytest.mark.parametrize(

@@ -233,6 +233,8 @@ def threshold_for(histogram: Tensor, share: float) -> float:
 def _flat(probabilities: Tensor, num_labels: int) -> tuple[Tensor, Tensor, Tensor]:
     if probabilities.ndim != 3 or len(probabilities) != num_labels:
         raise UserError(f"probabilities: found {tuple(probabilities.shape)}, expected ({num_labels}, height, width)")
+    if probabilities.device.type == "mps":  # which has no float64
+        probabilities = probabilities.cpu()
     flat = probabilities.reshape(num_labels, -1).float()
     flat = flat / flat.sum(0)
     return flat, *flat.max(0)
