@@ -115,9 +115,7 @@ class _Watch(TrainerCallback):
         self._check(args.folder, kept, needed, free)
 
     def _check(self, folder: Path, kept: int, needed: int, free: int) -> None:
-        way_out = (
-            "make room, choose another training.output_dir, or lower training.save_total_limit"
-        )
+        way_out = "make room, choose another training.output_dir, or lower training.save_total_limit"
         if needed > free:
             raise UserError(
                 f"training.output_dir: {folder} has room for {in_units(free)}, and this run needs {in_units(needed)}: "

@@ -376,3 +376,20 @@ def test_damaged_results_are_not_reported(place, capsys, content):
 
     (place / "out" / "recipe.yaml").write_text(Recipe.load("recipe.yaml").to_yaml())
     assert "metrics.json: cannot be used" in message(capsys)
+
+
+def test_on_windows_files_are_flushed_through_handles_that_may_write(tmp_path, monkeypatch):
+    flushed = []
+
+    def fsync(handle):  # as there: EBADF for a handle that only reads
+        os.write(handle, b"")
+        flushed.append(os.fstat(handle).st_ino)
+
+    monkeypatch.setattr(integrity, "_WINDOWS", True)
+    monkeypatch.setattr(os, "fsync", fsync)
+    partial = tmp_path / ".checkpoint-1.partial"
+    partial.mkdir()
+    (partial / "weights").write_bytes(b"1")
+    integrity.put_in_place(partial, tmp_path / "checkpoint-1")
+    assert damage(tmp_path / "checkpoint-1") is None
+    assert (tmp_path / "checkpoint-1" / "weights").stat().st_ino in flushed
