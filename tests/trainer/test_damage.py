@@ -391,5 +391,5 @@ def test_on_windows_files_are_flushed_through_handles_that_may_write(tmp_path, m
     partial.mkdir()
     (partial / "weights").write_bytes(b"1")
     integrity.put_in_place(partial, tmp_path / "checkpoint-1")
-    assert damage(tmp_path / "checkpoint-1") is None
+    assert integrity.damage(tmp_path / "checkpoint-1") is None
     assert (tmp_path / "checkpoint-1" / "weights").stat().st_ino in flushed
