@@ -18,6 +18,7 @@ from deft_hf.data.survey import Survey
 from deft_hf.models.embedded import EMBEDDED, resolved
 from deft_hf.models.families import FAMILIES
 from deft_hf.models.opening import UNREADABLE, read_config
+from deft_hf.trainer.defaults import learning_rates
 from deft_hf.utils.errors import UserError, first_line
 
 Size = tuple[int, int]
@@ -242,12 +243,12 @@ def choose_schedule(images: int, crop: Size, model: Model, machine: Machine) -> 
     epochs = min(200, max(10, round(seen / images)))
     steps = max(1, images // batch) * epochs
     warmup = max(10, steps // 10)
-    rate = 3e-4 if model.convolutional else 1e-4
+    rates = learning_rates("convolutional" if model.convolutional else "transformer")
     why = {
         "per_device_train_batch_size": f"fits {machine} at this crop",
         "num_train_epochs": f"about {steps} steps of {batch}: each of the {images} images is seen {epochs} times",
-        "learning_rate": f"of the encoder, pretrained {'convolutions' if model.convolutional else 'attention'}",
+        "learning_rate": f"of the encoder: {rates.why}",
         "decoder_learning_rate": "of the decoder, which is new and may go faster",
         "decoder_warmup_steps": "a tenth of the steps, so that the encoder is not trained through a random decoder",
     }
-    return Schedule(batch, epochs, steps, warmup, rate, 1e-3, why)
+    return Schedule(batch, epochs, steps, warmup, rates.encoder, rates.decoder, why)
