@@ -153,7 +153,7 @@ class TrainTransform:
 
         area = (..., *pose.area(window))
         item = {"labels": torch.full(self.crop, IGNORE_INDEX)}
-        item["labels"][area] = torch.from_numpy(np.ascontiguousarray(labels)).long()
+        item["labels"][area] = torch.from_numpy(labels.copy()).long()
         for key, view in views.items():
             item[key] = torch.zeros(3, *self.crop)
             item[key][area] = _normalize(view, self.mean, self.std)

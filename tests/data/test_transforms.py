@@ -404,3 +404,10 @@ def test_evaluation_at_the_images_own_size():
     item = EvalTransform(None, IMAGENET_MEAN, IMAGENET_STD)(image, mask)
     expected = (np.asarray(image) / 255 - IMAGENET_MEAN) / IMAGENET_STD
     np.testing.assert_allclose(item["pixel_values"].permute(1, 2, 0), expected, atol=1e-5)
+
+
+def test_a_crop_of_one_pixel_may_be_flipped():
+    """NumPy calls a flipped side of one pixel contiguous, with a stride that torch refuses."""
+    transform = TrainTransform(crop=(1, 1), flip=1.0, scale=(1.0, 1.0), jitter=None, blur=None, max_class_share=1.0)
+    item = transform(Image.new("RGB", (1, 1)), np.zeros((1, 1), np.uint8), np.random.default_rng(0))
+    assert item["labels"].shape == (1, 1) and item["pixel_values"].shape == (3, 1, 1)
