@@ -18,7 +18,6 @@ from deft_hf.recipe import Recipe
 from deft_hf.runs.init.choices import (
     Machine,
     choose_model,
-    choose_schedule,
     choose_sizes,
     choose_value_range,
 )
@@ -220,7 +219,6 @@ def _recipe(
     machine = Machine.here()
     model = choose_model(given, roles.training_images, machine)
     sizes = choose_sizes([pair.size for part in sources.labelled for pair in part.pairs], model, machine)
-    schedule = choose_schedule(roles.training_images, sizes.crop_size, model, machine)
     name = safe_name(folder.resolve().name)
     text = RecipeText()
     text.comment(f"For {folder}: {sources.layout}. Each choice says what it rests on; change what you like.")
@@ -232,8 +230,6 @@ def _recipe(
         text.add(key, value, "" if index else model.why)
     text.section("method")
     text.add("name", "deft", "keeps working elsewhere; with baselines: [joint] the usual way is trained beside it")
-    text.add("decoder_warmup_steps", schedule.warmup, schedule.why["decoder_warmup_steps"])
-    text.add("decoder_learning_rate", schedule.decoder_rate, schedule.why["decoder_learning_rate"])
     text.section("data")
     _labels(text, sources)
     text.entries("source", roles.source)
@@ -241,7 +237,7 @@ def _recipe(
     if roles.unseen:
         text.entries("unseen", roles.unseen)
     else:
-        text.add("unseen", [], "places that are only scored: {folder: ...}, labelled the same way")
+        text.add("unseen", [], "places that are only scored: {folder: ...}; unlabelled: {folder: ..., labels: none}")
     if sizes.image_size:
         text.add("image_size", list(sizes.image_size), sizes.why_image)
     text.add("crop_size", list(sizes.crop_size), sizes.why_crop)
@@ -250,30 +246,9 @@ def _recipe(
     text.add("augment", *choose_augmentation(folder, sources, value_range[0] if value_range else None))
     text.section("training")
     text.add("output_dir", f"outputs/{name}")
-    for key, value in (
-        ("num_train_epochs", schedule.epochs),
-        ("per_device_train_batch_size", schedule.batch),
-        ("learning_rate", schedule.learning_rate),
-    ):
-        text.add(key, value, schedule.why[key])
-    text.add("optim", "adamw_torch")
-    text.add("weight_decay", 0.01)
-    text.add("lr_scheduler_type", "polynomial")
-    if machine.bf16:
-        text.add("bf16", True, "this GPU computes in bfloat16: half the memory")
-    if machine.cores > 1:
-        workers = min(8, machine.cores - 1)
-        text.add("dataloader_num_workers", workers, f"of {machine.cores} cores, one is left for training")
-    text.add("logging_steps", 0.02, "a line of losses fifty times a run")
-    best = roles.validation[0].entry
-    chosen_on = best.get("name", Path(best["folder"]).name)
-    text.add("eval_strategy", "steps")
-    text.add("eval_steps", 0.1, "ten times a run, on the validation images")
-    text.add("save_strategy", "steps")
-    text.add("save_steps", 0.1)
-    text.add("save_total_limit", 1)
-    text.add("load_best_model_at_end", True, "the checkpoint that does best on validation images is the result")
-    text.add("metric_for_best_model", f"{chosen_on}_mean_iou")
+    text.comment(
+        "Rates, length, batch, evaluation and precision are chosen when training starts, which says them and why."
+    )
     return str(text)
 
 

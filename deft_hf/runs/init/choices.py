@@ -18,7 +18,6 @@ from deft_hf.data.survey import Survey
 from deft_hf.models.embedded import EMBEDDED, resolved
 from deft_hf.models.families import FAMILIES
 from deft_hf.models.opening import UNREADABLE, read_config
-from deft_hf.trainer.defaults import learning_rates
 from deft_hf.utils.errors import UserError, first_line
 
 Size = tuple[int, int]
@@ -26,9 +25,6 @@ Size = tuple[int, int]
 # A hierarchical encoder halves the image five times.
 _STRIDE = 32
 _FILLED = 2**15
-# Images, repeated ones counted, that a run sees.
-_SEEN = {"cuda": 40_000, "cpu": 4_000}
-# Of images of more than 8 bits that come above the middle, the range is known without being declared.
 
 
 @dataclass(frozen=True)
@@ -200,55 +196,3 @@ def choose_value_range(found: Survey) -> tuple[tuple[float, float], str] | None:
     end = next((end for end in USUAL_ENDS if high <= end), high)
     bits = f", as {int(end).bit_length()}-bit sensors count" if end in (1023, 4095, 16383) else ""
     return (min(0, low), end), f"black and white of the images, which hold {low:g} to {high:g}{bits}"
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long and how fast.
-
-    Attributes:
-        batch (`int`):
-            Images of a step.
-        epochs (`int`):
-            Passes over the images.
-        steps (`int`):
-            Optimizer steps that these are.
-        warmup (`int`):
-            Steps of the decoder alone before.
-        learning_rate (`float`):
-            Of the encoder.
-        decoder_rate (`float`):
-            Of the decoder.
-        why (`dict[str, str]`):
-            By key of the recipe, why.
-    """
-
-    batch: int
-    epochs: int
-    steps: int
-    warmup: int
-    learning_rate: float
-    decoder_rate: float
-    why: dict[str, str]
-
-
-def choose_schedule(images: int, crop: Size, model: Model, machine: Machine) -> Schedule:
-    """Batch, length and learning rates."""
-    if machine.device == "cuda":
-        batch = 16 if machine.memory > 35 else 8 if machine.memory > 10 else 4
-    else:
-        batch = 8 if crop[0] * crop[1] <= 128 * 128 else 4
-    seen = _SEEN["cuda" if machine.device == "cuda" else "cpu"]
-    batch = max(2, min(batch, images))
-    epochs = min(200, max(10, round(seen / images)))
-    steps = max(1, images // batch) * epochs
-    warmup = max(10, steps // 10)
-    rates = learning_rates("convolutional" if model.convolutional else "transformer")
-    why = {
-        "per_device_train_batch_size": f"fits {machine} at this crop",
-        "num_train_epochs": f"about {steps} steps of {batch}: each of the {images} images is seen {epochs} times",
-        "learning_rate": f"of the encoder: {rates.why}",
-        "decoder_learning_rate": "of the decoder, which is new and may go faster",
-        "decoder_warmup_steps": "a tenth of the steps, so that the encoder is not trained through a random decoder",
-    }
-    return Schedule(batch, epochs, steps, warmup, rates.encoder, rates.decoder, why)
