@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from packaging.version import Version
 from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForSemanticSegmentation
+from transformers.integrations.peft import MIN_PEFT_VERSION
 
 from deft_hf import DeFTTrainer
 from deft_hf.methods.base import Launcher
@@ -90,6 +92,9 @@ def test_resumed_equals_unbroken_bit_for_bit(tmp_path):
         other.train(resume_from_checkpoint=str(tmp_path / "a" / "checkpoint-3"))
 
 
+@pytest.mark.skipif(
+    Version(peft.__version__) < Version(MIN_PEFT_VERSION), reason=f"add_adapter asks for peft>={MIN_PEFT_VERSION}"
+)
 def test_adapters_that_transformers_put_in(tmp_path):
     model = tiny.build("segformer")
     model.add_adapter(config(modules_to_save=None))
