@@ -2,9 +2,11 @@
 
 import gc
 import os
+import tempfile
 from types import SimpleNamespace
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_ASSETS_CACHE"] = os.path.join(tempfile.gettempdir(), "deft_hf_tests")
 os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that are started too
 
 import huggingface_hub  # noqa: E402

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from deft_hf.data.augmentations import AUGMENTATIONS as AUGMENTATIONS
+    from deft_hf.data.class_index import ClassIndex as ClassIndex
     from deft_hf.data.collate import collate as collate
     from deft_hf.data.colors import lab_recolor as lab_recolor
     from deft_hf.data.constants import IGNORE_INDEX as IGNORE_INDEX
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "AUGMENTATIONS": "augmentations",
     "CORRUPTIONS": "corruptions",
+    "ClassIndex": "class_index",
     "IGNORE_INDEX": "constants",
     "LAYOUTS": "layouts",
     "LOOKS": "streets",

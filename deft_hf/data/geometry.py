@@ -15,6 +15,24 @@ _QUARTERS = (None, Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.
 
 
 @dataclass(frozen=True)
+class Aim:
+    """What a crop is to show.
+
+    Args:
+        point (`tuple[int, int]`, *optional*):
+            Row and column in pixels of the image that it has to cover.
+        label (`int`, *optional*):
+            Train id of a class: the crop is drawn again, up to 10 times in all, until it has enough of it.
+        pixels (`int`, *optional*, defaults to `0`):
+            Enough are more than so many pixels of the crop.
+    """
+
+    point: tuple[int, int] | None = None
+    label: int | None = None
+    pixels: int = 0
+
+
+@dataclass(frozen=True)
 class Pose:
     """How a crop stands on its image.
 
@@ -104,14 +122,33 @@ class Window:
     offset: tuple[int, int]
 
     @classmethod
-    def draw(cls, source: Sequence[int], scaled: Sequence[int], pose: Pose, rng: np.random.Generator) -> Window:
-        """The part of an image of size `source`, as if resized to `scaled`, that a crop at a random place shows."""
+    def draw(
+        cls,
+        source: Sequence[int],
+        scaled: Sequence[int],
+        pose: Pose,
+        rng: np.random.Generator,
+        point: tuple[int, int] | None = None,
+    ) -> Window:
+        """The part of an image of size `source`, as if resized to `scaled`, that a crop at a random place shows.
+
+        With a `point`, row and column in `source`, the place is random among those that show it: it is drawn around
+        the point and then moved into the image, where it lies beyond an edge.
+        """
         starts, ends, sizes, offsets = [], [], [], []
-        for length, resized, target, extent in zip(source, scaled, pose.upright, pose.extent, strict=True):
+        shown = point or (None, None)
+        sides = zip(source, scaled, pose.upright, pose.extent, shown, strict=True)
+        for length, resized, target, extent, place in sides:
             # The whole extent lies in the image where there is room for it, else as much of the crop as there is.
             inner = extent if extent <= max(resized, target) else target
             # Where the image is smaller than the crop, its start is not positive and the image floats in the crop.
-            start = int(rng.integers(min(0, resized - inner), max(0, resized - inner) + 1)) - (extent - inner) // 2
+            low, high = min(0, resized - inner), max(0, resized - inner)
+            if place is None or resized <= target:
+                inside = int(rng.integers(low, high + 1))
+            else:
+                at = int((place + 0.5) * resized / length)
+                inside = min(max(int(rng.integers(at - target + 1, at + 1)) - (inner - target) // 2, low), high)
+            start = inside - (extent - inner) // 2
             first, last = max(start, 0), min(start + extent, resized)
             starts.append(first * length / resized)
             ends.append(last * length / resized)

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, Subset
 
 from deft_hf.data.constants import IGNORE_INDEX
 from deft_hf.data.contents import fingerprint
 from deft_hf.data.domains import Domain
+from deft_hf.data.samplers import EveryImage, Sampler, apportion
 from deft_hf.data.transforms import EvalTransform
 from deft_hf.data.unreadable import Reader
 from deft_hf.utils.errors import UserError
@@ -44,6 +44,9 @@ class TrainingSet(Dataset):
             Items per epoch; the number of images of all domains by default.
         unreadable (`str`, *optional*, defaults to `"stop"`):
             `stop` or `skip`, see `Reader`.
+        samplers (`Sequence[Sampler]`, *optional*):
+            For each domain, what draws its images: a [`~deft_hf.data.samplers.ClassUniform`], for one. Where it aims
+            at something, `transform` is called with `aim=` too. By default [`~deft_hf.data.samplers.EveryImage`].
 
     Raises:
         UserError: No domain, an empty one, unequal classes, or weights that do not fit.
@@ -52,11 +55,12 @@ class TrainingSet(Dataset):
     def __init__(
         self,
         domains: Sequence[Domain],
-        transform: Callable[[Image.Image, np.ndarray, np.random.Generator], dict[str, torch.Tensor]],
+        transform: Callable[..., dict[str, torch.Tensor]],
         weights: Sequence[float] | None = None,
         seed: int = 0,
         length: int | None = None,
         unreadable: str = "stop",
+        samplers: Sequence[Sampler] | None = None,
     ) -> None:
         self.domains = list(domains)
         self.transform = transform
@@ -64,11 +68,12 @@ class TrainingSet(Dataset):
         sizes = [len(domain) for domain in self.domains]
         _check(self.domains, sizes, weights)
         self.reader = Reader(self.domains, unreadable)
+        self.samplers = [EveryImage(size) for size in sizes] if samplers is None else list(samplers)
         self.weights = np.asarray(sizes if weights is None else weights, np.float64)
         self.length = sum(sizes) if length is None else length
         # Persistent workers hold a copy of this object from the first epoch on, but share the tensor's memory.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-        self._schedule: tuple[int, np.ndarray, np.ndarray] | None = None
+        self._schedule: tuple[int, np.ndarray, np.ndarray, np.ndarray] | None = None
 
     def set_epoch(self, epoch: int) -> None:
         """Turns to an epoch, in living workers too; to be called before the epoch's iterator is made."""
@@ -83,25 +88,22 @@ class TrainingSet(Dataset):
         epoch = int(self._epoch)
         if self._schedule is None or self._schedule[0] != epoch:
             self._schedule = (epoch, *self._draw_schedule(epoch))
-        _, domains, images = self._schedule
-        image, mask, _ = self.reader.load(int(domains[index]), int(images[index]))
-        return self.transform(image, mask, np.random.default_rng((self.seed, epoch, index)))
+        _, domains, images, aims = self._schedule
+        image, mask, is_it = self.reader.load(int(domains[index]), int(images[index]))
+        aimed = {} if aims[index] is None or not is_it else {"aim": aims[index]}
+        return self.transform(image, mask, np.random.default_rng((self.seed, epoch, index)), **aimed)
 
-    def _draw_schedule(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Domain and image of each item of an epoch."""
+    def _draw_schedule(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Domain, image and aim of each item of an epoch."""
         # `length` is no item's index, so no item's augmentation repeats this stream.
         rng = np.random.default_rng((self.seed, epoch, self.length))
-        # Systematic sampling: one random offset rounds all shares at once, each to a neighbouring whole number.
-        shares = np.cumsum(self.weights)
-        ends = np.floor(shares * self.length / shares[-1] + rng.random()).astype(np.int64)
-        ends[-1] = self.length
-        counts = np.diff(ends, prepend=0)
+        counts = apportion(self.weights, self.length, rng)
         domains = rng.permutation(np.repeat(np.arange(len(counts)), counts))
         images = np.empty(self.length, np.int64)
-        for index, (domain, count) in enumerate(zip(self.domains, counts, strict=True)):
-            rounds = [rng.permutation(len(domain)) for _ in range(count // len(domain) + 1)]
-            images[domains == index] = np.concatenate(rounds)[:count]
-        return domains, images
+        aims = np.empty(self.length, object)
+        for index, (sampler, count) in enumerate(zip(self.samplers, counts, strict=True)):
+            images[domains == index], aims[domains == index] = sampler.draw(int(count), rng)
+        return domains, images, aims
 
 
 class EvaluationSet(Dataset):

@@ -15,7 +15,7 @@ from PIL import Image, ImageFilter
 
 from deft_hf.data.colors import jitter_colors, lab_recolor
 from deft_hf.data.constants import IGNORE_INDEX
-from deft_hf.data.geometry import Pose, Window
+from deft_hf.data.geometry import Aim, Pose, Window
 from deft_hf.utils.errors import UserError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -118,7 +118,9 @@ class TrainTransform:
         if self.recolor:
             import_module("kornia.color")  # here, and not in every worker of every epoch
 
-    def __call__(self, image: Image.Image, mask: np.ndarray, rng: np.random.Generator) -> dict[str, torch.Tensor]:
+    def __call__(
+        self, image: Image.Image, mask: np.ndarray, rng: np.random.Generator, aim: Aim | None = None
+    ) -> dict[str, torch.Tensor]:
         """Augments a pair.
 
         Args:
@@ -128,13 +130,15 @@ class TrainTransform:
                 uint8 (H, W) train ids, 255 where ignored.
             rng (`np.random.Generator`):
                 Source of every random choice.
+            aim (`Aim`, *optional*):
+                What the crop is to show.
 
         Returns:
             `pixel_values`: float32 (3, h, w), normalised; `labels`: int64 (h, w); with `recolor` also
             `recolored_pixel_values`: float32 (3, h, w), normalised.
         """
         pose = self._draw_pose(rng)
-        window, labels = self._draw_window(mask, pose, rng)
+        window, labels = self._draw_window(mask, pose, rng, aim or Aim())
         image = pose.image(window.cut_image(image), window, fill=self._mean_color())
         if rng.random() < self.flip:
             image, labels = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), labels[:, ::-1]
@@ -164,12 +168,23 @@ class TrainTransform:
         angle = rng.uniform(-self.rotation, self.rotation) if self.rotation else 0.0
         return Pose(self.crop, quarters, angle)
 
-    def _draw_window(self, mask: np.ndarray, pose: Pose, rng: np.random.Generator) -> tuple[Window, np.ndarray]:
+    def _draw_window(
+        self, mask: np.ndarray, pose: Pose, rng: np.random.Generator, aim: Aim
+    ) -> tuple[Window, np.ndarray]:
+        for _ in range(_CROP_TRIES):
+            window, labels = self._draw_scaled(mask, pose, rng, aim.point)
+            if aim.label is None or np.count_nonzero(labels == aim.label) > aim.pixels:
+                break
+        return window, labels
+
+    def _draw_scaled(
+        self, mask: np.ndarray, pose: Pose, rng: np.random.Generator, point: tuple[int, int] | None
+    ) -> tuple[Window, np.ndarray]:
         base = self.resize or mask.shape
         scale = rng.uniform(*self.scale)
         scaled = [max(round(side * scale), 1) for side in base]
         for _ in range(_CROP_TRIES):
-            window = Window.draw(mask.shape, scaled, pose, rng)
+            window = Window.draw(mask.shape, scaled, pose, rng, point)
             labels = pose.labels(window.cut(mask), window)
             counts = np.bincount(labels.ravel(), minlength=IGNORE_INDEX + 1)[:IGNORE_INDEX]
             if 0 < counts.max() <= self.max_class_share * counts.sum():

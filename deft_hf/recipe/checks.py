@@ -36,6 +36,7 @@ def contradictions(recipe: Sections) -> Iterator[str]:
     yield from _names(recipe.data)
     yield from _licenses(recipe)
     yield from _weights(recipe.data)
+    yield from _sampling(recipe.data)
     yield from _corruptions(recipe.data)
     yield from _leaks(recipe.data)
     yield from _scored(recipe.data)
@@ -143,6 +144,14 @@ def _weights(data: DataSection) -> Iterator[str]:
     without = [entry.name for entry in data.source if entry.weight is None]
     if 0 < len(without) < len(data.source):
         yield f"data.source: found no weight for {', '.join(without)}; give every source domain a weight, or none"
+
+
+def _sampling(data: DataSection) -> Iterator[str]:
+    for key in sorted(data.model_fields_set):
+        of = next((name for name in ("class_uniform", "rare_class") if key.startswith(f"{name}_")), data.sampling)
+        value = getattr(data, key)
+        if of != data.sampling and value != DataSection.model_fields[key].default:
+            yield f"data.{key}: found {value} beside data.sampling: {data.sampling}; set {of} there, or remove it"
 
 
 def _corruptions(data: DataSection) -> Iterator[str]:

@@ -34,6 +34,7 @@ BlurRange = Annotated[
     tuple[_Strength, float], AfterValidator(rising), Expected("[low, high], two numbers with 0 <= low <= high")
 ]
 _Probability = Annotated[float, Field(ge=0, le=1), Expected("a probability, from 0 to 1")]
+_Share = Annotated[float, Field(gt=0, le=1), Expected("a share, above 0 and at most 1")]
 # What a setting of `TrainTransform` is called in a recipe.
 _KEYS = {"jitter": "color_jitter"}
 
@@ -90,8 +91,30 @@ class DataSection(Section):
     blur: BlurRange | None = Field(
         default=(0.15, 1.3), description="Range of the standard deviation of the random blur."
     )
-    max_class_share: Annotated[float, Field(gt=0, le=1), Expected("a share, above 0 and at most 1")] = Field(
+    max_class_share: _Share = Field(
         default=0.75, description="A crop is drawn again while one class fills more of it."
+    )
+    sampling: Literal["uniform", "class_uniform", "rare_class"] = Field(
+        default="uniform",
+        description="What an epoch shows: `uniform`, every image once; `class_uniform`, a share of the crops around "
+        "the classes in turn (RobustNet); `rare_class`, classes by their rarity (DAFormer).",
+    )
+    class_uniform_share: _Share = Field(default=0.5, description="Share of the crops that are drawn by class.")
+    class_uniform_tile: Positive = Field(
+        default=1024, description="Side in pixels of the parts of an image in which the middles of classes are taken."
+    )
+    rare_class_temperature: AboveZero = Field(
+        default=0.01, description="T of P(c) = softmax((1 - f_c) / T), with the shares f_c of the labelled pixels."
+    )
+    rare_class_pixels: Positive | None = Field(
+        default=None,
+        description="An image shows a class with more than so many pixels. Default: 3000, less for crops of less than "
+        "512 x 512.",
+    )
+    rare_class_crop_pixels: Positive | None = Field(
+        default=None,
+        description="Crops are drawn again, up to 10 times in all, until they show the class with more than so many "
+        "pixels. Default: 1500 of 512 x 512, by area.",
     )
     transform: Annotated[str | None, Field(pattern=r"^[\w.]+:[\w.]+$"), Expected("package.module:callable")] = Field(
         default=None,

@@ -100,8 +100,13 @@ def _sync(path: Path) -> None:
 
 def replace_text(path: Path, text: str) -> None:
     """Replace a file atomically: a reader sees the old content or the new one, also after a crash."""
+    replace_bytes(path, text.encode("utf-8"))
+
+
+def replace_bytes(path: Path, content: bytes) -> None:
+    """As [`replace_text`]."""
     part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
+    part.write_bytes(content)
     _sync(part)
     os.replace(part, path)
 

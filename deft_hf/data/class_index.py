@@ -1,0 +1,164 @@
+"""Where the classes of a domain are: pixels of each class in each image, and the middles of its parts."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import os
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from huggingface_hub import constants
+from PIL import Image
+from tqdm.auto import tqdm
+
+from deft_hf.data.domains import Domain
+from deft_hf.data.opening import open_mask
+from deft_hf.utils.errors import UnreadableFile
+from deft_hf.utils.integrity import replace_bytes
+
+_FORMAT = 1
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ClassIndex:
+    """Where the classes of a domain are.
+
+    Attributes:
+        pixels (`np.ndarray`):
+            int64 (images, classes), pixels of each class in each image; none for a mask that cannot be read.
+        centroids (`np.ndarray`):
+            int32 (n, 4): position of an image, class, and row and column of the centroid of the class within a tile of
+            the image, in pixels. Empty where no tiles were asked for.
+    """
+
+    pixels: np.ndarray
+    centroids: np.ndarray
+
+    @classmethod
+    def of(
+        cls,
+        domain: Domain,
+        tile: int | None = None,
+        workers: int | None = None,
+        cache: str | os.PathLike | None = None,
+        progress: bool = False,
+    ) -> ClassIndex:
+        """Decodes every mask of a domain once, in threads, or takes what was kept of an earlier time.
+
+        Args:
+            domain (`Domain`):
+                The domain.
+            tile (`int`, *optional*):
+                Side in pixels of the square tiles in which centroids are taken, from the top left corner on. As in
+                RobustNet's code (https://github.com/shachoi/RobustNet), what is left of a row or a column of tiles has
+                none; an image that is smaller is one tile. None: no centroids.
+            workers (`int`, *optional*):
+                Threads; by default one a core.
+            cache (`str` or `os.PathLike`, *optional*):
+                Folder in which indices are kept by the contents of images and masks, the label space and the tile; by
+                default `deft_hf/class_index` in the assets of the Hub's client (`HF_ASSETS_CACHE`).
+            progress (`bool`, *optional*, defaults to `False`):
+                Whether to show a progress bar.
+
+        Raises:
+            UserError: A mask contradicts the label space.
+
+        Example:
+
+        ```python
+        >>> from deft_hf import Domain
+        >>> from deft_hf.data import ClassIndex
+
+        >>> town = Domain.from_streets("clear", count=2, size=(48, 64))
+        >>> ClassIndex.of(town).pixels.shape
+        (2, 7)
+
+        ```
+        """
+        folder = Path(constants.HF_ASSETS_CACHE, "deft_hf", "class_index") if cache is None else Path(cache)
+        kept = folder / f"{_key(domain, tile)}.npz"
+        if (known := _read(kept, len(domain), domain.labels.num_labels)) is not None:
+            return known
+        with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+            looks = pool.map(lambda index: _look(domain, index, tile), range(len(domain)))
+            bar = tqdm(looks, desc=f"classes of {domain.name}", total=len(domain), disable=not progress)
+            pixels, centroids = zip(*bar, strict=True)
+        found = cls(np.stack(pixels), np.concatenate(centroids))
+        _write(kept, found)
+        return found
+
+
+def frequencies(indices: list[ClassIndex]) -> np.ndarray:
+    """Share of each class in the labelled pixels of some domains, float64 (classes,)."""
+    totals = np.sum([index.pixels.sum(0) for index in indices], 0)
+    return totals / max(totals.sum(), 1)
+
+
+def _look(domain: Domain, position: int, tile: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels by class, and the centroids of an image."""
+    classes = domain.labels.num_labels
+    try:
+        mask = _mask(domain, position)
+    except UnreadableFile:  # for training to stop at, or to let another image stand in
+        return np.zeros(classes, np.int64), np.empty((0, 4), np.int32)
+    pixels = np.array(Image.fromarray(mask).histogram()[:classes], np.int64)
+    rows = [] if tile is None else [(position, *centroid) for centroid in _centroids(mask, tile, pixels.nonzero()[0])]
+    return pixels, np.array(rows, np.int32).reshape(-1, 4)
+
+
+def _mask(domain: Domain, position: int) -> np.ndarray:
+    """The train ids of a pair; its image is decoded only where the mask is drawn for it."""
+    row = domain.dataset[position]
+    if "shapes" in row:
+        return domain.load(position)[1]
+    return domain.labels.encode(*open_mask(row["mask"], f"{domain.name}/{row['id']} (mask)"))
+
+
+def _centroids(mask: np.ndarray, tile: int, classes: np.ndarray) -> list[tuple[int, int, int]]:
+    """Class, row and column of the centroids of classes in the tiles of a mask."""
+    found = []
+    corners = [range(0, max(side // tile, 1) * tile, tile) for side in mask.shape]
+    for top in corners[0]:
+        for left in corners[1]:
+            part = mask[top : top + tile, left : left + tile]
+            for each in classes:
+                inside = (part == each).view(np.uint8)
+                rows, columns = (np.add.reduce(inside, axis=axis, dtype=np.int64) for axis in (1, 0))
+                if count := int(rows.sum()):
+                    row, column = (int(line @ np.arange(len(line))) // count for line in (rows, columns))
+                    found.append((int(each), top + row, left + column))
+    return found
+
+
+# ---- the cache
+
+
+def _key(domain: Domain, tile: int | None) -> str:
+    contents = [(image, mask) for _, image, mask in domain.contents]
+    return hashlib.sha256(repr((_FORMAT, tile, domain.labels, contents)).encode()).hexdigest()
+
+
+def _read(path: Path, images: int, classes: int) -> ClassIndex | None:
+    """What is kept; `None` where there is nothing, or something damaged."""
+    try:
+        with np.load(path) as arrays:
+            index = ClassIndex(arrays["pixels"], arrays["centroids"])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    return index if index.pixels.shape == (images, classes) else None
+
+
+def _write(path: Path, index: ClassIndex) -> None:
+    stream = io.BytesIO()
+    np.savez_compressed(stream, pixels=index.pixels, centroids=index.centroids)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_bytes(path, stream.getvalue())
+    except OSError as error:  # a cache is no reason to stop
+        logger.warning(f"The class index cannot be kept ({error}); it is made again at the next start.")
