@@ -173,6 +173,10 @@ class Ingredient:
         """Change a model in place before training; returns the family of the changed model."""
         return family
 
+    def of_model(self) -> dict[str, Any]:
+        """What `adapt` found in the model, by key, that a checkpoint and a run that resumes it must have in common."""
+        return {}
+
     def plain(self, model: nn.Module, family: SegmentationFamily) -> nn.Module:
         """The model of the original class that `model`, once adapted, is exported as; `model` is left as it is."""
         return model

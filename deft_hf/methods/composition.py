@@ -105,7 +105,12 @@ class Composition:
             "stages": stages,
             **settings,
             **self.averaging.record(spans[-1].steps),
+            **self.of_model(),
         }
+
+    def of_model(self) -> dict[str, Any]:
+        """What of it is the model's, and no setting: see [`Ingredient.of_model`]."""
+        return {key: value for each in self.active for key, value in each.of_model().items()}
 
     @property
     def shifts_schedule(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,8 @@ from deft_hf.utils.errors import UserError
 
 logger = logging.get_logger(__name__)
 
+ADAPTERS = "adapters"  # of `deft_state.json`
+
 
 class GivenAdapters(Ingredient):
     """Adapters that were in the model when it came, in place of those of `lora_rank`."""
@@ -30,6 +33,7 @@ class GivenAdapters(Ingredient):
         super().__init__(Ingredient.Settings())
         self.warmup_steps = settings.decoder_warmup_steps
         self.warms_up = False
+        self.found = ""
 
     def problems(self, run: Run) -> Iterator[str]:
         self.warms_up = len(run.method.stages) > 1 and self.warmup_steps != 0
@@ -59,7 +63,11 @@ class GivenAdapters(Ingredient):
             if self.warms_up:
                 raise UserError(f"model: {advice}. The decoder warm-up has nothing to train without it.")
             logger.warning(f"{advice}. A decoder that is fresh stays random.")
+        self.found = _described(model, trained)
         return family
+
+    def of_model(self) -> dict[str, Any]:
+        return {ADAPTERS: self.found}
 
     def plain(self, model: nn.Module, family: SegmentationFamily) -> nn.Module:
         return merged(model)
@@ -115,6 +123,25 @@ def unwrapped(model: nn.Module) -> nn.Module:
     for layer in layers:
         keep_geometry(layer)
     return inner
+
+
+def _described(model: nn.Module, trained: list[str]) -> str:
+    """The adapters in a few words, which differ where they compute otherwise, and what is trained beside them."""
+    layers = Counter(
+        f"{name.rpartition('.')[2]} r={layer.r[adapter]} alpha={layer.lora_alpha[adapter]:g}"
+        + f" scale={layer.scaling[adapter]:g}"
+        for name, layer in _lora_layers(model)
+        for adapter in layer.active_adapters
+    )
+    whole = sorted({name.partition(".")[0] for name in trained if ".lora_" not in name})
+    beside = f", and {', '.join(whole)} whole" if whole else ""
+    return "; ".join(f"{count} x {words}" for words, count in sorted(layers.items())) + beside
+
+
+def _lora_layers(model: nn.Module) -> list[tuple[str, Any]]:
+    from peft.tuners.lora import LoraLayer
+
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
 
 
 def _is_of_peft(module: nn.Module) -> bool:

@@ -28,7 +28,7 @@ from deft_hf.methods.core.shards import fill, whole_state
 from deft_hf.models.plain import is_plain, save_plain
 from deft_hf.models.saving import save_callable
 from deft_hf.trainer.arguments import DeFTTrainingArguments
-from deft_hf.trainer.resumed import check_resumed
+from deft_hf.trainer.resumed import check_model, check_resumed
 from deft_hf.trainer.stages import StageRunner
 from deft_hf.utils.errors import UserError, first_line
 from deft_hf.utils.files import GENERALIZED, INITIAL, STATE, TRAINER_STATE, USUAL, WEIGHTS
@@ -305,6 +305,7 @@ class Checkpoints:
             UserError: It is damaged, of another method, or of a model alone.
         """
         folder = self._folder = Path(_whole(checkpoint))
+        check_model(read_state(folder), self.composition.of_model(), folder)
         self._resumed = load_pathways(self.pathways, folder)
         try:
             TrainerState.load_from_json(str(folder / TRAINER_STATE))
@@ -380,13 +381,10 @@ def save_exported(model: nn.Module, class_names: list[str], encoder: str, folder
 
 def write_trainer_state(state: TrainerState, exporters: Iterable[Any], folder: str) -> None:
     """Write `trainer_state.json`, with what callbacks want to have back when the run resumes, as `Trainer` does."""
-    states: Any = state.stateful_callbacks  # a list until Trainer has filled it
+    found: dict[str, list[Any]] = {}
     for exporter in exporters:
-        if not isinstance(exporter, ExportableState):
-            continue
-        name, own = type(exporter).__name__, exporter.state()
-        if isinstance(states[name], list):
-            states[name].append(own)
-        else:
-            states[name] = own
+        if isinstance(exporter, ExportableState):
+            found.setdefault(type(exporter).__name__, []).append(exporter.state())
+    states: Any = state.stateful_callbacks  # annotated as the list that Trainer makes a dict of
+    states.update({name: own if len(own) > 1 else own[0] for name, own in found.items()})
     state.save_to_json(str(Path(folder, TRAINER_STATE)))

@@ -142,13 +142,6 @@ FACTS: dict[str, tuple[Fact, ...]] = {
                 "return TrainOutput(self.state.global_step, train_loss, metrics)",
             ),
         ),
-        Fact(f"{_TRAINER}._push_from_checkpoint", _UNSEEN, takes="self checkpoint_folder"),
-        Fact(f"{_TRAINER}._finish_current_push", _UNSEEN, takes="self"),
-        Fact(
-            "transformers.modelcard:TrainingSummary.from_trainer",
-            "silent: a card by Trainer is never renewed",
-            says=('"generated_from_trainer"',),
-        ),
         Fact(
             "torch.amp.grad_scaler:GradScaler.step",
             "silent: the average moves at steps that overflowed",
@@ -206,6 +199,15 @@ FACTS: dict[str, tuple[Fact, ...]] = {
             "transformers.training_args:TrainingArguments.n_gpu",
             "silent: DataParallel splits a batch, and its loss, over the GPUs",
             says=("self._n_gpu",),
+        ),
+    ),
+    "trainer.hub": (
+        Fact(f"{_TRAINER}._push_from_checkpoint", _UNSEEN, takes="self checkpoint_folder"),
+        Fact(f"{_TRAINER}._finish_current_push", _UNSEEN, takes="self"),
+        Fact(
+            "transformers.modelcard:TrainingSummary.from_trainer",
+            "silent: a card by Trainer is never renewed",
+            says=('"generated_from_trainer"',),
         ),
     ),
     "trainer.launchers": (

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitInfo, HfApi
+from transformers import Trainer
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 
@@ -143,6 +144,59 @@ class Pusher:
                 )
 
         return push() if blocking else HfApi().run_as_future(push)
+
+
+class PushingTrainer(Trainer):
+    """The overrides of `Trainer` that push, by a [`Pusher`]."""
+
+    args: DeFTTrainingArguments
+    pusher: Pusher
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Make the repository, before any training; a Hub that refuses raises `PushFailed`, one out of reach warns."""
+        if self.is_world_process_zero():
+            self.hub_model_id = self.pusher.prepare(token, private)  # type: ignore[assignment]  # typed as None
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if self.is_world_process_zero():
+            self.pusher.push_checkpoint(Path(checkpoint_folder), self.state.global_step, self._on_push_begin)
+
+    def _on_push_begin(self) -> None:
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+
+    def _finish_current_push(self) -> None:
+        if self.is_world_process_zero():
+            self.pusher.finish()
+
+    def push_to_hub(  # type: ignore[override]  # Trainer's is annotated as if it always blocked, on every rank
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs: Any,
+    ) -> CommitInfo | Future[CommitInfo] | None:
+        """Save the model into `args.output_dir` and push that folder, without checkpoints; arguments are `Trainer`'s.
+
+        Returns:
+            `CommitInfo`, `Future` or `None`: The commit; a future of it without `blocking`; `None` on other processes.
+
+        Raises:
+            PushFailed: With the command that pushes again; everything is saved.
+        """
+        if self.hub_model_id is None:
+            self.init_hf_repo(token, private)
+        self._on_push_begin()
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        card = self.args.folder / "README.md"
+        if not card.exists() or "generated_from_trainer" in card.read_text("utf-8"):
+            kwargs.setdefault("model_name", str(self.hub_model_id).split("/")[-1])
+            self.create_model_card(**kwargs)
+        self._finish_current_push()
+        return self.pusher.push_folder(commit_message or "Upload model", blocking, token, private, revision)
 
 
 def _link(source: str, target: str) -> str:

@@ -3,18 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from transformers import EarlyStoppingCallback, TrainerCallback
+from transformers.trainer_callback import TrainerState
 from transformers.utils import logging
 
 from deft_hf.methods import state_settings
 from deft_hf.methods.core.stages import Span, stage_at
+from deft_hf.trainer.adapters import ADAPTERS
 from deft_hf.utils.errors import UserError
 
 logger = logging.get_logger(__name__)
 
 # What earlier versions did not write, or what cannot be told of every data set.
-_NOT_ALWAYS_KNOWN = ("global_batch", "seed", "train_dataset")
+_NOT_ALWAYS_KNOWN = ("global_batch", "seed", "train_dataset", ADAPTERS)
+
+
+def check_model(there: Mapping[str, Any], here: Mapping[str, Any], folder: Path) -> None:
+    """Compare the adapters of a checkpoint and of the model that resumes from it, before any tensor is read.
+
+    Args:
+        there (`Mapping[str, Any]`):
+            The checkpoint's `deft_state.json`.
+        here (`Mapping[str, Any]`):
+            As [`~deft_hf.methods.composition.Composition.of_model`] returns it.
+        folder (`Path`):
+            The checkpoint.
+
+    Raises:
+        UserError: They are others, which a state dict shows in part only: not by its `lora_alpha`.
+    """
+    if ADAPTERS in there and there[ADAPTERS] != here.get(ADAPTERS):
+        raise UserError(
+            f"model: {folder} was made with the adapters ({there[ADAPTERS]}), this run has "
+            f"({here.get(ADAPTERS, 'none')}): pass a PeftModel of the same LoraConfig, or start in another output_dir."
+        )
 
 
 def check_resumed(
@@ -53,6 +78,28 @@ def check_resumed(
         if key in state_settings() or (key == "stages" and not _same_past(known, value, spans, step)):
             raise UserError(f"{found}, so its state cannot be resumed: start in another output_dir.")
         logger.warning(f"Resumed anyway: {found}.")
+
+
+def restore_patience(state: TrainerState, callbacks: Sequence[TrainerCallback]) -> bool:
+    """Let early stopping count on from where the checkpoint was; `Trainer` starts again from 0.
+
+    Args:
+        state (`TrainerState`):
+            As it was loaded; its best score is None where that checkpoint is lost.
+        callbacks (`Sequence[TrainerCallback]`):
+            Callbacks of the run.
+
+    Returns:
+        `bool`: whether patience was at an end there, and the run with it.
+    """
+    if state.best_metric is None:
+        return False
+    patient = [callback for callback in callbacks if isinstance(callback, EarlyStoppingCallback)]
+    states: Any = state.stateful_callbacks
+    found = states.get(EarlyStoppingCallback.__name__, [])
+    for callback, kept in zip(patient, found if isinstance(found, list) else [found], strict=False):
+        callback.early_stopping_patience_counter = kept["attributes"]["early_stopping_patience_counter"]
+    return any(each.early_stopping_patience_counter >= each.early_stopping_patience for each in patient)
 
 
 def _same_past(there: Any, here: Any, spans: Sequence[Span], step: int) -> bool:

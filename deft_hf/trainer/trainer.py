@@ -6,15 +6,13 @@ The class has the overrides of `Trainer`; what they do is in the parts that `__i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import CommitInfo
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainingArguments
+from transformers import TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput, TrainOutput
 from transformers.utils import logging
 
@@ -34,11 +32,12 @@ from deft_hf.trainer.batchnorm import BatchNormRefresher
 from deft_hf.trainer.callbacks import LoopCallback
 from deft_hf.trainer.checkpoints import Checkpoints, save_exported, states_explained, write_trainer_state
 from deft_hf.trainer.evaluation import Evaluator
-from deft_hf.trainer.hub import Pusher
+from deft_hf.trainer.hub import Pusher, PushingTrainer
 from deft_hf.trainer.launchers import Shards, check_launcher
 from deft_hf.trainer.loaders import Loaders, keep_masks_whole
 from deft_hf.trainer.log import RunLog
 from deft_hf.trainer.optimizer import build_optimizer, stage_schedule
+from deft_hf.trainer.resumed import restore_patience
 from deft_hf.trainer.stages import StageRunner
 from deft_hf.trainer.termination import StopOnSigterm
 from deft_hf.utils.errors import UserError, batches_explained, workers_explained
@@ -48,7 +47,7 @@ from deft_hf.utils.randomness import own_randomness
 logger = logging.get_logger(__name__)
 
 
-class DeFTTrainer(Trainer):
+class DeFTTrainer(PushingTrainer):
     """Fine-tunes a Hub segmentation model by DeFT, or by a baseline on the same loop; in every other way a `Trainer`.
 
     One `train()` runs all stages of `args.method`. Evaluation, checkpoints and `save_model` are of the generalized
@@ -270,7 +269,7 @@ class DeFTTrainer(Trainer):
         return (losses.loss, losses) if return_outputs else losses.loss
 
     def _run_epoch(self, *, epoch: int, **kwargs: Any) -> None:  # type: ignore[override]  # Trainer passes names
-        if self.state.global_step >= self.state.max_steps:
+        if self.state.global_step >= self.state.max_steps or self._ended:
             # Resumed from the last step of a run that ended within an epoch; Trainer would take one step more.
             self.control.should_training_stop = True
             return
@@ -459,8 +458,10 @@ class DeFTTrainer(Trainer):
         self, max_steps: int, per_epoch: int, epochs: int, resume_from_checkpoint: str | None, trial: Any
     ) -> tuple[int, int]:
         trained = super()._init_training_state(max_steps, per_epoch, epochs, resume_from_checkpoint, trial)
+        self._ended = False
         if resume_from_checkpoint is not None:
             self.checkpoints.find_best(self.state, Path(resume_from_checkpoint))
+            self._ended = restore_patience(self.state, self.callback_handler.callbacks)
         return trained
 
     def _load_best_model(self) -> None:
@@ -470,51 +471,3 @@ class DeFTTrainer(Trainer):
         self.shards.release()
         self.stages.enter(step_of(best) - 1, new=False)
         self.batchnorm.step = self.state.global_step
-
-    # ---- the Hub
-
-    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Make the repository, before any training; a Hub that refuses raises `PushFailed`, one out of reach warns."""
-        if self.is_world_process_zero():
-            self.hub_model_id = self.pusher.prepare(token, private)  # type: ignore[assignment]  # typed as None
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        if self.is_world_process_zero():
-            self.pusher.push_checkpoint(Path(checkpoint_folder), self.state.global_step, self._on_push_begin)
-
-    def _on_push_begin(self) -> None:
-        self.callback_handler.on_push_begin(self.args, self.state, self.control)
-
-    def _finish_current_push(self) -> None:
-        if self.is_world_process_zero():
-            self.pusher.finish()
-
-    def push_to_hub(  # type: ignore[override]  # Trainer's is annotated as if it always blocked, on every rank
-        self,
-        commit_message: str | None = "End of training",
-        blocking: bool = True,
-        token: str | None = None,
-        revision: str | None = None,
-        private: bool | None = None,
-        **kwargs: Any,
-    ) -> CommitInfo | Future[CommitInfo] | None:
-        """Save the model into `args.output_dir` and push that folder, without checkpoints; arguments are `Trainer`'s.
-
-        Returns:
-            `CommitInfo`, `Future` or `None`: The commit; a future of it without `blocking`; `None` on other processes.
-
-        Raises:
-            PushFailed: With the command that pushes again; everything is saved.
-        """
-        if self.hub_model_id is None:
-            self.init_hf_repo(token, private)
-        self._on_push_begin()
-        self.save_model(_internal_call=True)
-        if not self.is_world_process_zero():
-            return None
-        card = self.args.folder / "README.md"
-        if not card.exists() or "generated_from_trainer" in card.read_text("utf-8"):
-            kwargs.setdefault("model_name", str(self.hub_model_id).split("/")[-1])
-            self.create_model_card(**kwargs)
-        self._finish_current_push()
-        return self.pusher.push_folder(commit_message or "Upload model", blocking, token, private, revision)

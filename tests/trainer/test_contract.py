@@ -130,7 +130,7 @@ def unlisted(sources):
                     names = [node.attr]
             elif isinstance(node, ast.ImportFrom) and not (node.module or "").startswith("deft_hf"):
                 names = [name.name for name in node.names]
-            elif isinstance(node, ast.ClassDef) and node.name == "DeFTTrainer":
+            elif isinstance(node, ast.ClassDef) and node.name.endswith("Trainer"):
                 overrides = {each.name for each in node.body if isinstance(each, ast.FunctionDef)}
                 names = [name for name in overrides if hasattr(Trainer, name)]
             elif isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("getattr", "hasattr", "setattr"):

@@ -1,5 +1,8 @@
 """Models of peft that the caller made: trained as they are, merged into what is saved."""
 
+import json
+import re
+
 import pytest
 import torch
 from packaging.version import Version
@@ -87,8 +90,23 @@ def test_resumed_equals_unbroken_bit_for_bit(tmp_path):
     assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
     assert expected.keys() == found.keys()
     assert any("lora_A" in name for name in load_file(tmp_path / "a" / "checkpoint-3" / "usual.safetensors"))
-    with pytest.raises(UserError, match="holds another model or is damaged"):
-        other = trainer(tmp_path / "c", adapted(r=2), **settings)
+    kept = json.loads((tmp_path / "a" / "checkpoint-3" / "deft_state.json").read_text())["adapters"]
+    assert re.fullmatch(r"4 x q\w+ r=3 alpha=12 scale=4; 4 x v\w+ r=3 alpha=12 scale=4, and decode_head whole", kept)
+    rank_8 = {"r": 8, "lora_alpha": 32}  # of the same scale
+    others = (
+        {"lora_alpha": 6},
+        {"use_rslora": True},
+        rank_8,
+        {"target_modules": TARGETS[::2]},
+        {"modules_to_save": None},
+    )
+    for changes in others:
+        other = trainer(tmp_path / "c", adapted(**changes), **{**settings, "method": "joint"})
+        with pytest.raises(UserError, match=r"made with the adapters \(4 x q.*this run has \(.*") as error:
+            other.train(resume_from_checkpoint=str(tmp_path / "a" / "checkpoint-3"), resume_anyway=True)
+        assert "pass a PeftModel of the same LoraConfig" in str(error.value) and "\n" not in str(error.value)
+    other = trainer(tmp_path / "d", tiny.build("segformer"), **settings)
+    with pytest.raises(UserError, match=r"made with the adapters .* this run has \(none\)"):
         other.train(resume_from_checkpoint=str(tmp_path / "a" / "checkpoint-3"))
 
 

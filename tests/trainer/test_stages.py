@@ -49,6 +49,27 @@ def test_patience_counts_from_the_last_stage_on(tmp_path, monkeypatch):
     assert run.state.global_step == 7  # the best is that of step 5, and two after it are worse
 
 
+def test_patience_counts_on_after_a_resume(tmp_path, monkeypatch):
+    scores = [0.9, 0.8, 0.5, 0.6, 0.4, 0.3, 0.2, 0.1, 0.05, 0.02]
+    settings = {"max_steps": 8, "decoder_warmup_steps": 2, **SCORED}
+
+    def run(folder, first=0):
+        # The second has more patience than there are steps, and must not take the first one's count.
+        callbacks = [EarlyStoppingCallback(3), EarlyStoppingCallback(50, early_stopping_threshold=0.05)]
+        made = trainer(tmp_path / folder, **settings, callbacks=callbacks)
+        return scored(made, scores[first:], monkeypatch), callbacks
+
+    unbroken, patience = run("whole")
+    unbroken.train()
+    assert unbroken.state.global_step == 7  # the best is that of step 4, and three after it are worse
+    counted = [callback.early_stopping_patience_counter for callback in patience]
+    for step in (1, 5, 6, 7):
+        resumed, patience = run(f"from {step}", first=step)
+        resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))
+        assert (resumed.state.global_step, resumed.state.best_global_step) == (7, 4), step
+        assert [callback.early_stopping_patience_counter for callback in patience] == counted
+
+
 def test_only_the_best_are_saved_of_the_last_stage(tmp_path, monkeypatch):
     settings = {**SCORED, "save_strategy": "best", "load_best_model_at_end": False}
     run = trainer(tmp_path, max_steps=3, decoder_warmup_steps=2, **settings)
