@@ -46,6 +46,7 @@ from transformers import (
 )
 
 from deft_hf.data.collate import MaskTargets
+from deft_hf.models.own import DeepLabV3PlusConfig, DeepLabV3PlusForSemanticSegmentation
 
 NUM_LABELS = 7
 SIDE = 64
@@ -83,6 +84,14 @@ def upernet() -> PreTrainedModel:
         backbone_config=backbone, hidden_size=16, num_labels=NUM_LABELS, auxiliary_in_channels=16, auxiliary_channels=8
     )
     return UperNetForSemanticSegmentation(config)
+
+
+def deeplabv3plus(**overrides) -> PreTrainedModel:
+    bottlenecks = ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 16, 16, 32], depths=[1, 1, 2, 2], out_features=["stage1", "stage4"]
+    )
+    config = DeepLabV3PlusConfig(bottlenecks, hidden_size=16, low_level_size=8, num_labels=NUM_LABELS, **overrides)
+    return DeepLabV3PlusForSemanticSegmentation(config)
 
 
 def dpt() -> PreTrainedModel:
@@ -267,6 +276,7 @@ BUILDERS = {
     "segformer": segformer,
     "mobilenet_v2": mobilenet_v2,
     "upernet": upernet,
+    "deeplabv3plus": deeplabv3plus,
     "dpt": dpt,
     "beit": beit,
     "data2vec-vision": data2vec_vision,

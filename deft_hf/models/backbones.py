@@ -1,6 +1,7 @@
 """A pretrained backbone under a newly initialized segmentation head.
 
-The models are transformers' own (`backbone_config`), so that exports load without deft_hf.
+The models are transformers' own (`backbone_config`), or of one file that is saved beside the weights, so that exports
+load without deft_hf.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING_NAMES
 
 from deft_hf.data.labels import LabelSpace
-from deft_hf.models.heads import HEADS
+from deft_hf.models.heads import ANY_NUMBER, HEADS
 from deft_hf.models.new_tensors import summary
 from deft_hf.models.opening import refuse_adapters, refuse_kernels
 from deft_hf.models.timm_backbones import check_timm, load_timm_backbone, timm_config
@@ -47,6 +48,7 @@ def under_head(
     Mask2Former use it directly and predict at that stride (Mask2Former with one map as the level that masks are
     read from, three in its deformable attention), while DPT makes a pyramid from 4 times to half the resolution, as
     BEiT's own neck does (`add_fpn`, on by default here). The auxiliary head, which is not trained, is left out.
+    DeepLabV3+ takes ResNets alone, dilates the last stages, and reads the first map and the last.
 
     Args:
         name (`str`):
@@ -167,10 +169,13 @@ def _default_features(config: PreTrainedConfig) -> list[int]:
 
 
 def _check_features(config: PreTrainedConfig, head: str) -> None:
-    indices, levels = list(config.out_indices), HEADS[head].levels
+    indices, levels, only = list(config.out_indices), HEADS[head].levels, HEADS[head].only
+    if only is not None and config.model_type != only:
+        raise UserError(f"model.head: {head} takes backbones of type {only} alone, found {config.model_type}.")
     stages = getattr(config, "stage_names", None) or []  # timm's are known once the model is built
     if len(indices) not in levels:
-        many = f"{levels[0]}" if len(levels) == 1 else f"{levels[0]} or more"
+        last = f" to {levels[-1]}" if levels[-1] < ANY_NUMBER else " or more"
+        many = f"{levels[0]}" if len(levels) == 1 else f"{levels[0]}{last}"
         raise UserError(f"model.config.out_indices: found {indices}, but the head {head} reads {many} feature maps.")
     if HEADS[head].reads_tokens and not is_vit(config):
         raise UserError(

@@ -111,6 +111,7 @@ FAMILIES: dict[str, SegmentationFamily] = {
         blocks="data2vec_vision.encoder.layer",
         processor="BeitImageProcessorPil",
     ),
+    "deeplabv3plus": SegmentationFamily("backbone"),
     "dpt": SegmentationFamily(
         "dpt",
         ("auxiliary_head.*", "dpt.layernorm.*", "neck.fusion_stage.layers.0.residual_layer1.*"),

@@ -22,6 +22,7 @@ from transformers import (
 from transformers.utils import ADAPTER_CONFIG_NAME, find_adapter_config_file, logging
 
 from deft_hf.models.families import FAMILIES, SegmentationFamily, refuse
+from deft_hf.models.own import OWN as OWN  # so that the Auto classes know them
 from deft_hf.utils.errors import UserError, first_line
 
 # What `from_pretrained` raises at files that are missing, damaged, or pickles of more than tensors.

@@ -166,10 +166,17 @@ def render_card(facts: CardFacts) -> str:
         **contents(facts),
         component=_component(facts.run),
         auto_class=objective.auto_class,
+        code=_code(facts.config),
         inputs=objective.inputs(facts.config),
         mask_classification="logits" not in objective.outputs,
         metadata=Markup(_metadata(facts).to_yaml()),
     )
+
+
+def _code(config: PreTrainedConfig) -> str | None:
+    """The file of the model's class, where transformers does not have it."""
+    classes = getattr(config, "auto_map", None) or {}
+    return next((f"{str(place).split('--')[-1].partition('.')[0]}.py" for place in classes.values()), None)
 
 
 def _component(run: RunFacts) -> str:

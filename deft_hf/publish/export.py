@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from deft_hf.models.families import fixed_size, objective_of
+from deft_hf.models.own import OWN
 from deft_hf.models.saving import save_callable
 from deft_hf.utils.errors import UserError
 
@@ -62,6 +63,9 @@ def export_generalized(
     max_shard_size: str = "5GB",
 ) -> None:
     """Write a model as a plain Hub folder that loads with transformers alone.
+
+    With a model class that transformers does not have, such as DeepLabV3+, its one file of code is written too, and
+    `from_pretrained` needs `trust_remote_code=True` where deft_hf is not imported.
 
     Writes `config.json`, `model.safetensors`, `preprocessor_config.json` and, with a card, `README.md`, each of them
     atomically. Old weights in the folder are replaced; all else (checkpoints, results, figures) stays.
@@ -182,7 +186,8 @@ def verify_export(
     objective = objective_of(model.config.model_type)
     how = [objective.auto_class, json.dumps(objective.outputs), json.dumps(objective.inputs(model.config))]
     how.append(json.dumps(size or fixed_size(model.config)))
-    how.append(json.dumps(type(model).__module__.startswith("transformers_modules")))  # made by code that was trusted
+    # Made by code that lies in the folder: ours, or of a repository that was trusted.
+    how.append(json.dumps(type(model) in OWN or type(model).__module__.startswith("transformers_modules")))
     with tempfile.TemporaryDirectory() as work:
         example.convert("RGB").save(Path(work, "example.png"))
         loaded = subprocess.run(

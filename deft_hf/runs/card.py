@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import AutoConfig
 
 from deft_hf.data.roles import Domains
 from deft_hf.methods import extension_settings
+from deft_hf.models.opening import read_config
 from deft_hf.publish.card import CardFacts, DataUse, PlaceUse, render_card
 from deft_hf.publish.facts import RunFacts
 from deft_hf.publish.figures import RunRecord, save_run_figures
@@ -56,7 +56,7 @@ def write_card(
     card_facts = CardFacts(
         run=facts[own],
         model_name=folder.resolve().name,
-        config=AutoConfig.from_pretrained(folder, trust_remote_code=recipe.model.trust_remote_code),
+        config=read_config(str(folder), trust_remote_code=recipe.model.trust_remote_code),
         base_model=recipe.model.pretrained,
         settings=_settings(recipe.method, recipe.training),
         source=record.source,

@@ -57,6 +57,7 @@ FILES = (
     RunFile("model.safetensors.index.json", True),
     RunFile("model.onnx", True),
     RunFile("preprocessor_config.json", True),
+    RunFile("modeling_*.py", True),  # of a model class that transformers does not have
     RunFile("tokenizer*.json", True),  # of the tasks of OneFormer
     RunFile(CARD, True),
     RunFile(PAGE, True),
