@@ -7,11 +7,15 @@ import io
 import logging
 import os
 import zipfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from huggingface_hub import constants
 from PIL import Image
 from tqdm.auto import tqdm
@@ -94,7 +98,23 @@ class ClassIndex:
         return found
 
 
-def frequencies(indices: list[ClassIndex]) -> np.ndarray:
+def shared_indices(domains: Sequence[Domain], tile: int | None = None) -> list[ClassIndex]:
+    """The class index of each domain, which the main process makes for all.
+
+    Args:
+        domains (`Sequence[Domain]`):
+            The domains.
+        tile (`int`, *optional*):
+            As for [`ClassIndex.of`].
+    """
+    found: list[Any] = [None]
+    if PartialState().is_main_process:
+        found = [[ClassIndex.of(domain, tile, progress=True) for domain in domains]]
+    (indices,) = broadcast_object_list(found)
+    return indices
+
+
+def frequencies(indices: Sequence[ClassIndex]) -> np.ndarray:
     """Share of each class in the labelled pixels of some domains, float64 (classes,)."""
     totals = np.sum([index.pixels.sum(0) for index in indices], 0)
     return totals / max(totals.sum(), 1)

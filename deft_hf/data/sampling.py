@@ -160,9 +160,13 @@ def training_data(dataset: Any) -> str | None:
         `str` or `None`: `None` for a stream, of which nothing is known.
     """
     items = f"{len(dataset)} items" if hasattr(dataset, "__len__") else None
-    sets = [each for each in _that_know_epochs(dataset) if isinstance(each, TrainingSet)]
-    domains = [domain for each in sets for domain in each.domains]
+    domains = [domain for each in training_sets(dataset) for domain in each.domains]
     return f"{items or 'a stream'} ({fingerprint(domains)[:12]})" if domains else items
+
+
+def training_sets(dataset: Any) -> list[TrainingSet]:
+    """Every `TrainingSet` that a data set is or wraps."""
+    return [each for each in _that_know_epochs(dataset) if isinstance(each, TrainingSet)]
 
 
 def _that_know_epochs(dataset: Any) -> Iterator[Any]:

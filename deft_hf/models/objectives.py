@@ -45,7 +45,7 @@ class Objective(Protocol):
         """Share of `batch` in the loss of an optimizer step that has `items` in all, a float32 scalar."""
 
     def count(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Items of `batch`, int64, of any shape."""
+        """Items of `batch`, numbers in a tensor of any shape."""
 
     def logits(self, outputs: Any) -> Tensor:
         """Semantic logits (N, C, h, w), of any resolution."""
@@ -142,14 +142,19 @@ class PerPixel:
             items (`Tensor`):
                 Valid pixels of the optimizer step, a scalar.
         """
-        labels = batch["labels"]
+        logits = self.logits_of_labels(model, batch)
+        # A step without any valid pixel has loss 0, not 0 / 0.
+        return F.cross_entropy(logits, batch["labels"], ignore_index=IGNORE_INDEX, reduction="sum") / items.clamp(
+            min=1
+        )
+
+    def logits_of_labels(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Logits (N, C, H, W) of `batch` at the size of its labels, float32 or float64."""
         logits = self.logits(self.forward(model, batch["pixel_values"]))
         if logits.dtype in (torch.float16, torch.bfloat16):
             # A sum over millions of pixels overflows fp16 and stalls in bf16.
             logits = logits.float()
-        logits = F.interpolate(logits, size=labels.shape[-2:], mode="bilinear", align_corners=False)
-        # A step without any valid pixel has loss 0, not 0 / 0.
-        return F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="sum") / items.clamp(min=1)
+        return F.interpolate(logits, size=batch["labels"].shape[-2:], mode="bilinear", align_corners=False)
 
     def count(self, model: nn.Module, batch: Batch) -> Tensor:
         """Valid pixels of `batch`, an int64 scalar on the labels' device."""

@@ -210,6 +210,7 @@ def _training(recipe: Sections) -> Iterator[str]:
     if training.max_steps == 0 or (training.max_steps < 0 and training.num_train_epochs <= 0):
         yield "training.max_steps: found nothing to train, expected 1 step or more (or training.epochs)"
     yield from _plain_words(training)
+    yield from _class_weights(training, data)
     if training.early_stop is not None:
         yield from _early_stop(training, data)
     by_score = training.load_best_model_at_end or training.save_strategy == "best"
@@ -228,6 +229,17 @@ def _training(recipe: Sections) -> Iterator[str]:
         why = " (unseen domains are reported, never selected on)" if unseen else ""
         found = f"found {chosen}" if chosen else "missing"
         yield f"training.metric_for_best_model: {found}, expected one of {', '.join(known)}{why}"
+
+
+def _class_weights(training: TrainingSection, data: DataSection) -> Iterator[str]:
+    weights = training.class_weights
+    try:
+        names = data.label_space().names
+    except UserError:  # said of data.labels
+        return
+    if isinstance(weights, list) and len(weights) != len(names):
+        known = ", ".join(names)
+        yield f"training.class_weights: found {len(weights)}, expected {len(names)}, one for each of {known}"
 
 
 def _plain_words(training: TrainingSection) -> Iterator[str]:

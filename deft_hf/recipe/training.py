@@ -79,6 +79,28 @@ class TrainingSection(Section, extra="allow"):
         default=0, description="Optimizer steps in which the learning rate rises; below 1, a share of all steps."
     )
 
+    class_weights: (
+        Annotated[
+            Literal["balanced"] | list[Annotated[float, Field(ge=0)]],
+            Expected("balanced, or a list of numbers from 0 up, one a class"),
+        ]
+        | None
+    ) = Field(
+        default=None,
+        description="Weights of the classes in the cross-entropy: a list, or `balanced`, inverse to their share of "
+        "the labelled source pixels. Default: all 1.",
+    )
+    ohem_threshold: float | None = Field(
+        default=None,
+        description="Online hard example mining: a pixel counts while the probability of its class is below this, 0.7 "
+        "as a rule. Default: all count.",
+    )
+    ohem_min_kept: float = Field(
+        default=0.0625,
+        description="With it, so many of the hardest pixels of each image count at least; below 1, a share.",
+    )
+    dice_weight: float = Field(default=0.0, description="Weight of a Dice loss that is added to the cross-entropy.")
+
     bf16: bool = Field(default=False, description="Train in bfloat16 autocast.")
     fp16: bool = Field(default=False, description="Train in float16 autocast with loss scaling.")
     tf32: bool | None = Field(default=None, description="Use TF32 matrix products; null leaves it to PyTorch.")

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from transformers import BaseImageProcessor
 
-from deft_hf.data.class_index import ClassIndex
+from deft_hf.data.class_index import shared_indices
 from deft_hf.data.corruptions import corrupted
 from deft_hf.data.domains import Domain
 from deft_hf.data.labels import LabelSpace
@@ -186,31 +184,13 @@ def class_samplers(data: DataSection, source: list[Domain]) -> list[ClassUniform
     if data.sampling == "uniform":
         return None
     if data.sampling == "class_uniform":
-        indices = class_indices(source, data.class_uniform_tile)
+        indices = shared_indices(source, data.class_uniform_tile)
         return [ClassUniform(index, data.class_uniform_share) for index in indices]
     assert data.crop_size is not None
     area = data.crop_size[0] * data.crop_size[1] / 512**2
     pixels = data.rare_class_pixels or round(3000 * min(area, 1))
     crop_pixels = data.rare_class_crop_pixels or round(1500 * area)
-    return [
-        RareClass(index, data.rare_class_temperature, pixels, crop_pixels) for index in class_indices(source, None)
-    ]
-
-
-def class_indices(source: list[Domain], tile: int | None) -> list[ClassIndex]:
-    """The class index of each domain, which the main process makes for all.
-
-    Args:
-        source (`list[Domain]`):
-            The domains.
-        tile (`int` or `None`):
-            See [`~deft_hf.data.class_index.ClassIndex.of`].
-    """
-    found: list[Any] = [None]
-    if PartialState().is_main_process:
-        found = [[ClassIndex.of(domain, tile, progress=True) for domain in source]]
-    (indices,) = broadcast_object_list(found)
-    return indices
+    return [RareClass(index, data.rare_class_temperature, pixels, crop_pixels) for index in shared_indices(source)]
 
 
 def own_transform(data: DataSection) -> OwnTransform | None:

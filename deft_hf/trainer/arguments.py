@@ -11,11 +11,12 @@ from transformers import SchedulerType, TrainingArguments
 from deft_hf.methods import METHODS, RunSettings, compose
 from deft_hf.methods.core.stages import Span
 from deft_hf.trainer.limits import missing_trackers, out_of_range, wrong_words
+from deft_hf.trainer.loss import LossArguments, wrong_weights
 from deft_hf.utils.errors import UserError, first_line
 
 
 @dataclass
-class DeFTTrainingArguments(RunSettings, TrainingArguments):
+class DeFTTrainingArguments(LossArguments, RunSettings, TrainingArguments):
     """`TrainingArguments` for `DeFTTrainer`, with the settings of all methods.
 
     Steps are optimizer steps; `max_steps` (or `num_train_epochs`) is the length of the method's last stage, which
@@ -43,7 +44,7 @@ class DeFTTrainingArguments(RunSettings, TrainingArguments):
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide NaN and inf losses from the log."})
 
     def __post_init__(self) -> None:
-        if problems := list(out_of_range(self)):
+        if problems := [*out_of_range(self), *wrong_weights(self)]:
             raise UserError("\n".join(problems))
         self._check_that_the_best_is_saved()
         try:

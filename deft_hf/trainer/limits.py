@@ -27,7 +27,7 @@ class Limits(NamedTuple):
     high: float
     expected: str
     whole: bool = False
-    open: str = ""  # which ends are left out: "low", "high" or both
+    open: str = ""  # which ends are left out: "low", "high" or "low high"
 
     def hold(self, value: Any) -> bool:
         """Whether `value` is one of them."""
@@ -65,6 +65,9 @@ LIMITS = {
     "adam_beta1": _BETA,
     "adam_beta2": _BETA,
     "adam_epsilon": _NOT_NEGATIVE,
+    "ohem_threshold": Limits(0, 1, "a probability between 0 and 1", open="low high"),
+    "ohem_min_kept": Limits(0, _MOST_STEPS, "a number of pixels, or a share of them below 1", open="low"),
+    "dice_weight": _NOT_NEGATIVE,
     "max_grad_norm": _NOT_NEGATIVE,
     "warmup_steps": Limits(0, _MOST_STEPS, "a whole number of steps from 0, or a share of all steps below 1"),
     "logging_steps": _INTERVAL,

@@ -21,7 +21,6 @@ from deft_hf.data.sampling import set_epoch
 from deft_hf.data.unreadable import Reader
 from deft_hf.methods import WiSEFT
 from deft_hf.methods.core.stages import Span
-from deft_hf.models.families import resolve_family
 from deft_hf.models.plain import class_names
 from deft_hf.publish.push import PushFailed
 from deft_hf.scoring.confusion import Scores
@@ -36,6 +35,7 @@ from deft_hf.trainer.hub import Pusher, PushingTrainer
 from deft_hf.trainer.launchers import Shards, check_launcher
 from deft_hf.trainer.loaders import Loaders, keep_masks_whole
 from deft_hf.trainer.log import RunLog
+from deft_hf.trainer.loss import family_of
 from deft_hf.trainer.optimizer import build_optimizer, stage_schedule
 from deft_hf.trainer.resumed import restore_patience
 from deft_hf.trainer.stages import StageRunner
@@ -112,7 +112,7 @@ class DeFTTrainer(PushingTrainer):
         **kwargs: Any,
     ) -> None:
         args, model = checks.check_arguments(args, model, kwargs)
-        family = resolve_family(model, encoder)
+        family = family_of(model, encoder, args, kwargs.get("train_dataset"))
         model = checks.prepare_batchnorm(model, args)
         self.composition = compose_for(args, model)
         with own_randomness(args.seed, args.device):

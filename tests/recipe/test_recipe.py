@@ -25,6 +25,7 @@ from deft_hf.recipe.training import PLAIN, is_by_the_entry
 from deft_hf.recipe.values import convert
 from deft_hf.runs.data import load_domains
 from deft_hf.trainer.arguments import DeFTTrainingArguments
+from deft_hf.trainer.loss import LossArguments
 from deft_hf.utils.errors import UserError
 
 RECIPE = """
@@ -81,7 +82,8 @@ def test_sections_have_every_field_of_the_arguments_once():
     arguments = {field.name for field in dataclasses.fields(DeFTTrainingArguments)}
     training, method = set(TrainingSection.keys()), set(MethodSection.keys())
     by_itself = {name for name in arguments if is_by_the_entry(name)}
-    assert training - set(PLAIN) == {field.name for field in dataclasses.fields(TrainingArguments)} - by_itself
+    expected = {field.name for kind in (TrainingArguments, LossArguments) for field in dataclasses.fields(kind)}
+    assert training - set(PLAIN) == expected - by_itself
     assert method - {"name", "baselines"} | {"method", "method_settings"} == arguments - training - by_itself
 
 

@@ -1,0 +1,111 @@
+import numpy as np
+import pytest
+import torch
+
+from deft_hf.data.class_index import ClassIndex
+from deft_hf.data.domains import Domain
+from deft_hf.data.sampling import TrainingSet
+from deft_hf.data.transforms import TrainTransform
+from deft_hf.models.objectives import PerPixel
+from deft_hf.models.reweighted import ReweightedPerPixel
+from deft_hf.recipe import Recipe
+from deft_hf.trainer.loss import balanced_weights
+from deft_hf.utils.errors import UserError
+from tests import tiny
+from tests.trainer.test_trainer import Drawn, history, trainer, without_batchnorm
+
+OPTIONS = {"class_weights": [0.2, 3, 1, 1, 2, 0.5, 1], "ohem_threshold": 0.7, "ohem_min_kept": 0.1, "dice_weight": 0.5}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_ASSETS_CACHE", str(tmp_path / "assets"))
+
+
+@pytest.mark.parametrize("method", ["deft", "joint"])
+def test_accumulation_equals_one_large_batch(tmp_path, method):
+    runs = {}
+    for size, accumulation in ((8, 1), (2, 4)):
+        runs[size] = trainer(
+            tmp_path / str(size),
+            model=without_batchnorm(),
+            train=Drawn(16),
+            method=method,
+            max_steps=2,
+            decoder_warmup_steps=1,
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=accumulation,
+            optim="sgd",
+            **OPTIONS,
+        )
+        runs[size].train()
+    for key in ("loss", "grad_norm"):
+        assert history(runs[2], key) == pytest.approx(history(runs[8], key), rel=1e-5)
+    for model in ("usual", "generalized"):
+        expected = getattr(runs[8].pathways, model).state_dict()
+        for name, value in getattr(runs[2].pathways, model).state_dict().items():
+            torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-7, msg=name)
+
+
+def test_by_default_the_objective_is_the_plain_one(tmp_path):
+    assert type(trainer(tmp_path).family.objective) is PerPixel
+    objective = trainer(tmp_path, **OPTIONS).family.objective
+    assert objective == ReweightedPerPixel((0.2, 3, 1, 1, 2, 0.5, 1), 0.7, 0.1, 0.5)
+
+
+def test_balanced_weights_are_those_of_the_training_data(tmp_path):
+    domain = Domain.from_streets("clear", count=3, size=(64, 64))
+    run = trainer(tmp_path, train=TrainingSet([domain], TrainTransform((64, 64))), class_weights="balanced")
+    pixels = ClassIndex.of(domain).pixels.sum(0)
+    expected = [pixels.sum() / ((pixels > 0).sum() * count) if count else 1.0 for count in pixels]
+    assert run.family.objective.class_weights == pytest.approx(expected)
+    assert balanced_weights(np.array([0.5, 0.25, 0.25, 0])) == pytest.approx((2 / 3, 4 / 3, 4 / 3, 1))
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"class_weights": "balance"}, "class_weights: found balance, expected balanced, or a list"),
+        ({"class_weights": [1, -1]}, r"class_weights: found \[1, -1\]"),
+        ({"class_weights": [0, 0]}, "not all of them 0"),
+        ({"class_weights": [1, 2]}, "class_weights: found 2, expected one for each of the 7 classes"),
+        ({"class_weights": "balanced"}, "give the weights as a list"),
+        ({"ohem_threshold": 1}, "ohem_threshold: found 1, expected a probability between 0 and 1"),
+        ({"ohem_min_kept": 0}, "ohem_min_kept: found 0"),
+        ({"dice_weight": -1}, "dice_weight: found -1"),
+    ],
+)
+def test_mistakes(tmp_path, options, message):
+    with pytest.raises(UserError, match=message):
+        trainer(tmp_path, **options)
+
+
+def test_models_that_match_masks_are_refused_in_one_message(tmp_path):
+    with pytest.raises(UserError, match=r"^class_weights, ohem_threshold, dice_weight: found for a maskformer model"):
+        trainer(tmp_path, model=tiny.build("maskformer"), **OPTIONS)
+
+
+# ---- recipes
+
+
+def test_a_recipe_says_it():
+    settings = ["training.class_weights=balanced", "training.ohem_threshold=0.7", "training.dice_weight=1"]
+    args = Recipe.load("quickstart", settings).training_arguments()
+    assert (args.class_weights, args.ohem_threshold, args.dice_weight) == ("balanced", 0.7, 1.0)
+    assert Recipe.load("quickstart").training_arguments().asks_for_loss() == []
+    listed = Recipe.load("quickstart", ["training.class_weights=[1, 2, 1, 1, 1, 1, 0.5]"]).training_arguments()
+    assert listed.class_weights == [1.0, 2.0, 1.0, 1.0, 1.0, 1.0, 0.5]
+
+
+@pytest.mark.parametrize(
+    "setting, message",
+    [
+        ("training.class_weights=[1, 2]", "training.class_weights: found 2, expected 7, one for each of drivable"),
+        ("training.class_weights=even", "training.class_weights: found .even., expected balanced, or a list"),
+        ("training.class_weight=balanced", "did you mean class_weights"),
+        ("method.class_weights=balanced", "class_weights"),
+    ],
+)
+def test_mistakes_in_recipes(setting, message):
+    with pytest.raises(UserError, match=message):
+        Recipe.load("quickstart", [setting])
