@@ -1,6 +1,7 @@
-"""Draws the pictures of the augmentation presets: `python docs/augmentations.py` writes docs/images/augment_NAME.jpg.
+"""Draws the pictures of augmentation: `python docs/augmentations.py` writes augment_NAME.jpg and styles.jpg.
 
-Each shows a drawn picture and its mask at the left, and six training crops of it; what is ignored is white.
+Those of the presets show a drawn picture and its mask at the left, and six training crops of it; what is ignored is
+white. That of the styles has a row for each way to change the colours alone, of one picture.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from deft_hf.data import AUGMENTATIONS, TrainTransform, draw_street
 from deft_hf.data.streets import STREETS
+from deft_hf.data.styles import STYLES
 
 IMAGES = Path(__file__).parent / "images"
 SIDE, COLUMNS, GAP = 144, 6, 6
@@ -105,6 +107,23 @@ def sheet(name: str) -> Image.Image:
     return page
 
 
+def looks() -> Image.Image:
+    """The picture of the styles."""
+    image, mask, _ = street("clear", 11)
+    page = Image.new("RGB", (7 * (SIDE * 4 // 3 + GAP) - GAP, 4 * (SIDE + GAP) - GAP), "white")
+    for row, changes in enumerate([{"photometric_distortion": True}, *({"style": name} for name in STYLES)]):
+        plain = {"mean": (0, 0, 0), "std": (1, 1, 1), "scale": (1, 1), "flip": 0.0, "jitter": None, "blur": None}
+        transform = TrainTransform((288, 384), **plain, **changes, style_probability=1.0, max_class_share=1.0)
+        for column in range(7):
+            item = transform(Image.fromarray(image), mask, np.random.default_rng((column, 1)))
+            pixels = (item["pixel_values"].permute(1, 2, 0).numpy().clip(0, 1) * 255).round().astype(np.uint8)
+            picture = Image.fromarray(pixels if column else image)
+            place = column * (SIDE * 4 // 3 + GAP), row * (SIDE + GAP)
+            page.paste(picture.resize((SIDE * 4 // 3, SIDE), Image.Resampling.LANCZOS), place)
+    return page
+
+
 if __name__ == "__main__":
+    looks().save(IMAGES / "styles.jpg", quality=70, optimize=True)
     for preset in AUGMENTATIONS:
         sheet(preset).save(IMAGES / f"augment_{preset}.jpg", quality=70, optimize=True)

@@ -23,6 +23,33 @@ def jitter_colors(
     return image
 
 
+def distort_photometrically(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Changes brightness, contrast, saturation and hue of an RGB image, each with probability 1/2.
+
+    The form of mmsegmentation's PhotoMetricDistortion (from SSD, Liu et al., ECCV 2016), with its figures: adds up to
+    32 of 255 either way; times 0.5 to 1.5, around black; saturation times 0.5 to 1.5 and a hue turned by up to 36
+    degrees (18 of OpenCV's 180) in HSV; the contrast before or after these two, each as likely.
+
+    Args:
+        image (`Image.Image`):
+            The image.
+        rng (`np.random.Generator`):
+            Source of every random choice.
+    """
+    if rng.random() < 0.5:
+        image = _linear(image, 1.0, rng.uniform(-32, 32))
+    contrast_first = rng.random() < 0.5
+    factor = rng.uniform(0.5, 1.5) if rng.random() < 0.5 else 1.0
+    if contrast_first:
+        image = _linear(image, factor, 0.0)
+    if rng.random() < 0.5:
+        hue, saturation, value = image.convert("HSV").split()
+        image = Image.merge("HSV", (hue, _linear(saturation, rng.uniform(0.5, 1.5), 0.0), value)).convert("RGB")
+    if rng.random() < 0.5:
+        image = _turn_hue(image, rng.uniform(-0.1, 0.1))
+    return image if contrast_first else _linear(image, factor, 0.0)
+
+
 def lab_recolor(rgb: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     """Gives images other colours by other statistics of their LAB channels, the copies that DeFT's authors train on.
 
@@ -60,6 +87,13 @@ def lab_recolor(rgb: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     noise = draw(rng.standard_normal(lab.shape, np.float32)) * 0.01
     lab = (lab - mean) / std.clamp_min(1e-3) * new_std + new_mean + noise
     return lab_to_rgb(lab.clamp(0, 1) * extent - offset)
+
+
+def _linear(image: Image.Image, factor: float, offset: float) -> Image.Image:
+    if factor == 1 and offset == 0:
+        return image
+    table = np.clip(np.arange(256) * factor + offset, 0, 255).astype(np.uint8)
+    return image.point(table.tolist() * len(image.getbands()))
 
 
 def _turn_hue(image: Image.Image, turn: float) -> Image.Image:

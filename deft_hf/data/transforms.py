@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageFilter
 
-from deft_hf.data.colors import jitter_colors, lab_recolor
+from deft_hf.data.colors import distort_photometrically, jitter_colors, lab_recolor
 from deft_hf.data.constants import IGNORE_INDEX
 from deft_hf.data.geometry import Aim, Pose, Window
+from deft_hf.data.styles import STYLES
 from deft_hf.utils.errors import UserError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -63,6 +64,14 @@ class TrainTransform:
             pixels, or while it has none. With 1, only the latter.
         recolor (`bool`, *optional*, defaults to `False`):
             Whether to add a copy of the crop recoloured by `lab_recolor`.
+        photometric_distortion (`bool`, *optional*, defaults to `False`):
+            Whether to change the colours by [`~deft_hf.data.colors.distort_photometrically`], after the jitter if
+            there is one.
+        style (`str`, *optional*):
+            One of [`~deft_hf.data.styles.STYLES`], for the look of the crop: the last change to its pixels. A
+            recoloured copy is made before it.
+        style_probability (`float`, *optional*, defaults to `0.5`):
+            Probability of the style.
         mean (`Sequence[float]`, *optional*, defaults to `IMAGENET_MEAN`):
             Mean per channel, of pixels in 0..1; the image processor's.
         std (`Sequence[float]`, *optional*, defaults to `IMAGENET_STD`):
@@ -88,6 +97,9 @@ class TrainTransform:
     blur: tuple[float, float] | None = (0.15, 1.3)
     max_class_share: float = 0.75
     recolor: bool = False
+    photometric_distortion: bool = False
+    style: str | None = None
+    style_probability: float = 0.5
     mean: Sequence[float] = IMAGENET_MEAN
     std: Sequence[float] = IMAGENET_STD
     resize: tuple[int, int] | None = None
@@ -110,11 +122,14 @@ class TrainTransform:
             ("vertical_flip", self.vertical_flip),
             ("jitter_probability", self.jitter_probability),
             ("max_class_share", self.max_class_share),
+            ("style_probability", self.style_probability),
         ):
             if not 0 <= share <= 1:
                 raise UserError(f"{key}: found {share}, expected a share in 0..1")
         if not 0 <= self.rotation <= 180:
             raise UserError(f"rotation: found {self.rotation}, expected an angle in degrees, from 0 to 180")
+        if self.style is not None and self.style not in STYLES:
+            raise UserError(f"style: found {self.style!r}, expected one of {', '.join(STYLES)}")
         if self.recolor:
             import_module("kornia.color")  # here, and not in every worker of every epoch
 
@@ -146,6 +161,8 @@ class TrainTransform:
             image, labels = image.transpose(Image.Transpose.FLIP_TOP_BOTTOM), labels[::-1]
         if self.jitter is not None and rng.random() < self.jitter_probability:
             image = jitter_colors(image, self.jitter, rng)
+        if self.photometric_distortion:
+            image = distort_photometrically(image, rng)
         if self.blur is not None:
             image = image.filter(ImageFilter.GaussianBlur(rng.uniform(*self.blur)))
         if self.own is not None:
@@ -154,6 +171,8 @@ class TrainTransform:
         views = {"pixel_values": pixels}
         if self.recolor:
             views["recolored_pixel_values"] = lab_recolor(pixels, rng)
+        if self.style is not None and rng.random() < self.style_probability:
+            views["pixel_values"] = STYLES[self.style](pixels, rng)
 
         area = (..., *pose.area(window))
         item = {"labels": torch.full(self.crop, IGNORE_INDEX)}

@@ -37,6 +37,7 @@ def contradictions(recipe: Sections) -> Iterator[str]:
     yield from _licenses(recipe)
     yield from _weights(recipe.data)
     yield from _sampling(recipe.data)
+    yield from _colors(recipe.data)
     yield from _corruptions(recipe.data)
     yield from _leaks(recipe.data)
     yield from _scored(recipe.data)
@@ -152,6 +153,16 @@ def _sampling(data: DataSection) -> Iterator[str]:
         value = getattr(data, key)
         if of != data.sampling and value != DataSection.model_fields[key].default:
             yield f"data.{key}: found {value} beside data.sampling: {data.sampling}; set {of} there, or remove it"
+
+
+def _colors(data: DataSection) -> Iterator[str]:
+    if data.photometric_distortion and data.color_jitter is not None:
+        yield (
+            f"data.color_jitter: found {list(data.color_jitter)} beside data.photometric_distortion, which takes its "
+            "place; remove one of them"
+        )
+    if data.style is None and data.style_probability != DataSection.model_fields["style_probability"].default:
+        yield f"data.style_probability: found {data.style_probability} without data.style; name one, or remove it"
 
 
 def _corruptions(data: DataSection) -> Iterator[str]:

@@ -120,6 +120,16 @@ class DataSection(Section):
         default=None,
         description="A function of your own that is called with every training crop and its mask.",
     )
+    photometric_distortion: bool = Field(
+        default=False,
+        description="mmsegmentation's PhotoMetricDistortion in place of `color_jitter`.",
+    )
+    style: Literal["randconv", "augmix", "fourier"] | None = Field(
+        default=None,
+        description="Another look for crops: `randconv` (random convolutions), `augmix` (of colors alone) or "
+        "`fourier` (PASTA).",
+    )
+    style_probability: _Probability = Field(default=0.5, description="Probability of the `style`.")
     recolor: bool = Field(default=False, description="Add the authors' LAB-recolored copy of each crop to the batch.")
     value_range: ValueRange | None = Field(
         default=None,
@@ -141,6 +151,12 @@ class DataSection(Section):
         description="A file that cannot be read: `stop`, or `skip` and count it: in training the next image of the "
         "domain stands in, scores are without it.",
     )
+
+    @model_validator(mode="after")
+    def _distort_in_place_of_the_jitter(self) -> DataSection:
+        if self.photometric_distortion and "color_jitter" not in self.model_fields_set:
+            self.color_jitter = None
+        return self
 
     @model_validator(mode="after")
     def _fill_in_augmentation(self) -> DataSection:

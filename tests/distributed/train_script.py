@@ -22,7 +22,8 @@ class SomeWithoutLabels(Drawn):
 
 
 # SegFormer under every option of the loss.
-REWEIGHTED = {"class_weights": [0.2, 3, 1, 1, 2, 0.5, 1], "ohem_threshold": 0.7, "ohem_min_kept": 99, "dice_weight": 0.5}
+WEIGHTS = [0.2, 3, 1, 1, 2, 0.5, 1]
+REWEIGHTED = {"class_weights": WEIGHTS, "ohem_threshold": 0.7, "ohem_min_kept": 99, "dice_weight": 0.5}
 
 
 def train(folder: Path, batch_size: int, model_type: str) -> None:
