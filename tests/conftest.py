@@ -14,7 +14,7 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from transformers.utils import hub as transformers_hub  # noqa: E402
 
-from tests import processes  # noqa: E402
+from tests import drawn, processes  # noqa: E402
 from tests.hub import TOKEN, FakeHub  # noqa: E402
 
 torch.set_num_threads(1)
@@ -26,6 +26,11 @@ def settled():
     """What is imported by now stays: the search for garbage that every training starts with leaves it out."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def streets_drawn_once(monkeypatch):
+    drawn.remember(monkeypatch)
 
 
 @pytest.fixture

@@ -13,14 +13,17 @@ import socket
 import subprocess
 import sys
 import tempfile
-from multiprocessing import connection, get_context
+from multiprocessing import connection, forkserver, get_context
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
+from tests import drawn
+
 _SERVER = get_context("forkserver")
+_PRELOAD = ["deft_hf.comparison.worker", "tests.preloaded"]
 
 
 class Started:
@@ -41,7 +44,7 @@ class Started:
         for path in (self.out, self.err):
             path.touch()
         started = (self.command, str(cwd or Path.cwd()), {**os.environ, **(env or {})}, self.out, self.err)
-        _SERVER.set_forkserver_preload(["deft_hf.comparison.worker"])  # as `compare` does: there is one server
+        start_server()
         self.process = _SERVER.Process(target=_main, args=(*started, start_new_session, shortened))
         self.process.start()
         self.pid = self.process.pid
@@ -65,6 +68,12 @@ class Started:
         return subprocess.CompletedProcess(self.command, self.poll(), out, err)
 
 
+def start_server() -> None:
+    """Start the process that all others are forked from, those of `compare` too: there is one a pytest process."""
+    _SERVER.set_forkserver_preload(_PRELOAD)
+    forkserver.ensure_running()
+
+
 def run(*command, **options) -> subprocess.CompletedProcess:
     """`Started`, waited for."""
     return Started(*command, **options).wait()
@@ -83,12 +92,13 @@ def run_ranks(count: int, *command, timeout: float = 300, **options) -> None:
             if not connection.wait([each.process.sentinel for each in living], timeout):
                 break
     finally:
+        started.sort(key=lambda each: not each.poll())  # what failed comes before what is killed for it
         for each in started:
             if each.poll() is None:
                 each.kill()
     for each in started:
         done = each.wait()
-        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.returncode == 0, f"status {done.returncode}: {done.stderr[-3000:]}"
 
 
 def run_python(command: list[str], cwd=None, env=None, **_) -> subprocess.CompletedProcess:
@@ -126,6 +136,7 @@ def _main(
     for name in [name for name in sys.modules if name.partition(".")[0] == "deft_hf"]:
         del sys.modules[name]
     sys.path[:0] = [folder, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
+    drawn.remember(pytest.MonkeyPatch())
     if shortened:
         shorten(pytest.MonkeyPatch())
     module, *words = command

@@ -15,6 +15,7 @@ _WHEN_SAVING = "loud: the first checkpoint fails"
 _WHEN_RESUMING = "loud: a run cannot be resumed"
 _NO_NAME = "loud: no such name"
 _NO_ADVICE = "loud: a traceback in place of advice"
+_DRAWS = "silent: with persistent workers a resumed run goes on with other random numbers"
 _SHARDS = "loud: the state of a sharded optimizer is not found"
 _CRITERIA = {
     "mask2former.modeling_mask2former": "Mask2Former",
@@ -240,6 +241,12 @@ FACTS: dict[str, tuple[Fact, ...]] = {
             "accelerate.data_loader:DataLoaderAdapter.__init__",
             "silent: SIGTERM kills the workers of the data loader",
             says=("self.base_dataloader = DataLoader(",),
+        ),
+        Fact("torch.utils.data.dataloader:DataLoader.__iter__", _DRAWS, says=("self._iterator._reset(self)",)),
+        Fact(
+            "torch.utils.data.dataloader:_BaseDataLoaderIter.__init__",
+            _DRAWS,
+            says=(".random_(generator=loader.generator)",),
         ),
     ),
     "trainer.log": (Fact("torch:_foreach_norm", _NO_NAME),),

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from deft_hf.data.sampling import share
+from deft_hf.data.sampling import set_epoch, share
 from deft_hf.models.objectives import Objective
 from deft_hf.trainer.arguments import DeFTTrainingArguments
 from deft_hf.trainer.termination import out_of_reach
@@ -56,6 +56,25 @@ class Loaders:
             generator=torch.Generator().manual_seed(self.args.seed),
             drop_last=self.args.dataloader_drop_last,
         )
+
+    def enter_epoch(self, epoch: int, dataset: Any, loader: DataLoader) -> None:
+        """Turn the training data to an epoch, before its first batch.
+
+        Args:
+            epoch (`int`):
+                The epoch.
+            dataset (`Dataset`):
+                The training data, which turns with whatever it wraps.
+            loader (`DataLoader`):
+                The one that Trainer made, or Accelerate out of it.
+        """
+        # Accelerate reaches a data set's `set_epoch` in some shardings only, and never through a wrapper.
+        set_epoch(dataset, epoch)
+        # A new iterator draws the seed of its workers from the run's random numbers. One that lives on with persistent
+        # workers does not, and a resumed run, whose iterator is new, would go on with other numbers.
+        inner = getattr(loader, "base_dataloader", loader)
+        if getattr(inner, "_iterator", None) is not None:
+            torch.empty((), dtype=torch.int64).random_(generator=inner.generator)
 
     def out_of_reach(self, loader: DataLoader) -> DataLoader:
         """A loader of Trainer's, whose workers leave SIGTERM to this process."""

@@ -17,7 +17,6 @@ from transformers.trainer_utils import EvalLoopOutput, PredictionOutput, TrainOu
 from transformers.utils import logging
 
 from deft_hf.data.collate import CheckedBatches, MaskTargets, collate
-from deft_hf.data.sampling import set_epoch
 from deft_hf.data.unreadable import Reader
 from deft_hf.methods import WiSEFT
 from deft_hf.methods.core.stages import Span
@@ -273,8 +272,7 @@ class DeFTTrainer(PushingTrainer):
             # Resumed from the last step of a run that ended within an epoch; Trainer would take one step more.
             self.control.should_training_stop = True
             return
-        # Accelerate reaches a data set's `set_epoch` in some shardings only, and never through a wrapper.
-        set_epoch(self.train_dataset, epoch)
+        self.loaders.enter_epoch(epoch, self.train_dataset, kwargs["train_dataloader"])
         super()._run_epoch(epoch=epoch, **kwargs)
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:

@@ -55,6 +55,7 @@ def one_thread():
     """Here and in every run, whatever the machine has: sums of floats then round alike."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
+        processes.start_server()
         yield
 
 

@@ -70,7 +70,7 @@ def test_it_trains_resumes_compares_and_exports(run, tmp_path):
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
     assert json.loads((tmp_path / "broken/results/metrics.json").read_text())["resumed"]
 
-    exported = run("export", "straight/checkpoint-4", "exported", "--which", "usual")
+    exported = run("export", "straight/checkpoint-4", "exported", "--which", "usual", shortened=True)
     assert exported.returncode == 0, exported.stderr
 
     compared = run(
@@ -83,6 +83,7 @@ def test_it_trains_resumes_compares_and_exports(run, tmp_path):
         "--no-costs",
         "training.output_dir=compared",
         "method.l1_weight=0.05",
+        shortened=True,
     )
     assert compared.returncode == 0, compared.stderr
     texts = {path.parent.name[:5]: path.read_text() for path in (tmp_path / "compared/runs").glob("*/recipe.yaml")}

@@ -322,6 +322,23 @@ def test_resumed_equals_unbroken_bit_for_bit(tmp_path, model_type, method, avera
     assert both == pytest.approx(whole, rel=1e-6) == pytest.approx(np.mean(history(unbroken, "loss")), rel=1e-6)
 
 
+def test_workers_that_live_on_draw_what_new_ones_draw(tmp_path):
+    settings = {"method": "joint", "average": "none", "max_steps": 8, "train": Drawn(6), "save_steps": 4}
+    settings |= {"save_strategy": "steps"}
+    persistent = {"dataloader_num_workers": 1, "dataloader_persistent_workers": True}
+    resumed_from = str(tmp_path / "lives" / "checkpoint-4")
+    runs = []
+    for name, workers, start in (
+        ("new", {}, None),
+        ("lives", persistent, None),
+        ("resumed", persistent, resumed_from),
+    ):
+        runs.append(trainer(tmp_path / name, **settings, **workers))
+        runs[-1].train(resume_from_checkpoint=start)
+    expected, *found = map(everything, runs)
+    assert [name for name in expected for each in found if not torch.equal(expected[name], each[name])] == []
+
+
 def test_resume_true_takes_the_last_checkpoint(tmp_path):
     # A step that is saved before it is logged counts as well.
     whole = trainer(tmp_path, save_strategy="steps", save_steps=4, logging_steps=3).train()
