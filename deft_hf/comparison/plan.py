@@ -206,6 +206,8 @@ def address(recipe: Recipe) -> str:
     for section, keys in _NO_MATTER.items():
         for key in keys:
             content.get(section, {}).pop(key, None)
+    if content["training"].get("bf16") is False:  # what no recipe had to say before there were choices
+        del content["training"]["bf16"]
     if recipe.data.transform is not None:
         content["transform"] = described(recipe.data.transform)
     content["version"] = _SAME_NUMBERS_SINCE

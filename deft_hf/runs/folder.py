@@ -132,7 +132,7 @@ def _look(folder: Path, recipe: Recipe, resume_anyway: bool) -> tuple[str | None
         )
     if is_run and others:
         before = saved.read_text(errors="replace")
-        differences = _differences(_resolved(before, saved), yaml.safe_load(present))
+        differences = _differences(_filled(_resolved(before, saved)), _filled(yaml.safe_load(present)))
         differences.pop("training.output_dir", None)  # it is this folder, which may have been moved
         differences |= _other_batch(recipe.training, folders, changed=any(key in differences for key in _BATCH))
         free, refused = _free(differences, chosen=recipe.training.metric_for_best_model is not None)
@@ -195,6 +195,14 @@ def _resolved(text: str, path: Path) -> Any:
             f"{path}: cannot be read ({' '.join(str(error).split())}), so the run there is unknown; "
             "nothing was touched. Choose another training.output_dir, or put the recipe back."
         ) from error
+
+
+def _filled(values: Any) -> Any:
+    """A recipe with the defaults of `training`, which `to_yaml` leaves out: one that is stated is no difference."""
+    if not isinstance(values.get("training"), Mapping):
+        return values
+    defaults = TrainingSection(output_dir="").model_dump(exclude={"output_dir"})
+    return {**values, "training": {**defaults, **values["training"]}}
 
 
 def _differences(old: Any, new: Any, key: str = "") -> dict[str, str]:

@@ -38,6 +38,7 @@ TRAINING = (
 )
 PINNED = [
     ("quickstart", (), "9c30d5f76c9f"),
+    ("quickstart", ("training.bf16=no",), "9c30d5f76c9f"),
     ("quickstart", METHOD, "c7c7fbe35818"),
     ("quickstart", TRAINING, "62512d7929a3"),
     ("street7_mobilenetv2", (*DRAWN, "model.checkpoint=a/b"), "4d3a9d28d010"),
