@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
+from transformers import TrainingArguments
+from transformers.training_args import OptimizerNames
 from transformers.utils import logging
 
 from deft_hf.data.collate import check_item
@@ -15,22 +17,25 @@ from deft_hf.data.learnable import check_two_classes
 from deft_hf.data.sampling import EvaluationSet, TrainingSet
 from deft_hf.methods.core.batchnorm import batchnorm_modules, mend_momentum
 from deft_hf.models.families import SegmentationFamily
+from deft_hf.models.kinds import encoder_kind
 from deft_hf.models.plain import is_plain
 from deft_hf.models.pretrained import Pretrained, open_pretrained
 from deft_hf.trainer.adapters import unwrapped
 from deft_hf.trainer.arguments import DeFTTrainingArguments
+from deft_hf.trainer.defaults import learning_rates
 from deft_hf.trainer.evaluation import Evaluator
 from deft_hf.trainer.limits import check_optimizer
+from deft_hf.trainer.search import ModelInit, built
 from deft_hf.utils.errors import UserError
 from deft_hf.utils.randomness import own_randomness
 
 logger = logging.get_logger(__name__)
 
-_OWN = ("compute_loss_func", "preprocess_logits_for_metrics", "model_init")
+_OWN = ("compute_loss_func", "preprocess_logits_for_metrics")
 
 
 def check_arguments(
-    args: Any, model: nn.Module | str | None, kwargs: dict[str, Any]
+    args: Any, model: nn.Module | str | None, kwargs: dict[str, Any], model_init: ModelInit | None = None
 ) -> tuple[DeFTTrainingArguments, nn.Module]:
     """The arguments of a trainer, the defaults where there are none, and its model.
 
@@ -48,6 +53,11 @@ def check_arguments(
     _check_own_metrics(kwargs.get("compute_metrics"))
     if kwargs.get("optimizer_cls_and_kwargs") and kwargs.get("optimizers", (None, None))[0] is not None:
         raise UserError("found both `optimizers` and `optimizer_cls_and_kwargs`: pass one of them.")
+    if model_init is not None:
+        if model is not None or any(kwargs.get("optimizers") or ()):
+            raise UserError("found model_init beside a model, or `optimizers` of one: pass one of them.")
+        with own_randomness(args.seed, args.device):
+            model = built(model_init)
     if model is None:
         raise UserError(
             "DeFTTrainer needs a model: pass `model=AutoModelForSemanticSegmentation.from_pretrained(...)`."
@@ -57,7 +67,7 @@ def check_arguments(
         model = start.model
         if kwargs.get("processing_class") is None:
             kwargs["processing_class"] = start.processor
-    model = _checked(model)
+    model = checked(model)
     if is_plain(model) and args.gradient_checkpointing:
         raise UserError("gradient_checkpointing is a feature of transformers models: leave it out.")
     if not any(kwargs.get("optimizers") or ()) and kwargs.get("optimizer_cls_and_kwargs") is None:
@@ -65,6 +75,21 @@ def check_arguments(
     # One process drives one device: DataParallel would split a batch's loss.
     args._n_gpu = min(args.n_gpu, 1)
     return args, model
+
+
+def report_default_rate(args: DeFTTrainingArguments, model: nn.Module, kwargs: dict[str, Any]) -> None:
+    """Say that a run trains at `TrainingArguments`' own rate, for want of another, and what a recipe would choose."""
+    own_optimizer = any(kwargs.get("optimizers") or ()) or kwargs.get("optimizer_cls_and_kwargs") is not None
+    default = TrainingArguments.__dataclass_fields__["learning_rate"].default
+    if own_optimizer or kwargs.get("train_dataset") is None or {*args.learning_rates().values()} != {default}:
+        return
+    kind = encoder_kind(getattr(model, "config", None))
+    rates = learning_rates(kind, OptimizerNames(args.optim).value)
+    logger.warning(
+        f"learning_rate is {default:g} for encoder and decoder, the default of TrainingArguments; a recipe that names "
+        f"none trains a {kind} encoder at {rates.encoder:g} and its decoder at {rates.decoder:g} "
+        "(learning_rate, decoder_learning_rate)."
+    )
 
 
 def _check_own_metrics(compute_metrics: Any) -> None:
@@ -103,7 +128,12 @@ def open_named(name: str, train_dataset: Any, args: DeFTTrainingArguments) -> Pr
         return open_pretrained(name, train_dataset.domains[0].labels, seed=args.seed)
 
 
-def _checked(model: Any) -> nn.Module:
+def checked(model: Any) -> nn.Module:
+    """A model that can be trained, out of its `PeftModel` where it is in one.
+
+    Raises:
+        UserError: It is none.
+    """
     if not isinstance(model, nn.Module):
         raise UserError(
             f"model: found a {type(model).__name__}, expected a model that is loaded: "

@@ -6,6 +6,7 @@ The class has the overrides of `Trainer`; what they do is in the parts that `__i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import TrainingArguments
-from transformers.trainer_utils import EvalLoopOutput, PredictionOutput, TrainOutput
+from transformers.trainer_utils import BestRun, EvalLoopOutput, PredictionOutput, TrainOutput
 from transformers.utils import logging
 
 from deft_hf.data.collate import CheckedBatches, MaskTargets, collate
 from deft_hf.data.unreadable import Reader
 from deft_hf.methods import WiSEFT
 from deft_hf.methods.core.stages import Span
+from deft_hf.models.families import resolve_family
 from deft_hf.models.plain import class_names
 from deft_hf.publish.push import PushFailed
 from deft_hf.scoring.confusion import Scores
@@ -37,6 +39,7 @@ from deft_hf.trainer.log import RunLog
 from deft_hf.trainer.loss import family_of
 from deft_hf.trainer.optimizer import build_optimizer, stage_schedule
 from deft_hf.trainer.resumed import restore_patience
+from deft_hf.trainer.search import ModelInit, built, refill, search
 from deft_hf.trainer.stages import StageRunner
 from deft_hf.trainer.termination import StopOnSigterm
 from deft_hf.utils.errors import UserError, batches_explained, workers_explained
@@ -64,6 +67,8 @@ class DeFTTrainer(PushingTrainer):
             Height and width in pixels of the window of sliding-window evaluation; the whole image by default.
         stride (`tuple[int, int]`, *optional*):
             Steps between windows down and across, in pixels; two thirds of the window by default.
+        model_init (`Callable`, *optional*):
+            As for `Trainer`: a function that returns the model in the place of `model`, called anew by each `train`.
         kwargs (`Any`):
             Further arguments of `Trainer`. `train_dataset` yields `pixel_values` (3, H, W) float and `labels` (H, W)
             integer, 255 = ignored; `eval_dataset` the same, or a dict of such datasets by domain, with labels of any
@@ -108,10 +113,13 @@ class DeFTTrainer(PushingTrainer):
         encoder: str | None = None,
         window: tuple[int, int] | None = None,
         stride: tuple[int, int] | None = None,
+        model_init: ModelInit | None = None,
         **kwargs: Any,
     ) -> None:
-        args, model = checks.check_arguments(args, model, kwargs)
+        args, model = checks.check_arguments(args, model, kwargs, model_init)
+        self.like_this = partial(type(self), encoder=encoder, window=window, stride=stride, **kwargs)
         family = family_of(model, encoder, args, kwargs.get("train_dataset"))
+        checks.report_default_rate(args, model, kwargs)
         model = checks.prepare_batchnorm(model, args)
         self.composition = compose_for(args, model)
         with own_randomness(args.seed, args.device):
@@ -128,6 +136,8 @@ class DeFTTrainer(PushingTrainer):
         self._given, own_metrics = kwargs.pop("optimizers", (None, None)), kwargs.pop("compute_metrics", None)
         super().__init__(model=self.pathways, args=args, **{"data_collator": collate, **kwargs})
         self.optimizer, self.lr_scheduler = self._given
+        self.model_init: Any = model_init  # annotated as one of `PreTrainedModel`s
+        self._encoder = encoder
         keep_masks_whole(self.family.objective, self.train_dataset, self.accelerator)
 
         self.pathways.autocast = check_launcher(self.accelerator, args, self.composition)
@@ -222,6 +232,31 @@ class DeFTTrainer(PushingTrainer):
     def set_initial_training_values(self, args: TrainingArguments, dataloader: DataLoader) -> tuple:
         values = super().set_initial_training_values(args, dataloader)
         return self.stages.with_all_stages(values, args.gradient_accumulation_steps)
+
+    def call_model_init(self, trial: Any = None) -> nn.Module:
+        """Give both components the weights of a model that is built anew; `train` calls it, with the seed set."""
+        assert self.model_init is not None
+        model = checks.prepare_batchnorm(checks.checked(built(self.model_init, trial)), self.args)
+        with own_randomness(self.args.seed, self.args.device):
+            self.composition.adapt(model, resolve_family(model, self._encoder))
+        refill(self.pathways, model)
+        return self.pathways
+
+    def hyperparameter_search(
+        self,
+        hp_space: Any = None,
+        compute_objective: Any = None,
+        n_trials: int = 20,
+        direction: str | list[str] | None = None,
+        backend: str | None = None,
+        hp_name: Any = None,
+        *,
+        unseen: Sequence[str] = (),
+        **kwargs: Any,
+    ) -> BestRun | list[BestRun]:
+        """As `Trainer`'s, on source validation: see [`~deft_hf.trainer.search.search`], which has the arguments."""
+        given = hp_space, compute_objective, n_trials, direction, backend, hp_name
+        return search(self, *given, unseen, **kwargs)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         self.optimizer = self.optimizer or self._given[0]

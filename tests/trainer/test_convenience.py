@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from deft_hf import DeFTTrainer
+from deft_hf import DeFTTrainer, DeFTTrainingArguments
 from deft_hf.data.domains import Domain
 from deft_hf.data.sampling import EvaluationSet, TrainingSet
 from deft_hf.data.transforms import EvalTransform, TrainTransform
@@ -97,3 +97,15 @@ def test_a_metric_to_choose_by_needs_a_domain_of_the_run(tmp_path):
             eval_dataset={"near": Drawn(2)},
             compute_metrics=dice,
         )
+
+
+def test_the_rate_that_nobody_named_is_said(tmp_path, caplog):
+    def said(model="segformer", train=True, **settings):
+        caplog.clear()
+        args = DeFTTrainingArguments(str(tmp_path), report_to="none", use_cpu=True, **settings)
+        DeFTTrainer(tiny.build(model), args, train_dataset=Drawn(2) if train else None, eval_dataset=Drawn(1))
+        return [line for line in caplog.messages if line.startswith("learning_rate is 5e-05 for encoder and decoder")]
+
+    assert "a transformer encoder at 0.0001 and its decoder at 0.001 (" in said()[0]
+    assert "a convolutional encoder at 0.1 and its decoder at 0.1 (" in said("mobilenet_v2", optim="sgd")[0]
+    assert not said(learning_rate=1e-4) and not said(decoder_learning_rate=1e-3) and not said(train=False)
