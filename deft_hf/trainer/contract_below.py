@@ -92,6 +92,13 @@ BELOW: dict[str, tuple[Fact, ...]] = {
             says=("self._backbone = ",),
         ),
     ),
+    "models.modeling_deeplabv3plus": (
+        Fact(
+            "transformers.modeling_utils:PreTrainedModel._init_weights",
+            "silent: new tensors of DeepLabV3+ are drawn otherwise",
+            takes="self module",
+        ),
+    ),
     "models.backbones": (Fact("transformers.models.auto.modeling_auto:MODEL_FOR_BACKBONE_MAPPING_NAMES", _NO_NAME),),
     "models.masks": (
         *(
