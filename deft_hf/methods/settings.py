@@ -29,6 +29,9 @@ class CommonSettings:
     decoder_warmup_learning_rate: float | None = setting(
         None, "Learning rate of the decoder warm-up. Default: the decoder's.", allowed=POSITIVE
     )
+    decoder_warmup_weight_decay: float | None = setting(
+        None, "Weight decay of the decoder in the warm-up. Default: the decoder's."
+    )
     encoder_learning_rate: float | None = setting(
         None, "Peak learning rate of the encoder. Default: learning_rate.", allowed=POSITIVE
     )

@@ -35,7 +35,7 @@ class RunFacts:
         learning_rates (`dict[str, float]`):
             Peak learning rate of encoder and decoder.
         weight_decays (`dict[str, float]`):
-            Weight decay of encoder and decoder.
+            Weight decay of encoder and decoder, and of the decoder in the warm-up.
         decays (`dict[str, float]`, *optional*):
             EMA decay of the run by part; none without a moving average.
         initial_share (`dict[str, float]`):

@@ -139,8 +139,10 @@ class DeFTTrainingArguments(LossArguments, RunSettings, TrainingArguments):
         }
 
     def weight_decays(self) -> dict[str, float]:
-        """Weight decay of `encoder` and `decoder`."""
+        """Weight decay of `encoder`, `decoder`, and of the decoder during the `warmup`."""
+        decoder = self.weight_decay if self.decoder_weight_decay is None else self.decoder_weight_decay
         return {
             "encoder": self.weight_decay if self.encoder_weight_decay is None else self.encoder_weight_decay,
-            "decoder": self.weight_decay if self.decoder_weight_decay is None else self.decoder_weight_decay,
+            "decoder": decoder,
+            "warmup": decoder if self.decoder_warmup_weight_decay is None else self.decoder_warmup_weight_decay,
         }

@@ -60,6 +60,7 @@ LIMITS = {
     "num_train_epochs": _POSITIVE,
     "learning_rate": _POSITIVE,
     "weight_decay": _NOT_NEGATIVE,
+    "decoder_warmup_weight_decay": _NOT_NEGATIVE,
     "encoder_weight_decay": _NOT_NEGATIVE,
     "decoder_weight_decay": _NOT_NEGATIVE,
     "adam_beta1": _BETA,

@@ -14,15 +14,17 @@ from transformers import SchedulerType, get_scheduler
 
 from deft_hf.methods.composition import Composition
 from deft_hf.methods.core.pathways import DualPathway, takes_decay
-from deft_hf.methods.core.stages import PARTS, Part, Span, stage_at
+from deft_hf.methods.core.stages import PARTS, Part, Span, Stage, stage_at
 from deft_hf.trainer.arguments import DeFTTrainingArguments
+from deft_hf.trainer.optimizer_state import inner
 from deft_hf.utils.errors import UserError
 
 
 def parameter_groups(pathways: DualPathway, args: DeFTTrainingArguments) -> list[dict[str, Any]]:
     """Groups for a torch optimizer: encoder and decoder, each with and without weight decay; `part` names the part.
 
-    Norms, biases and layer scales get no decay unless `decay_norm_and_bias`.
+    Norms, biases and layer scales get no decay unless `decay_norm_and_bias`. `warmup_weight_decay` is there where the
+    warm-up's differs; see `decay_as_in`.
     """
     rates, decays = args.learning_rates(), args.weight_decays()
     parts: tuple[Part, ...] = PARTS if args.trains_encoder() else ("decoder",)
@@ -35,9 +37,28 @@ def parameter_groups(pathways: DualPathway, args: DeFTTrainingArguments) -> list
                 kept_small = takes_decay(name, parameter) or args.decay_norm_and_bias
                 (decayed if kept_small else rest).append(parameter)
         for parameters, decay in ((decayed, decays[part]), (rest, 0.0)):
-            if parameters:
-                groups.append({"params": parameters, "lr": rates[part], "weight_decay": decay, "part": part})
+            if not parameters:
+                continue
+            group = {"params": parameters, "lr": rates[part], "weight_decay": decay, "part": part}
+            if part == "decoder" and parameters is decayed and decays["warmup"] != decay:
+                group["warmup_weight_decay"], group["later_weight_decay"] = decays["warmup"], decay
+            groups.append(group)
     return groups
+
+
+def decay_as_in(stage: Stage, optimizer: Any) -> None:
+    """Give the groups of `parameter_groups` the weight decay of a stage; those of others stay as they are.
+
+    Args:
+        stage (`Stage`):
+            The stage.
+        optimizer (`Any`):
+            Optimizer as prepared by Accelerate.
+    """
+    key = "warmup_weight_decay" if stage == "warmup" else "later_weight_decay"
+    for group in inner(optimizer).param_groups:
+        if key in group:
+            group["weight_decay"] = group[key]
 
 
 def build_optimizer(

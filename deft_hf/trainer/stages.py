@@ -11,6 +11,7 @@ from transformers.utils import logging
 from deft_hf.methods.composition import Composition
 from deft_hf.methods.core.pathways import DualPathway
 from deft_hf.methods.core.stages import PARTS, Span, stage_at
+from deft_hf.trainer.optimizer import decay_as_in
 from deft_hf.trainer.optimizer_state import reset_optimizer_state
 
 logger = logging.get_logger(__name__)
@@ -81,6 +82,8 @@ class StageRunner:
         """
         index, span = stage_at(self.spans, step)
         self.pathways.enter(span.stage, self.composition.rule(span.steps))
+        if optimizer is not None:
+            decay_as_in(span.stage, optimizer)
         if not new:
             return
         self.pathways.snapshot()

@@ -95,6 +95,30 @@ def test_the_first_line_has_the_steps_and_the_warmup_logs_the_rate_that_trains(t
     assert history(run, "learning_rate")[0] == pytest.approx(3e-3)
 
 
+def test_the_warmup_has_a_weight_decay_of_its_own_resumed_too(tmp_path):
+    seen = []
+
+    class Watching(TrainerCallback):
+        def on_pre_optimizer_step(self, args, state, control, optimizer=None, **kwargs):
+            groups = optimizer.param_groups
+            seen.append([(group["part"], group["weight_decay"]) for group in groups])
+
+    settings = {"max_steps": 2, "decoder_warmup_steps": 2, "weight_decay": 0.1, "decoder_warmup_weight_decay": 0.3}
+    settings |= {"save_strategy": "steps", "save_steps": 1, "optim": "sgd", "train": Drawn(5)}
+    unbroken = trainer(tmp_path, callbacks=[Watching()], **settings)
+    unbroken.train()
+    first, later = ([("encoder", 0.1), ("encoder", 0.0), ("decoder", decay), ("decoder", 0.0)] for decay in (0.3, 0.1))
+    assert seen == [first, first, later, later]
+    for step in (1, 2, 3):
+        seen.clear()
+        resumed = trainer(tmp_path / str(step), callbacks=[Watching()], **settings)
+        resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
+        assert seen == [first, first, later, later][step:]
+        found = resumed.pathways.state_dict()
+        assert all(torch.equal(value, found[name]) for name, value in unbroken.pathways.state_dict().items())
+    assert arguments(tmp_path, weight_decay=0.1).weight_decays()["warmup"] == 0.1
+
+
 def test_a_batch_size_cannot_be_searched_for_within_a_run(tmp_path):
     with pytest.raises(UserError, match="auto_find_batch_size would start again from weights that were trained"):
         arguments(tmp_path, auto_find_batch_size=True)
