@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import nn
@@ -23,8 +23,8 @@ from deft_hf.utils.errors import UserError
 def parameter_groups(pathways: DualPathway, args: DeFTTrainingArguments) -> list[dict[str, Any]]:
     """Groups for a torch optimizer: encoder and decoder, each with and without weight decay; `part` names the part.
 
-    Norms, biases and layer scales get no decay unless `decay_norm_and_bias`. `warmup_weight_decay` is there where the
-    warm-up's differs; see `decay_as_in`.
+    Norms, biases and layer scales get no decay unless `decay_norm_and_bias`. `weight_decay_in` has that of each stage
+    where they differ; see `decay_as_in`.
     """
     rates, decays = args.learning_rates(), args.weight_decays()
     parts: tuple[Part, ...] = PARTS if args.trains_encoder() else ("decoder",)
@@ -40,8 +40,8 @@ def parameter_groups(pathways: DualPathway, args: DeFTTrainingArguments) -> list
             if not parameters:
                 continue
             group = {"params": parameters, "lr": rates[part], "weight_decay": decay, "part": part}
-            if part == "decoder" and parameters is decayed and decays["warmup"] != decay:
-                group["warmup_weight_decay"], group["later_weight_decay"] = decays["warmup"], decay
+            if args.decoder_warmup_weight_decay is not None and part == "decoder" and parameters is decayed:
+                group["weight_decay_in"] = {**dict.fromkeys(get_args(Stage), decay), "warmup": decays["warmup"]}
             groups.append(group)
     return groups
 
@@ -55,10 +55,9 @@ def decay_as_in(stage: Stage, optimizer: Any) -> None:
         optimizer (`Any`):
             Optimizer as prepared by Accelerate.
     """
-    key = "warmup_weight_decay" if stage == "warmup" else "later_weight_decay"
     for group in inner(optimizer).param_groups:
-        if key in group:
-            group["weight_decay"] = group[key]
+        if "weight_decay_in" in group:
+            group["weight_decay"] = group["weight_decay_in"][stage]
 
 
 def build_optimizer(
