@@ -9,15 +9,13 @@ from typing import Any
 
 import numpy as np
 from torch import nn
-from transformers.utils import logging
 
 from deft_hf.data.class_index import frequencies, shared_indices
 from deft_hf.data.sampling import training_sets
 from deft_hf.models.families import SegmentationFamily, resolve_family
 from deft_hf.models.reweighted import ReweightedPerPixel
+from deft_hf.utils.console import say
 from deft_hf.utils.errors import UserError
-
-logger = logging.get_logger(__name__)
 
 BALANCED = "balanced"
 
@@ -116,7 +114,7 @@ def _class_weights(args: LossArguments, train_dataset: Any) -> tuple[float, ...]
         )
     weights = balanced_weights(frequencies(shared_indices(domains)))
     told = ", ".join(f"{name} {weight:.3g}" for name, weight in zip(domains[0].labels.names, weights, strict=True))
-    logger.info(f"class weights: {told}")
+    say(f"class weights: {told}")
     return weights
 
 
