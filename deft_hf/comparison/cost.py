@@ -106,8 +106,8 @@ def _is_measured(path: Path) -> bool:
 def with_equal_compute(plan: Plan, variants: Mapping[str, Variant]) -> dict[str, Variant]:
     """The variants, those of equal compute with a last stage as long as the compute of the other one's run buys.
 
-    Operations are counted on the CPU for two images: warm-up and decoupled stage of `deft` pay for the variant's own
-    warm-up, which stays as long as it was, and for as many joint steps as that leaves.
+    Operations are counted on the CPU for four images: warm-up and decoupled stage of `deft` pay for the variant's own
+    warm-up, which stays as long as it was, and for as many steps of its last stage as that leaves.
 
     Raises:
         UserError: If the warm-up leaves no steps.
@@ -120,7 +120,7 @@ def with_equal_compute(plan: Plan, variants: Mapping[str, Variant]) -> dict[str,
     side = recipe.data.crop_size
     assert side is not None  # the section fills it in
     image = {"pixel_values": torch.zeros(3, *side), "labels": torch.zeros(*side, dtype=torch.int64)}
-    batch = MaskTargets()([image, image])
+    batch = MaskTargets()([image] * 4)
 
     def spans(settings: Settings) -> list[Span]:
         own = plan.run(settings, 0).recipe
@@ -131,9 +131,10 @@ def with_equal_compute(plan: Plan, variants: Mapping[str, Variant]) -> dict[str,
         result[name] = variant
         if variant.compute_of is not None:
             wanted = spans(known_variants()[variant.compute_of].settings)
-            earlier = spans(variant.settings)[:-1]
+            *earlier, last = spans(variant.settings)
             left = method_flops(model, family, wanted, batch) - method_flops(model, family, earlier, batch)
-            steps, warmup = equal_compute_steps(left, model, family, batch), sum(span.steps for span in earlier)
+            steps = equal_compute_steps(left, model, family, batch, last.stage)
+            warmup = sum(span.steps for span in earlier)
             if steps < 1:
                 raise UserError(
                     f"{name}: its decoder warm-up of {warmup} steps takes all the compute of {variant.compute_of}; "
@@ -145,7 +146,7 @@ def with_equal_compute(plan: Plan, variants: Mapping[str, Variant]) -> dict[str,
 
 
 def _prepare(recipe: Recipe) -> tuple[DeFTTrainer, dict[str, Tensor], dict[str, Tensor]]:
-    """A trainer in its last stage, one of its batches, and what two images make of one."""
+    """A trainer in its last stage, one of its batches, and what four images make of one."""
     recipe.data.check = False
     recipe.data.validation = recipe.data.unseen = []  # nothing is scored
     args = method_arguments(recipe, recipe.method.name)
@@ -161,7 +162,7 @@ def _prepare(recipe: Recipe) -> tuple[DeFTTrainer, dict[str, Tensor], dict[str, 
         samples = [dataset[index % len(dataset)] for index in range(size)]
         return send_to_device(collator(samples), device)
 
-    return trainer, batch(trainer.args.train_batch_size), batch(2)
+    return trainer, batch(trainer.args.train_batch_size), batch(4)
 
 
 def _step(trainer: DeFTTrainer, batch: Mapping[str, Tensor]) -> float:
@@ -189,11 +190,11 @@ def main(own: str, joint: str) -> None:
     """Measure the recipe `own` and the recipe `joint` in turn, and print the results as one line of JSON."""
     logging.disable_progress_bar()
     before = 0 if torch.cuda.is_available() else peak_memory() or 0
-    trainer, batch, two = _prepare(Recipe.load(own))
+    trainer, batch, four = _prepare(Recipe.load(own))
     for _ in range(_WARM):
         _step(trainer, batch)
     memory = (peak_memory() or 0) - before
-    flops = step_flops(trainer.pathways, two)
+    flops = step_flops(trainer.pathways, four) // 2  # a figure of two images, as those that were kept before
     other, other_batch, _ = _prepare(Recipe.load(joint))
     for _ in range(_WARM):
         _step(other, other_batch)

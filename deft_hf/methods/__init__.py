@@ -15,9 +15,9 @@ from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
 from deft_hf.methods.averages import AverageSettings, Averaging
-from deft_hf.methods.base import Ingredient, Method, NoSettings
+from deft_hf.methods.base import Ingredient, Method
 from deft_hf.methods.composition import Composition
-from deft_hf.methods.deft import DeFT
+from deft_hf.methods.deft import DeFT, DeFTSettings
 from deft_hf.methods.frozen import Frozen
 from deft_hf.methods.joint import Joint
 from deft_hf.methods.l2_sp import L2SP, DistanceSettings
@@ -38,7 +38,7 @@ INGREDIENTS: tuple[type[Ingredient], ...] = (L2SP, WiSEFT, LoRA, SPD)
 
 
 @dataclass
-class MethodSettings(LoRASettings, SPDSettings, DistanceSettings, CommonSettings, AverageSettings):
+class MethodSettings(DeFTSettings, LoRASettings, SPDSettings, DistanceSettings, CommonSettings, AverageSettings):
     """The settings of all methods and ingredients of this package, by one name each."""
 
 
@@ -116,13 +116,12 @@ def variants() -> dict[str, Variant]:
 
 def extension_settings() -> dict[str, Field]:
     """The settings of methods that other packages registered, by name."""
-    own = [each for each in methods().values() if each.Settings is not NoSettings]
-    return {each.name: each for method in own for each in fields(method.Settings)}
+    return {each.name: each for method in methods().values() for each in _brought(method)}
 
 
 def settings_of_others(method: str) -> dict[str, Any]:
     """The defaults of the settings that registered methods have and `method` has not."""
-    own = {each.name for each in fields(known.Settings)} if (known := methods().get(method)) else set()
+    own = {each.name for each in _brought(known)} if (known := methods().get(method)) else set()
     return {name: each.default for name, each in extension_settings().items() if name not in own}
 
 
@@ -153,12 +152,16 @@ def compose(settings: Any, *brought: Ingredient) -> Composition:
         raise UserError(f"method is {settings.method!r}: expected one of {', '.join(known)}")
     method = known[settings.method]
     extra = dict(settings.method_settings or {})
-    if unknown := sorted(extra.keys() - {each.name for each in fields(method.Settings)}):
-        expected = ", ".join(each.name for each in fields(method.Settings)) or "none"
+    if unknown := sorted(extra.keys() - {each.name for each in _brought(method)}):
+        expected = ", ".join(each.name for each in _brought(method)) or "none"
         raise UserError(f"method_settings: method {method.name} has no {', '.join(unknown)}; its own are: {expected}")
+    for other in known.values():
+        for each in fields(other.Settings) if _is_own(other) and not issubclass(method, other) else ():
+            if (value := getattr(settings, each.name)) != each.default:
+                raise UserError(f"{each.name} is {value!r}: a setting of method {other.name} alone; leave it out")
     return Composition(
         _take(CommonSettings, settings),
-        method(method.Settings(**extra)),
+        method(_take(method.Settings, settings) if _is_own(method) else method.Settings(**extra)),
         Averaging(_take(AverageSettings, settings), method.default_average),
         [*(each(_take(each.Settings, settings)) for each in INGREDIENTS), *brought],
     )
@@ -169,6 +172,16 @@ def recorded(facts: Mapping[str, Any]) -> RunSettings:
     known = {each.name for each in fields(RunSettings)}
     own = {name: value for name, value in facts.items() if name in known and name != "swa_start"}
     return RunSettings(**{**own, "average": facts.get("average") or "none"})
+
+
+def _is_own(method: type[Method]) -> bool:
+    """Whether its settings are of this package, which are all in [`MethodSettings`]."""
+    return issubclass(MethodSettings, method.Settings)
+
+
+def _brought(method: type[Method]) -> tuple[Field, ...]:
+    """The settings that a method brings with it, beside those of this package."""
+    return () if _is_own(method) else fields(method.Settings)
 
 
 def _take(kind: type, settings: Any) -> Any:

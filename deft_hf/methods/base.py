@@ -242,6 +242,11 @@ class Method(Ingredient):
     stages: ClassVar[tuple[Stage, ...]]
     default_average: ClassVar[str | None] = None
 
+    @property
+    def course(self) -> tuple[Stage, ...]:
+        """The stages of a run with these settings; `stages`, unless a setting exchanges one."""
+        return self.stages
+
     @classmethod
     def trains_encoder(cls) -> bool:
         """Whether any stage moves the encoder."""

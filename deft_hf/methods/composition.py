@@ -82,7 +82,7 @@ class Composition:
 
     def spans(self, last_steps: int) -> list[Span]:
         """The stages with their lengths, the last one lasting `last_steps`."""
-        *earlier, last = self.method.stages
+        *earlier, last = self.method.course
         asked = self.common.decoder_warmup_steps
         warmup = math.ceil(last_steps / 10) if asked is None else asked
         return [Span(stage, warmup) for stage in earlier if warmup] + [Span(last, last_steps)]

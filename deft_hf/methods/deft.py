@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from deft_hf.methods.averages import HORIZONS
-from deft_hf.methods.base import Method, Run
+from deft_hf.methods.base import Method, Run, setting
+from deft_hf.methods.core.stages import Stage
 from deft_hf.methods.variant import Settings, Variant
 
 _OWN: Settings = {"method.name": "deft", "method.evaluate_usual": True}
@@ -21,6 +23,19 @@ def _data_ablation(note: str, settings: Settings) -> Variant:
     return Variant(note, {**_OWN, **settings}, like="deft")
 
 
+@dataclass
+class DeFTSettings:
+    """Of DeFT alone."""
+
+    pathways: str = setting(
+        "both",
+        "What a step passes through the two pathways: the whole batch through both (the paper), or one half of it "
+        "through each (split), which costs less than a step of joint. Split needs four images a device or more.",
+        choices=("both", "split"),
+        identity=True,
+    )
+
+
 class DeFT(Method):
     """Decoupled fine-tuning (Pahk et al., ICLR 2025); the export is the generalized encoder and decoder."""
 
@@ -29,9 +44,21 @@ class DeFT(Method):
     paper = "Pahk et al. 2025, https://openreview.net/forum?id=qZEdmyqCHF"
     stages = ("warmup", "decoupled")
     default_average = "ema"
+    Settings = DeFTSettings
     variants = {
         "deft": Variant("decoder warm-up, then the decoupled stage (Pahk et al. 2025)", _OWN, tries=HORIZONS),
         # What of DeFT does it?
+        "deft_split": Variant(
+            "DeFT, one half of each batch through each pathway",
+            {**_OWN, "method.pathways": "split"},
+            tries=HORIZONS,
+        ),
+        "deft_split_equal": Variant(
+            "deft_split with as much compute as DeFT",
+            {**_OWN, "method.pathways": "split"},
+            like="deft_split",
+            compute_of="deft",
+        ),
         "deft_usual": Variant("DeFT's usual component", _OWN, reading="usual", like="deft"),
         "deft_no_ema": _ablation(
             "decoupled, the generalized component fixed at the snapshot; the usual one is scored",
@@ -54,6 +81,10 @@ class DeFT(Method):
         ),
         "deft_fast": _ablation("DeFT with an EMA quoted at 320,000 steps", ema_decay_steps=320_000),
     }
+
+    @property
+    def course(self) -> tuple[Stage, ...]:
+        return ("warmup", "split") if self.settings.pathways == "split" else self.stages
 
     def problems(self, run: Run) -> Iterator[str]:
         if run.average is None:

@@ -16,6 +16,8 @@ from deft_hf.data.collate import check_item
 from deft_hf.data.learnable import check_two_classes
 from deft_hf.data.sampling import EvaluationSet, TrainingSet
 from deft_hf.methods.core.batchnorm import batchnorm_modules, mend_momentum
+from deft_hf.methods.core.pathways import LEAST_OF_A_HALF
+from deft_hf.methods.core.stages import Span
 from deft_hf.models.families import SegmentationFamily
 from deft_hf.models.kinds import encoder_kind
 from deft_hf.models.plain import is_plain
@@ -267,6 +269,19 @@ def check_sizes(labels: Tensor | list[Tensor]) -> None:
     if isinstance(labels, list):
         sizes = sorted({tuple(label.shape) for label in labels})
         raise UserError(f"train_dataset: items of one batch differ in size, {sizes}: crop or resize them to one.")
+
+
+def check_halves(labels: Tensor, spans: Sequence[Span]) -> None:
+    """The first training batch has as many images as stages need that split it.
+
+    Raises:
+        UserError: It has fewer.
+    """
+    if any(span.stage == "split" for span in spans) and len(labels) < 2 * LEAST_OF_A_HALF:
+        raise UserError(
+            f"pathways is split: found {len(labels)} images in a batch, expected at least {2 * LEAST_OF_A_HALF}: "
+            "raise per_device_train_batch_size, or set pathways: both."
+        )
 
 
 def check_data(

@@ -18,7 +18,7 @@ from deft_hf.utils.errors import UserError
 logger = logging.get_logger(__name__)
 
 # What earlier versions did not write, or what cannot be told of every data set.
-_NOT_ALWAYS_KNOWN = ("global_batch", "seed", "train_dataset", ADAPTERS)
+_NOT_ALWAYS_KNOWN = ("global_batch", "seed", "train_dataset", "pathways", ADAPTERS)
 
 
 def check_model(there: Mapping[str, Any], here: Mapping[str, Any], folder: Path) -> None:

@@ -10,7 +10,7 @@ from transformers.utils import logging
 
 from deft_hf.methods.composition import Composition
 from deft_hf.methods.core.pathways import DualPathway
-from deft_hf.methods.core.stages import PARTS, Span, stage_at
+from deft_hf.methods.core.stages import PARTS, Span, Stage, stage_at
 from deft_hf.trainer.optimizer import decay_as_in
 from deft_hf.trainer.optimizer_state import reset_optimizer_state
 
@@ -90,6 +90,10 @@ class StageRunner:
         if index:
             # A stage is an optimisation of its own: no momentum is carried over.
             reset_optimizer_state(optimizer)
+
+    def at(self, step: int) -> Stage:
+        """The stage of the optimizer step after `step`."""
+        return stage_at(self.spans, step)[1].stage
 
     def in_last_stage(self, step: int) -> bool:
         """Whether the optimizer step number `step`, from 1, was one of the last stage, which the method is about."""

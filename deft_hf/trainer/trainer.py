@@ -283,8 +283,10 @@ class DeFTTrainer(PushingTrainer):
         if not batch_samples:
             return None
         checks.check_sizes(batch_samples[0]["labels"])
-        objective, model = self.family.objective, self.pathways.usual
-        items = torch.stack([objective.count(model, batch) for batch in batch_samples]).sum(0).to(device)
+        if not self.state.global_step:
+            checks.check_halves(batch_samples[0]["labels"], self.spans)
+        stage = self.stages.at(self.state.global_step)
+        items = torch.stack([self.pathways.count(batch, stage) for batch in batch_samples]).sum(0).to(device)
         items = self.accelerator.reduce(items, reduction="sum")
         # For a subclass whose `compute_loss` calls the model by itself.
         self.pathways.step = items, len(batch_samples) * self.accelerator.num_processes

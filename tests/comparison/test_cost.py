@@ -46,9 +46,13 @@ def measured(tmp_path_factory):
 
 
 def flops(plan, name):
-    """Operations of a step of the last stage on two images."""
-    trainer, _, two = cost._prepare(plan.run(known_variants()[name].own, 0).recipe)
-    return step_flops(trainer.pathways, two)
+    """Operations of a step of the last stage on two images, of which a split step takes four."""
+    trainer, _, four = cost._prepare(plan.run(known_variants()[name].own, 0).recipe)
+    return step_flops(trainer.pathways, four) // 2
+
+
+def test_a_split_step_has_half_the_operations(plan):
+    assert 2 * flops(plan, "deft_split") == flops(plan, "deft")
 
 
 def test_what_joint_costs_is_kept_beside_it(measured):
@@ -133,10 +137,10 @@ def test_memory_that_no_step_added_to_is_unknown(measured, monkeypatch):
     assert math.isnan(found["deft"].memory) and found["deft"].time == 1.0
 
 
-def test_time_is_that_of_a_training_batch_and_operations_are_those_of_two_images(plan):
+def test_time_is_that_of_a_training_batch_and_operations_are_counted_on_four_images(plan):
     own = {**known_variants()["joint"].own, "training.per_device_train_batch_size": 3}
-    _, batch, two = cost._prepare(plan.run(own, 0).recipe)
-    for values, size in ((batch, 3), (two, 2)):
+    _, batch, four = cost._prepare(plan.run(own, 0).recipe)
+    for values, size in ((batch, 3), (four, 4)):
         assert values["pixel_values"].shape == (size, 3, 64, 64) and values["labels"].shape == (size, 64, 64)
 
 
@@ -192,7 +196,7 @@ def run_flops(plan):
 @pytest.mark.parametrize("overrides", [(), ("method.decoder_warmup_steps=null", "training.max_steps=40")])
 def test_equal_compute_is_as_many_steps_as_the_operations_of_deft_buy(plan, run_flops, overrides):
     plan = replace(plan, overrides=overrides)
-    asked = parse_variants("joint,joint_equal,lp_ft_equal,deft")
+    asked = parse_variants("joint,joint_equal,lp_ft_equal,deft,deft_split_equal")
     found = cost.with_equal_compute(plan, asked)
     wanted = run_flops.count(plan, known_variants()["deft"].settings)
     for name in ("joint_equal", "lp_ft_equal"):
@@ -200,6 +204,8 @@ def test_equal_compute_is_as_many_steps_as_the_operations_of_deft_buy(plan, run_
         assert wanted - run_flops.joint_step < spent <= wanted
         assert replace(found[name], own=asked[name].own) == asked[name]
         assert found[name].settings.items() > asked[name].settings.items()
+    split = found["deft_split_equal"].settings
+    assert abs(split["training.max_steps"] - 2 * plan.steps(known_variants()["deft"].settings)) <= 1
     assert (found["joint"], found["deft"], [*found]) == (asked["joint"], asked["deft"], [*asked])
     # The default warm-up, a tenth, does not grow with what it precedes.
     joint, lp_ft = (found[name].settings for name in ("joint_equal", "lp_ft_equal"))

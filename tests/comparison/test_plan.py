@@ -116,6 +116,7 @@ LEAKS = (
     "method.decoder_norm_weight=0.125",
     "method.projection_weight=0.75",
     "method.lora_alpha=3.0",
+    "method.pathways=split",
 )
 
 

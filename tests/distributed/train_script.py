@@ -28,20 +28,22 @@ REWEIGHTED = {"class_weights": WEIGHTS, "ohem_threshold": 0.7, "ohem_min_kept": 
 
 def train(folder: Path, batch_size: int, model_type: str) -> None:
     """Both stages, scores of two domains, and both components, in `folder`."""
+    halved = model_type == "halved"
     run = trainer(
         folder,
         model=tiny.build(model_type) if model_type == "mask2former" else without_batchnorm(),
-        train=SomeWithoutLabels(12),
+        train=SomeWithoutLabels(32 if halved else 12),
         evaluate={"near": Drawn(5, seed=1), "far": Drawn(1, seed=2)},
         max_steps=6,
         decoder_warmup_steps=4,
-        per_device_train_batch_size=batch_size,
+        per_device_train_batch_size=4 * batch_size if halved else batch_size,
         per_device_eval_batch_size=2,
         gradient_accumulation_steps=2,
         distance_weight=0.1,
         save_strategy="steps",
         save_steps=7,
         optim="sgd",
+        pathways="split" if halved else "both",
         **(REWEIGHTED if model_type == "reweighted" else {}),
     )
     run.train(resume_from_checkpoint=run.last_good_checkpoint())

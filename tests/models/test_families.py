@@ -143,8 +143,9 @@ class TestFamily:
         assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
 
 
-def reference_steps(model, batches, rate):
-    """DeFT's second stage written straight from its equations: two pathways, two losses, plain SGD, one average."""
+def reference_steps(model, batches, rate, shown=lambda batch, trained: batch):
+    """DeFT's second stage written straight from its equations: two pathways, two losses, plain SGD, one average;
+    `shown` is what of a batch passes through the pathway that trains a part."""
     part = resolve_family(model).part_of
     encoder_path = model  # E_uc -> D_gc
     decoder_path = copy.deepcopy(model)  # E_gc -> D_uc
@@ -154,9 +155,9 @@ def reference_steps(model, batches, rate):
             parameter.requires_grad_(part(name) == trained)
     for step, batch in enumerate(batches):
         torch.manual_seed(step)
-        for path, _ in paths:
+        for path, trained in paths:
             path.zero_grad()
-            tiny.own_loss(path, batch).backward()
+            tiny.own_loss(path, shown(batch, trained)).backward()
         with torch.no_grad():
             for path, _ in paths:
                 for parameter in path.parameters():

@@ -273,7 +273,10 @@ def test_numbers_in_free_mappings(path: Path):
         ("method.baselines=joint", 'method.baselines: found "joint", expected a list, each item one of deft'),
         ("model.checkpoint=5", "model.checkpoint: found 5, expected text: a Hub name, a folder, or embedded"),
         ("model=5", "model: found 5, expected a mapping with the keys checkpoint, backbone, head"),
-        ("model={backbone: a/b, head: upnet}", "expected one of upernet, dpt, mask2former, or null; did you mean upe"),
+        (
+            "model={backbone: a/b, head: upnet}",
+            "expected one of upernet, dpt, mask2former, deeplabv3plus, or null; did you mean upe",
+        ),
         ("publish=", "publish: found null, expected a mapping with the keys push_to_hub"),
         ("publish.private=null", "publish.private: found null, expected true or false"),
         (

@@ -162,15 +162,17 @@ def without_batchnorm():
     return model
 
 
-@pytest.mark.parametrize("method", ["deft", "joint"])
+@pytest.mark.parametrize("method", ["deft", "split", "joint"])
 def test_accumulation_equals_one_large_batch(tmp_path, method):
     runs = {}
-    for size, accumulation in ((8, 1), (2, 4)):
+    split = {"pathways": "split"} if method == "split" else {}
+    for size, accumulation in ((8, 1), (4, 2) if split else (2, 4)):
         run = trainer(
             tmp_path / str(size),
             model=without_batchnorm(),
             train=Drawn(16),
-            method=method,
+            method="deft" if split else method,
+            **split,
             max_steps=5,
             decoder_warmup_steps=2,
             per_device_train_batch_size=size,
@@ -180,13 +182,22 @@ def test_accumulation_equals_one_large_batch(tmp_path, method):
             optim="sgd",
         )
         run.train()
-        runs[size] = run
+        runs[accumulation > 1] = run
     for key in ("loss", "grad_norm"):
-        assert history(runs[2], key) == pytest.approx(history(runs[8], key), rel=1e-5)
+        assert history(runs[True], key) == pytest.approx(history(runs[False], key), rel=1e-5)
     for model in ("usual", "generalized"):
-        expected = getattr(runs[8].pathways, model).state_dict()
-        for name, value in getattr(runs[2].pathways, model).state_dict().items():
+        expected = getattr(runs[False].pathways, model).state_dict()
+        for name, value in getattr(runs[True].pathways, model).state_dict().items():
             torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-7, msg=name)
+
+
+def test_a_batch_that_is_too_small_to_split_is_refused(tmp_path):
+    with pytest.raises(UserError, match="pathways is split: found 2 images in a batch, expected at least 4"):
+        trainer(tmp_path, pathways="split").train()
+    with pytest.raises(UserError, match="pathways is 'half': expected one of both, split"):
+        arguments(tmp_path, pathways="half")
+    with pytest.raises(UserError, match="pathways is 'split': a setting of method deft alone; leave it out"):
+        arguments(tmp_path, method="joint", pathways="split")
 
 
 def test_logged_loss_is_the_mean_over_valid_pixels(tmp_path):
@@ -288,11 +299,14 @@ def everything(run):
         ("mobilenet_v2", "deft", None, 10),
         ("segformer", "lp_ft", "none", 10),
         ("mobilenet_v2", "joint", "ema", 3),
+        ("mobilenet_v2", "split", None, 7),
     ],
 )
 def test_resumed_equals_unbroken_bit_for_bit(tmp_path, model_type, method, average, stop):
+    split = {"pathways": "split", "per_device_train_batch_size": 4} if method == "split" else {}
     settings = {
-        "method": method,
+        **split,
+        "method": "deft" if split else method,
         "average": average,
         "max_steps": 10 if method == "joint" else 8,
         "decoder_warmup_steps": 5,

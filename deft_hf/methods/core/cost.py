@@ -32,6 +32,7 @@ def step_flops(pathways: DualPathway, batch: Batch) -> int:
     |---|---|
     | `warmup` | E + 3 D |
     | `decoupled` | 4 E + 5 D: the encoder pathway 3 E + 2 D, the decoder pathway E + 3 D |
+    | `split` | 2 E + 2.5 D, half of `decoupled`, for an even batch of four images or more |
     | `joint` | 3 E + 3 D |
 
     Attention is counted as the products that define it, whichever kernel a device has for it; those need memory for
@@ -104,8 +105,10 @@ def method_flops(
     return sum(steps * cost[stage] for stage, steps in stages)
 
 
-def equal_compute_steps(flops: int, model: nn.Module, family: SegmentationFamily, batch: Batch) -> int:
-    """How many whole steps of ordinary (`joint`) fine-tuning `flops` floating-point operations buy.
+def equal_compute_steps(
+    flops: int, model: nn.Module, family: SegmentationFamily, batch: Batch, stage: Stage = "joint"
+) -> int:
+    """How many whole steps of a stage `flops` floating-point operations buy.
 
     Args:
         flops (`int`):
@@ -116,8 +119,10 @@ def equal_compute_steps(flops: int, model: nn.Module, family: SegmentationFamily
             As for `method_flops`.
         batch (`Batch`):
             As for `method_flops`.
+        stage (`Stage`, *optional*, defaults to `"joint"`):
+            The stage; ordinary fine-tuning by default.
     """
-    return flops // method_flops(model, family, [("joint", 1)], batch)
+    return flops // method_flops(model, family, [(stage, 1)], batch)
 
 
 def _convolution_backward_flops(

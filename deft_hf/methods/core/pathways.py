@@ -22,6 +22,7 @@ from deft_hf.utils.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
+LEAST_OF_A_HALF = 2
 Penalties = Callable[["DualPathway"], Iterable[Tensor]]
 
 
@@ -34,6 +35,25 @@ def without_frozen(model: nn.Module, family: SegmentationFamily) -> Segmentation
 def takes_decay(name: str, parameter: Tensor) -> bool:
     """Whether weight decay applies to a parameter: not to norms, biases and layer scales, which have one dimension."""
     return len(whole_shape(parameter)) > 1 and not name.endswith("bias")
+
+
+def halves(batch: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """The images of the encoder pathway and those of the decoder pathway: every other one, from the first and second.
+
+    Copies that follow the whole batch so stay with their originals where it is even. A batch of fewer than four images
+    is both halves: BatchNorm over one image, after a pooling to one pixel, has nothing to normalise by.
+    """
+    size = len(batch["labels"])
+    if size < 2 * LEAST_OF_A_HALF:
+        return batch, batch
+
+    def every_other(start: int) -> dict[str, Any]:
+        return {
+            name: value[start::2] if hasattr(value, "__len__") and len(value) == size else value
+            for name, value in batch.items()
+        }
+
+    return every_other(0), every_other(1)
 
 
 class DualPathway(nn.Module):
@@ -49,7 +69,11 @@ class DualPathway(nn.Module):
     |---|---|---|---|
     | `warmup` | loss(D_uc(E_gc(x)), y) | D_uc | D_gc follows D_uc |
     | `decoupled` | loss(D_gc(E_uc(x)), y) + loss(D_uc(E_gc(x)), y) | E_uc, D_uc | gc <- m gc + (1 - m) uc |
+    | `split` | as `decoupled`, with every other image of the batch in each pathway | E_uc, D_uc | as `decoupled` |
     | `joint` | loss(D_uc(E_uc(x)), y) | E_uc, D_uc | gc <- m gc + (1 - m) uc |
+
+    In `split` each loss is over the items of its own images; the BatchNorm layers of a pathway see its images alone,
+    and a batch of fewer than four goes through both pathways whole, since one image is no batch to them.
 
     With `average=None` the two components are one and the same model: ordinary fine-tuning on the same loop. The last
     column is that of [`~deft_hf.methods.core.ema.EMA`]; for others see `deft_hf.methods.averages`.
@@ -185,8 +209,8 @@ class DualPathway(nn.Module):
             labels (`Tensor`, *optional*):
                 Class ids, int64 (N, H, W), 255 = ignored; required in training.
             items (`Tensor`, *optional*):
-                The objective's items (valid pixels, say) of the whole optimizer step; by default those of the step
-                that a trainer is at, or else those of this batch.
+                The objective's items (valid pixels, say) of the whole optimizer step, as `count` gives them for each
+                batch; by default those of the step that a trainer is at, or else those of this batch.
             passes (`int`, *optional*, defaults to `1`):
                 With `items`, number of forward passes of the optimizer step, over accumulation and ranks; penalties
                 are divided by it.
@@ -211,7 +235,7 @@ class DualPathway(nn.Module):
 
         batch = {"pixel_values": pixel_values, "labels": labels, **targets}
         if items is None:
-            items, passes = self.step or (self.family.objective.count(self.usual, batch), passes)
+            items, passes = self.step or (self.count(batch, self.stage), passes)
         device = pixel_values.device.type
         with torch.autocast(device, self.autocast) if self.autocast else nullcontext():
             losses = {f"{name}_loss": loss for name, loss in self._losses(batch, items).items()}
@@ -225,13 +249,21 @@ class DualPathway(nn.Module):
         loss = self.family.objective.loss
         if self.stage == "joint":
             return {"joint": loss(self.usual, batch, items)}
-        decoder_loss = loss(self.pathway(encoder=self.generalized, decoder=self.usual), batch, items)
+        encoders_batch, decoders_batch = halves(batch) if self.stage == "split" else (batch, batch)
+        encoders_items, decoders_items = items if self.stage == "split" else (items, items)
+        decoder_pathway = self.pathway(encoder=self.generalized, decoder=self.usual)
+        decoder_loss = loss(decoder_pathway, decoders_batch, decoders_items)
         if self.stage == "warmup":
             return {"decoder": decoder_loss}
-        return {
-            "encoder": loss(self.pathway(encoder=self.usual, decoder=self.generalized), batch, items),
-            "decoder": decoder_loss,
-        }
+        encoder_pathway = self.pathway(encoder=self.usual, decoder=self.generalized)
+        return {"encoder": loss(encoder_pathway, encoders_batch, encoders_items), "decoder": decoder_loss}
+
+    def count(self, batch: Mapping[str, Any], stage: Stage) -> Tensor:
+        """The objective's items of a batch; where a stage splits batches, those of each pathway in turn, stacked."""
+        count = self.family.objective.count
+        if stage != "split":
+            return count(self.usual, batch)
+        return torch.stack([count(self.usual, half) for half in halves(batch)])
 
     def pathway(self, encoder: nn.Module, decoder: nn.Module) -> nn.Module:
         """A view: the model `decoder` in which the encoder is that of `encoder`."""
@@ -264,7 +296,7 @@ class DualPathway(nn.Module):
             self._decayed[part] = [usual[name] for name in names if takes_decay(name, usual[name])]
         # In the warm-up D_gc is to be D_uc. In the joint stage no batch passes through the generalized model, so that
         # its own BatchNorm statistics would stay at the start.
-        parts = {"warmup": ("decoder",), "decoupled": (), "joint": PARTS}[stage]
+        parts = {"warmup": ("decoder",), "joint": PARTS}.get(stage, ())
         targets = dict(self.generalized.named_buffers())
         self._followed = [(targets[n], b) for n, b in self.usual.named_buffers() if self.family.part_of(n) in parts]
 
@@ -272,7 +304,7 @@ class DualPathway(nn.Module):
     def snapshot(self) -> None:
         """Make the usual component's parameters the initialisation: distances and the average start from there.
 
-        BatchNorm statistics stay each component's own in the decoupled stage: the generalized encoder has those of the
+        BatchNorm statistics stay each component's own where pathways are two: the generalized encoder has those of the
         warm-up. In the joint stage the usual encoder continues with them, as without an average.
         """
         if self.stage == "joint":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-Stage = Literal["warmup", "decoupled", "joint"]
+Stage = Literal["warmup", "decoupled", "split", "joint"]
 Part = Literal["encoder", "decoder"]
 PARTS: tuple[Part, Part] = ("encoder", "decoder")
 

@@ -6,7 +6,7 @@ import torch
 from deft_hf.methods.averages import SWA, DebiasedEMA
 from deft_hf.methods.core.batchnorm import mend_momentum
 from deft_hf.methods.core.ema import EMA
-from deft_hf.methods.core.pathways import DualPathway
+from deft_hf.methods.core.pathways import DualPathway, halves
 from deft_hf.methods.l2_sp import L2SP, DistanceSettings
 from deft_hf.models.families import resolve_family
 from tests import tiny
@@ -17,24 +17,41 @@ def penalties(distance=0.0, decoder_distance=None, decoder_norm=0.0):
     return L2SP(DistanceSettings(distance, decoder_distance, decoder_norm)).penalties
 
 
-def dual(model_type="segformer", overrides=(), dtype=torch.float32, average=EMA(DECAY, DECAY), **kwargs):  # noqa: B008
+def dual(
+    model_type="segformer",
+    overrides=(),
+    dtype=torch.float32,
+    average=EMA(DECAY, DECAY),  # noqa: B008
+    stage="decoupled",
+    **kwargs,
+):
     model = tiny.build(model_type, **dict(overrides)).to(dtype)
     mend_momentum(model)
     pathways = DualPathway(model, resolve_family(model), average, **kwargs).train()
-    pathways.enter("decoupled")
+    pathways.enter(stage)
     pathways.snapshot()
     return pathways
 
 
+def every_other(batch, trained):
+    """The half of a batch that trains a part, as long as there are two images for each."""
+    start = ("encoder", "decoder").index(trained)
+    return {name: value[start::2] for name, value in batch.items()} if len(batch["labels"]) > 3 else batch
+
+
 @pytest.mark.parametrize("model_type", ["segformer", "mobilenet_v2"])
-def test_twenty_steps_equal_the_equations_in_float64(model_type):
+@pytest.mark.parametrize("stage, sizes", [("decoupled", [2] * 20), ("split", [4, 5, 7, 3, 1, 2])])
+def test_steps_equal_the_equations_in_float64(model_type, stage, sizes):
+    if model_type == "mobilenet_v2":
+        sizes = [size for size in sizes if size > 1]  # for BatchNorm after its pooling
     overrides, rate = tiny.WITHOUT_DROPOUT[model_type], 0.05
-    batches = [tiny.batch(seed=seed) for seed in range(20)]
+    batches = [tiny.batch(size, seed=seed) for seed, size in enumerate(sizes)]
     batches = [{**batch, "pixel_values": batch["pixel_values"].double()} for batch in batches]
     model = tiny.build(model_type, **overrides).double().train()
     mend_momentum(model)
-    usual, generalized = reference_steps(model, batches, rate)
-    pathways = dual(model_type, overrides, dtype=torch.float64)
+    shown = {"shown": every_other} if stage == "split" else {}
+    usual, generalized = reference_steps(model, batches, rate, **shown)
+    pathways = dual(model_type, overrides, dtype=torch.float64, stage=stage)
     optimizer = torch.optim.SGD([p for p in pathways.usual.parameters() if p.requires_grad], lr=rate)
     for batch in batches:
         optimizer.zero_grad()
@@ -171,3 +188,16 @@ def test_joint_with_average_keeps_usable_batchnorm_statistics():
     pathways.update_generalized()
     usual = dict(pathways.usual.named_buffers())
     assert all(torch.equal(buffer, usual[name]) for name, buffer in pathways.generalized.named_buffers())
+
+
+def test_masks_are_split_as_their_images_are():
+    pathways = dual("mask2former", stage="split")
+    batch = tiny.with_masks(tiny.batch(4))
+    own, other = halves(batch)
+    assert [len(own[name]) for name in batch] == [len(other[name]) for name in batch] == [2] * len(batch)
+    assert all(mine is given for mine, given in zip(own["mask_labels"], batch["mask_labels"][::2], strict=True))
+    items = pathways.count(batch, "split")
+    assert torch.equal(items[0] + items[1], pathways.count(batch, "decoupled")) and len(items) == 2
+    torch.manual_seed(0)
+    losses = pathways(**batch)
+    assert losses["loss"] == losses["encoder_loss"] + losses["decoder_loss"]
