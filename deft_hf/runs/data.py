@@ -188,12 +188,22 @@ def class_samplers(data: DataSection, source: list[Domain]) -> list[ClassUniform
         return None
     if data.sampling == "class_uniform":
         indices = shared_indices(source, data.class_uniform_tile)
-        return [ClassUniform(index, data.class_uniform_share) for index in indices]
+        uniform = [ClassUniform(index, data.class_uniform_share) for index in indices]
+        for domain, each in zip(source, uniform, strict=True):
+            classes, places = len(each.centroids), sum(map(len, each.centroids))
+            say(f"{domain.name}: {data.class_uniform_share:.0%} of the crops by {classes} classes in {places} places")
+        return uniform
     assert data.crop_size is not None
     area = data.crop_size[0] * data.crop_size[1] / 512**2
     pixels = data.rare_class_pixels or round(3000 * min(area, 1))
     crop_pixels = data.rare_class_crop_pixels or round(1500 * area)
-    return [RareClass(index, data.rare_class_temperature, pixels, crop_pixels) for index in shared_indices(source)]
+    indices = shared_indices(source)
+    rare = [RareClass(index, data.rare_class_temperature, pixels, crop_pixels) for index in indices]
+    for domain, sampler in zip(source, rare, strict=True):
+        drawn = sorted(zip(sampler.probabilities, sampler.classes, strict=True), reverse=True)
+        told = [f"{domain.labels.names[label]} {share:.1%}" for share, label in drawn if share >= 0.0005]
+        say(f"{domain.name}: crops by class: {', '.join(told)}")
+    return rare
 
 
 def own_transform(data: DataSection) -> OwnTransform | None:

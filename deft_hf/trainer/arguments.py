@@ -21,7 +21,8 @@ class DeFTTrainingArguments(LossArguments, RunSettings, TrainingArguments):
 
     Steps are optimizer steps; `max_steps` (or `num_train_epochs`) is the length of the method's last stage, which
     `decoder_warmup_steps` precede where the method has a warm-up before it. A `learning_rate` or `weight_decay` alone
-    serves both parts. Each setting is described in the settings class of its method in `deft_hf.methods`.
+    serves both parts. Each setting is described in the settings class of its method in `deft_hf.methods`, those of the
+    loss in [`~deft_hf.trainer.loss.LossArguments`].
 
     Raises:
         UserError: If values exclude each other or are out of range; one message lists them all.

@@ -36,6 +36,16 @@ def test_class_uniform(own_cache):
     assert len([*(own_cache / "deft_hf" / "class_index").iterdir()]) == 2
 
 
+def test_a_run_says_what_it_draws(capsys):
+    section = data("data.sampling=rare_class", "data.rare_class_temperature=0.5")
+    (sampler,) = samplers(section)
+    told = capsys.readouterr().out
+    rarest = section.label_space().names[sampler.classes[sampler.probabilities.argmax()]]
+    assert f"clear: crops by class: {rarest} {sampler.probabilities.max():.1%}, " in told
+    samplers(data("data.sampling=class_uniform"))
+    assert "clear: 50% of the crops by " in capsys.readouterr().out
+
+
 def test_rare_class_scales_its_pixels_by_the_crop():
     (sampler,) = samplers(data("data.sampling=rare_class"))
     assert isinstance(sampler, RareClass) and sampler.crop_pixels == round(1500 / 64)

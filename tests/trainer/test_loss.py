@@ -4,6 +4,7 @@ import torch
 
 from deft_hf.data.class_index import ClassIndex
 from deft_hf.data.domains import Domain
+from deft_hf.data.samplers import RareClass
 from deft_hf.data.sampling import TrainingSet
 from deft_hf.data.transforms import TrainTransform
 from deft_hf.models.objectives import PerPixel
@@ -45,6 +46,23 @@ def test_accumulation_equals_one_large_batch(tmp_path, method):
         expected = getattr(runs[8].pathways, model).state_dict()
         for name, value in getattr(runs[2].pathways, model).state_dict().items():
             torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-7, msg=name)
+
+
+def test_a_resumed_run_has_the_same_crops_and_losses(tmp_path):
+    domain = Domain.from_streets("clear", count=4, size=(64, 64))
+    sampler = RareClass(ClassIndex.of(domain), temperature=0.1, pixels=9, crop_pixels=9)
+
+    def fresh(folder):
+        data = TrainingSet([domain], TrainTransform((64, 64), style="randconv"), seed=3, samplers=[sampler])
+        settings = {"save_strategy": "steps", "save_steps": 3, "max_steps": 4, "decoder_warmup_steps": 1} | OPTIONS
+        return trainer(tmp_path / folder, train=data, **settings)
+
+    unbroken, resumed = fresh("a"), fresh("b")
+    unbroken.train()
+    resumed.train(resume_from_checkpoint=str(tmp_path / "a" / "checkpoint-3"))
+    assert history(unbroken, "loss") == history(resumed, "loss") and len(history(unbroken, "loss")) == 5
+    for name, value in unbroken.pathways.state_dict().items():
+        assert torch.equal(resumed.pathways.state_dict()[name], value), name
 
 
 def test_by_default_the_objective_is_the_plain_one(tmp_path):
