@@ -23,8 +23,8 @@ def own_cache(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_ASSETS_CACHE", str(tmp_path / "assets"))
 
 
-@pytest.mark.parametrize("method", ["deft", "joint"])
-def test_accumulation_equals_one_large_batch(tmp_path, method):
+@pytest.mark.parametrize("method, own", [("deft", {}), ("deft", {"pathways": "split"}), ("joint", {})])
+def test_accumulation_equals_one_large_batch(tmp_path, method, own):
     runs = {}
     for size, accumulation in ((8, 1), (2, 4)):
         runs[size] = trainer(
@@ -38,6 +38,7 @@ def test_accumulation_equals_one_large_batch(tmp_path, method):
             gradient_accumulation_steps=accumulation,
             optim="sgd",
             **OPTIONS,
+            **own,
         )
         runs[size].train()
     for key in ("loss", "grad_norm"):
