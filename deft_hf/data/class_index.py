@@ -21,7 +21,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from deft_hf.data.domains import Domain
-from deft_hf.data.opening import open_mask
+from deft_hf.data.opening import open_row
 from deft_hf.utils.errors import UnreadableFile
 from deft_hf.utils.integrity import replace_bytes
 
@@ -137,7 +137,7 @@ def _mask(domain: Domain, position: int) -> np.ndarray:
     row = domain.dataset[position]
     if "shapes" in row:
         return domain.load(position)[1]
-    return domain.labels.encode(*open_mask(row["mask"], f"{domain.name}/{row['id']} (mask)"))
+    return domain.labels.encode(*open_row(row, f"{domain.name}/{row['id']} (mask)", None, domain.mask_reader))
 
 
 def _centroids(mask: np.ndarray, tile: int, classes: np.ndarray) -> list[tuple[int, int, int]]:

@@ -15,25 +15,18 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from deft_hf.data.annotations.rows import rows
-from deft_hf.data.annotations.shapes import drawn
+from deft_hf.data.columns import FEATURES, as_dataset
 from deft_hf.data.contents import digests, in_memory, is_file
 from deft_hf.data.files import files_by_id, read_split
 from deft_hf.data.hub import load_split
 from deft_hf.data.labels import LabelSpace
 from deft_hf.data.masks import Palettes, used_colors
-from deft_hf.data.opening import open_mask, open_picture, unequal
+from deft_hf.data.opening import MaskReader, open_picture, open_row, unequal
 from deft_hf.data.pictures import DROPPED_ALPHA, ValueRange, check_value_range
 from deft_hf.data.report import DomainReport, listed
 from deft_hf.data.splitting import take_share
 from deft_hf.data.streets import LOOKS, STREETS, street_rows
 from deft_hf.utils.errors import UnreadableFile, UserError
-
-_FEATURES = {
-    "id": datasets.Value("string"),
-    "image": datasets.Image(decode=False),
-    "mask": datasets.Image(decode=False),
-    "shapes": datasets.Value("large_string"),
-}
 
 
 class Domain:
@@ -53,6 +46,8 @@ class Domain:
         value_range (`ValueRange`, *optional*):
             The values that become black and white in images of more than 8 bits, such as (0, 4095); see
             `deft_hf.data.pictures.as_rgb`.
+        mask_reader (`MaskReader`, *optional*):
+            Reads masks that are no pictures of ids, palettes or colours; see `deft_hf.data.opening`.
 
     Attributes:
         report (`DomainReport`, *optional*):
@@ -80,12 +75,14 @@ class Domain:
         dataset: datasets.Dataset,
         report: DomainReport | None = None,
         value_range: ValueRange | None = None,
+        mask_reader: MaskReader | None = None,
     ) -> None:
         self.name = name
         self.labels = labels
         self.dataset = dataset
         self.report = report or DomainReport(name, labels, pairs=len(dataset))
         self.value_range = check_value_range(value_range)
+        self.mask_reader = mask_reader
         self._palettes = Palettes(ids_declared=labels.ids is not None)
 
     @classmethod
@@ -151,7 +148,7 @@ class Domain:
         elif split is not None:
             ids = take_share(ids, split)
         files = [image_files[key] for key in ids], [mask_files[key] for key in ids]
-        dataset = _dataset({"id": ids, "image": files[0], "mask": files[1]})
+        dataset = as_dataset({"id": ids, "image": files[0], "mask": files[1]})
         report = DomainReport(name, labels, len(ids), without_mask, without_image)
         return cls(name, labels, dataset, report, value_range)
 
@@ -191,7 +188,7 @@ class Domain:
         read, name = rows(root, labels, format, split), name or root.resolve().name
         orphans = read.without_labels, read.without_image
         report = DomainReport(name, read.labels, len(read.columns["id"]), *orphans, notes=read.notes)
-        return cls(name, read.labels, _dataset(read.columns), report, value_range)
+        return cls(name, read.labels, as_dataset(read.columns), report, value_range)
 
     @classmethod
     def from_hub(
@@ -249,7 +246,7 @@ class Domain:
         pairs = pairs.rename_columns({image_column: "image", mask_column: "mask"})
         for column, given in (("image", image_column), ("mask", mask_column)):
             try:
-                pairs = pairs.cast_column(column, _FEATURES[column])
+                pairs = pairs.cast_column(column, FEATURES[column])
             except (TypeError, ValueError, NotImplementedError) as error:
                 raise UserError(f"{path}: column {given} holds {loaded.features[given]}, expected images") from error
         return cls(name or Path(path).name, labels, pairs.add_column("id", ids), value_range=value_range)
@@ -288,7 +285,7 @@ class Domain:
             raise UserError(f"streets: found the look {look!r}, expected one of {', '.join(LOOKS)}")
         if count < 1:
             raise UserError(f"streets: found count {count}, expected at least 1")
-        return cls(name or look, labels or STREETS, _dataset(street_rows(look, count, seed, size)))
+        return cls(name or look, labels or STREETS, as_dataset(street_rows(look, count, seed, size)))
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -322,9 +319,8 @@ class Domain:
         return image, self._train_ids(mask, mask_name)
 
     def _open_mask(self, row: dict[str, Any], image: Image.Image | None) -> tuple[Image.Image, str]:
-        if "shapes" in row:
-            return drawn(row["shapes"], None if image is None else image.size)
-        return open_mask(row["mask"], self._cell_name(row, "mask"))
+        size = None if image is None else image.size
+        return open_row(row, self._cell_name(row, "mask"), size, self.mask_reader)
 
     def _train_ids(self, mask: Image.Image, name: str) -> np.ndarray:
         train = self.labels.encode(mask, name)
@@ -339,7 +335,7 @@ class Domain:
             UserError: An id that the domain does not have.
         """
         chosen = self.dataset.select(self._positions(which))
-        return Domain(self.name, self.labels, chosen, value_range=self.value_range)
+        return Domain(self.name, self.labels, chosen, None, self.value_range, self.mask_reader)
 
     def _positions(self, which: Sequence[str] | Sequence[int]) -> list[int]:
         positions: list[Any] = list(which)
@@ -365,6 +361,7 @@ class Domain:
             findings = pool.map(self._inspect, range(len(self)))
             for finding in tqdm(findings, desc=f"checking {self.name}", total=len(self), disable=not progress):
                 report.add(finding)
+        report.add_what_all_show()
         self.contents = report.contents
         return report
 
@@ -383,6 +380,8 @@ class Domain:
             (finding.unreadable if isinstance(error, UnreadableFile) else finding.unfit).append(str(error))
             return finding
         finding.sizes[mask.size[::-1]] = 1
+        if mask.mode in ("L", "P"):
+            finding.highest = int(np.asarray(mask).max())
         if image is not None and image.size != mask.size:
             finding.unequal.append(unequal(image, image_name, mask, mask_name))
         try:
@@ -392,8 +391,4 @@ class Domain:
         return finding
 
     def _cell_name(self, row: dict[str, Any], column: str) -> str:
-        return row[column]["path"] if is_file(row[column]) else f"{self.name}/{row['id']} ({column})"
-
-
-def _dataset(columns: dict[str, list]) -> datasets.Dataset:
-    return datasets.Dataset.from_dict(columns, features=datasets.Features({key: _FEATURES[key] for key in columns}))
+        return row[column]["path"] if column in row and is_file(row[column]) else f"{self.name}/{row['id']} ({column})"

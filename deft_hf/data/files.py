@@ -14,10 +14,11 @@ from deft_hf.utils.errors import UserError
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
 
 
-def files_by_id(folder: Path, suffix: str) -> dict[str, str]:
+def files_by_id(folder: Path, suffix: str, prefix: str = "") -> dict[str, str]:
     """Path of each image file below a folder by its id: the path relative to the folder, without `suffix` and type.
 
-    A suffix may end with a type (`_mask.png`, `.jpg`); then only files of that type count.
+    A suffix may end with a type (`_mask.png`, `.jpg`, `.json`); then only files of that type count. A prefix is left
+    out of the ids of files that have it.
 
     Ids are in Unicode's composed form (NFC): macOS decomposes what other systems and a `split.json` write composed.
 
@@ -26,7 +27,7 @@ def files_by_id(folder: Path, suffix: str) -> dict[str, str]:
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; expected the images or masks of a domain there")
-    typed = suffix.lower().endswith(IMAGE_SUFFIXES)
+    typed = suffix.lower().endswith((*IMAGE_SUFFIXES, ".json"))
     found: dict[str, str] = {}
     for parent, folders, files in os.walk(folder, followlinks=True):
         if loop := next((name for name in folders if _leads_back(Path(parent, name))), None):
@@ -35,14 +36,17 @@ def files_by_id(folder: Path, suffix: str) -> dict[str, str]:
             name = unicodedata.normalize("NFC", file)
             stem, extension = os.path.splitext(name)
             stem = name if typed else stem
-            if extension.lower() not in IMAGE_SUFFIXES or not stem.endswith(suffix) or file.startswith("."):
+            is_one = stem.endswith(suffix) and (typed or extension.lower() in IMAGE_SUFFIXES)
+            if not is_one or file.startswith("."):
                 continue
             path = Path(parent, file)
             check_name(path)
             if stem == suffix and path.parent == folder:  # in a folder of its own, that is the id
                 raise UserError(f"{path}: nothing is left of its name without the suffix {suffix!r}; rename it")
             place = path.parent.relative_to(folder).as_posix()
-            key = unicodedata.normalize("NFC", (Path(place) / stem.removesuffix(suffix)).as_posix())
+            key = unicodedata.normalize(
+                "NFC", (Path(place) / stem.removesuffix(suffix).removeprefix(prefix)).as_posix()
+            )
             if key in found:
                 raise UserError(f"{path}: has the same id ({key}) as {found[key]}; keep one of them")
             found[key] = str(path)

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from deft_hf.data.constants import IGNORE_INDEX
-from deft_hf.data.masks import Color, as_stored, check_alpha, used_colors
+from deft_hf.data.masks import Color, as_stored, check_alpha, check_stored, used_colors
 from deft_hf.utils.errors import UserError
 
 # Train ids are uint8: 255 is the ignored id and 254 marks, inside the tables only, what the space does not know.
@@ -55,6 +55,9 @@ class LabelSpace:
             `encode` reads; indexed masks by index.
         other_names (`Mapping[str, int]`, *optional*):
             What label exports call a class that is none of `names` -> train id or 255; see `Domain.from_annotations`.
+        stored (`str`, *optional*):
+            Of masks of street scenes `"ids"`, where a data set's own ids are declared, or `"train ids"`, where the
+            nineteen of Cityscapes are. Files whose name or values say the other are refused.
 
     Raises:
         UserError: If the parts contradict each other, or a value is out of its range.
@@ -79,6 +82,7 @@ class LabelSpace:
     ids: Mapping[Any, int] | None = None
     colors: Mapping[Color, int] | None = None
     other_names: Mapping[str, int] | None = None
+    stored: str | None = None
 
     def __post_init__(self) -> None:
         names = _sequence(self.names, "names", "a list of class names")
@@ -182,6 +186,8 @@ class LabelSpace:
                 contradicts the declared colours, or a file that `deft_hf.data.masks.as_stored` refuses.
         """
         mask = as_stored(mask, name)
+        if self.stored is not None and mask.mode in ("L", "P"):
+            check_stored(mask, name, self.stored)
         if mask.mode == "P":
             return self._encode_indexed(mask, name)
         if mask.mode in ("RGB", "RGBA"):

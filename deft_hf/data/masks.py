@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from deft_hf.data.constants import IGNORE_INDEX
 from deft_hf.data.look import Look
 from deft_hf.utils.errors import UserError
 
@@ -15,6 +18,8 @@ Color = tuple[int, int, int]
 
 # Pillow stretches grey of 2 and 4 bits to 0..255: what one step becomes, by the start of its rawmode.
 _STEPS = {"L;2": 85, "L;4": 17}
+TRAIN_IDS = 19  # of Cityscapes
+_NAMED_STORED = re.compile(r"label_?(?P<train>train_?)?ids$|(?P<alone>_train_?ids?)$", re.IGNORECASE)
 _USED = "deft_hf_used_colors"  # in `info` of a mask, whose pixels are counted once
 
 
@@ -66,8 +71,8 @@ def _problem(look: Look) -> str | None:
         return f"holds {look.frames} pages or frames, of which only the first would be read; save one mask a file"
     if ";16" in look.rawmode and not look.mode.startswith("I"):
         return (
-            "holds colours of 16 bits, of which only the upper 8 would be read; save the channel that has the class "
-            "(the first one of SYNTHIA's LABELS) as a grey PNG of 8 or 16 bits"
+            "holds colours of 16 bits, of which only the upper 8 would be read; SYNTHIA's LABELS are read as they are "
+            "by layout: synthia; of others save the channel that has the class as a grey PNG of 8 or 16 bits"
         )
     if look.bands > len(Image.new(look.mode, (1, 1)).getbands()):
         return f"holds {look.bands} bands, of which only some would be read; save the one with the class as grey PNG"
@@ -110,6 +115,45 @@ def used_colors(mask: Image.Image) -> dict[int, Color]:
         used = [index for index, count in enumerate(mask.histogram()) if count]
         mask.info[_USED] = {index: tuple(palette[3 * index : 3 * index + 3]) for index in used}
     return mask.info[_USED]
+
+
+def check_stored(mask: Image.Image, name: str, stored: str) -> None:
+    """Refuses train ids of Cityscapes where a data set's own ids are declared, and the other way round.
+
+    A name says it by `labelIds` or `labelTrainIds`. Values say it too: train ids are 0 to 18 and 255, which is none of
+    the ids; ids go on to 33 and more.
+
+    Args:
+        mask (`Image`):
+            A decoded mask of 8 bits.
+        name (`str`):
+            The file's name.
+        stored (`str`):
+            What is declared: `"ids"` or `"train ids"`.
+
+    Raises:
+        UserError: Name or values contradict that.
+    """
+    used = [value for value, count in enumerate(mask.histogram()) if count]
+    high = [value for value in used if TRAIN_IDS <= value < IGNORE_INDEX]
+    by_values = "ids" if high else "train ids" if IGNORE_INDEX in used and len(used) > 1 else None
+    found = _NAMED_STORED.search(PurePath(name).stem)
+    by_name = None if found is None else "train ids" if found["train"] or found["alone"] else "ids"
+    said = [f"its name says {by_name}"] * (by_name is not None)
+    if by_values is not None:
+        shown = ", ".join(map(str, high[:3] if high else [*used[:-1][:3], IGNORE_INDEX]))
+        said.append(f"its values, such as {shown}, are {by_values}")
+    if {by_name, by_values} <= {stored, None}:
+        return
+    if stored == "ids":
+        way_out = "name the files that hold ids (mask_suffix), or say labels: cityscapes_train_ids"
+    else:
+        way_out = (
+            "name the files that hold train ids (mask_suffix), or say which ids they are, such as labels: cityscapes"
+        )
+    if by_name != by_values and None not in (by_name, by_values):
+        way_out = "one of the two is wrong: unpack the file again, or rename it"
+    raise UserError(f"{name}: is read as {stored}, but {' and '.join(said)}; {way_out}")
 
 
 class Palettes:

@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL import Image
 
+from deft_hf.data.annotations.shapes import drawn
 from deft_hf.data.look import opened
 from deft_hf.data.masks import as_stored
 from deft_hf.data.pictures import ValueRange, as_rgb
@@ -15,6 +16,9 @@ from deft_hf.utils.errors import UnreadableFile, UserError
 
 Stored = dict[str, Any] | None
 """A cell of an image column: `{"bytes": ..., "path": ...}`, as `datasets.Image(decode=False)` gives it."""
+
+MaskReader = Callable[[dict[str, Any], str], tuple[Image.Image, str]]
+"""What makes of a row, and of what messages call its mask where that is no file, the mask as stored and its name."""
 
 
 def open_picture(stored: Stored, name: str, value_range: ValueRange | None = None) -> tuple[Image.Image, str]:
@@ -35,15 +39,36 @@ def open_picture(stored: Stored, name: str, value_range: ValueRange | None = Non
         UnreadableFile: The file is missing, truncated or no picture.
         UserError: Its values would not be read as they are, see `deft_hf.data.pictures.as_rgb`.
     """
-    return _decode(stored, name, lambda picture, known: as_rgb(picture, known, value_range))
+    return decode(stored, name, lambda picture, known: as_rgb(picture, known, value_range))
 
 
 def open_mask(stored: Stored, name: str) -> tuple[Image.Image, str]:
     """Decodes a cell of a mask column as it is stored; see `open_picture` and `deft_hf.data.masks.as_stored`."""
-    return _decode(stored, name, as_stored)
+    return decode(stored, name, as_stored)
 
 
-def _decode(stored: Stored, name: str, finish: Callable[[Image.Image, str], Image.Image]) -> tuple[Image.Image, str]:
+def open_row(
+    row: dict[str, Any], name: str, size: tuple[int, int] | None, reader: MaskReader | None
+) -> tuple[Image.Image, str]:
+    """Decodes the mask of a row of a domain, however it is stored.
+
+    Args:
+        row (`dict`):
+            The row.
+        name (`str`):
+            What messages call the mask where it is no file of its own.
+        size (`tuple[int, int]` or `None`):
+            (width, height) of its image, which some shapes need; `None` if it cannot be read.
+        reader (`MaskReader` or `None`):
+            The one of the domain.
+    """
+    if reader is not None:
+        return reader(row, name)
+    return drawn(row["shapes"], size) if "shapes" in row else open_mask(row["mask"], name)
+
+
+def decode(stored: Stored, name: str, finish: Callable[[Image.Image, str], Image.Image]) -> tuple[Image.Image, str]:
+    """Opens a cell of an image column and hands the picture, and what messages call it, on; see `open_picture`."""
     if stored is None:
         raise UnreadableFile(f"{name}: the row holds no file; fill it in or leave the pair out")
     if stored["bytes"] is None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from deft_hf.data.constants import IGNORE_INDEX
 from deft_hf.data.labels import LabelSpace
+from deft_hf.data.masks import TRAIN_IDS
 from deft_hf.utils.errors import UserError
 
 _NAMED = 5
@@ -50,6 +51,8 @@ class DomainReport:
             A message for each mask that holds what the label space does not know.
         sizes (`Counter[tuple[int, int]]`, *optional*, defaults to `Counter()`):
             (height, width) of the masks -> how often.
+        highest (`int`, *optional*, defaults to `-1`):
+            The highest id that masks of 8 bits hold.
         pixels (`np.ndarray`, *optional*, defaults to `lambda: np.zeros(IGNORE_INDEX + 1, np.int64)()`):
             int64 array (256,): pixels of each train id, the ignored ones at 255.
     """
@@ -70,6 +73,7 @@ class DomainReport:
     contents: list[tuple[str, str, str]] = field(default_factory=list)
     dropped_alpha: int = 0
     notes: list[str] = field(default_factory=list)
+    highest: int = -1
 
     @property
     def shares(self) -> dict[str, float]:
@@ -92,6 +96,15 @@ class DomainReport:
         self.outside += finding.outside
         self.sizes += finding.sizes
         self.pixels += finding.pixels
+        self.highest = max(self.highest, finding.highest)
+
+    def add_what_all_show(self) -> None:
+        """Adds what no file shows alone: masks that are all ignored but for a few, since they hold train ids."""
+        if self.labels.stored == "ids" and 0 <= self.highest < TRAIN_IDS and self.ignored_share > 0.5:
+            self.outside.append(
+                f"{self.domain}: no mask holds an id above {self.highest}, and {self.ignored_share:.0%} of the pixels "
+                "are ignored when they are read as ids; these are train ids: say labels: cityscapes_train_ids"
+            )
 
     def raise_if_bad(self, skip_unreadable: bool = False) -> None:
         """Raises one UserError that counts what is wrong and names the first few of each kind; orphans are fine.

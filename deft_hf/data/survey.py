@@ -14,12 +14,11 @@ from PIL import Image
 from scipy import ndimage
 from tqdm.auto import tqdm
 
-from deft_hf.data.annotations.shapes import drawn
 from deft_hf.data.domains import Domain
 from deft_hf.data.labels import LabelSpace
 from deft_hf.data.look import Look, opened
 from deft_hf.data.masks import Color, used_colors
-from deft_hf.data.opening import open_mask, unequal
+from deft_hf.data.opening import MaskReader, open_row, unequal
 from deft_hf.data.pictures import DEEP
 from deft_hf.utils.errors import UnreadableFile, UserError
 
@@ -112,7 +111,10 @@ def survey(domain: Domain, labels: LabelSpace | None = None, progress: bool = Fa
     found = Survey()
     closely = {index * len(domain) // _PIECES_OF for index in range(_PIECES_OF)}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        looks = pool.map(lambda index: _look(domain.dataset[index], labels, index in closely), range(len(domain)))
+        reader = domain.mask_reader
+        looks = pool.map(
+            lambda index: _look(domain.dataset[index], labels, reader, index in closely), range(len(domain))
+        )
         for look in tqdm(looks, desc=f"looking at {domain.name}", total=len(domain), disable=not progress):
             if isinstance(look, PairFacts):
                 found.pairs.append(look)
@@ -123,13 +125,12 @@ def survey(domain: Domain, labels: LabelSpace | None = None, progress: bool = Fa
     return found
 
 
-def _look(row: Mapping[str, Any], labels: LabelSpace | None, closely: bool) -> PairFacts | UserError:
+def _look(
+    row: dict[str, Any], labels: LabelSpace | None, reader: MaskReader | None, closely: bool
+) -> PairFacts | UserError:
     try:
         size, extremes, grey, image_name = _image(row)
-        if "shapes" in row:
-            mask, name = drawn(row["shapes"], size)
-        else:
-            mask, name = open_mask(row["mask"], f"{row['id']} (mask)")
+        mask, name = open_row(row, f"{row['id']} (mask)", size, reader)
         if size != mask.size:
             return UserError(unequal(Image.new("1", size), image_name, mask, name))
         by_color = labels is None and mask.mode in ("RGB", "RGBA")

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 
+from deft_hf.data.layouts import LAYOUTS
 from deft_hf.models.embedded import EMBEDDED
 
 
@@ -44,10 +45,7 @@ _BASES: Mapping[str, Terms] = {
 }
 # By the layout of a recipe.
 DATA: Mapping[str, Terms] = {
-    "gtav": Terms("research and education only", "https://download.visinf.tu-darmstadt.de/data/from_games/", True),
-    "cityscapes": Terms("non-commercial, after registration", "https://www.cityscapes-dataset.com/license/", True),
-    "bdd100k": Terms("BDD100K licence", "https://doc.bdd100k.com/license.html"),
-    "mapillary": Terms("CC BY-NC-SA 4.0", "https://www.mapillary.com/dataset/vistas", True),
+    name: Terms(layout.terms, layout.url, layout.non_commercial) for name, layout in LAYOUTS.items()
 }
 DRAWN = Terms("Apache-2.0, drawn by deft_hf")
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from deft_hf.data.presets import PRESETS
 from deft_hf.models.heads import HEADS
 from deft_hf.recipe.data import DataSection
 from deft_hf.recipe.domains import Entry, FolderEntry, is_hub_name
@@ -96,13 +95,25 @@ def _labels(data: DataSection) -> Iterator[str]:
                 yield f"{key}.labels: found none, but only an unseen place may be without labels; say what masks hold"
             if entry.corruption is not None:
                 yield f"{key}.corruption: found {entry.corruption} beside labels: none, where nothing is scored"
-        elif entry.labels is not None and PRESETS[entry.labels].names != data.label_space().names:
-            yield f"{key}.labels: found {entry.labels}, whose classes are not those of data.labels; remove it"
+        else:
+            yield from _readable(key, entry, data)
     if not annotated and (names := data.label_space().other_names):
         yield (
             f"data.labels.ids: found the name {next(iter(names))}, which only label exports have (a domain with "
             "annotations), expected the raw ids of masks"
         )
+
+
+def _readable(key: str, entry: Entry, data: DataSection) -> Iterator[str]:
+    try:
+        names = entry.label_space(data.labels).names
+    except UserError as error:
+        if entry.labels is None:
+            yield f"data.{error}: {key} has the layout {getattr(entry, 'layout', None)}"
+            return
+        names = ()
+    if entry.labels is not None and names != data.label_space().names:
+        yield f"{key}.labels: found {entry.labels}, whose classes are not those of data.labels; remove it"
 
 
 def _places(data: DataSection) -> Iterator[str]:

@@ -53,9 +53,9 @@ class DataSection(Section):
         ),
     ] = Field(
         description="The classes: `streets`; `cityscapes`, `cityscapes_train_ids`, `mapillary` or `mapillary_rein` "
-        "(the nineteen Cityscapes classes, from the ids that the name says); or a mapping with `names` and, where "
-        "needed, `palette`, `ids` (raw id, or name in a label export → class or 255; `rest` for all others) and "
-        "`colors`."
+        "(the nineteen Cityscapes classes, from the ids that the name says); `synthia16` (sixteen of them), "
+        "`street7`, or a data set's own, such as `idd26` and `voc`; or a mapping with `names` and, where needed, "
+        "`palette`, `ids` (raw id, or name in a label export → class or 255; `rest` for all others) and `colors`."
     )
     source: Annotated[Entries, Field(min_length=1), Expected("a list of at least one domain to train on")] = Field(
         description="Domains to train on, each with an optional `weight`."

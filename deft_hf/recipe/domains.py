@@ -14,7 +14,7 @@ from deft_hf.data.annotations import FORMATS
 from deft_hf.data.corruptions import CORRUPTIONS, SEVERITIES, corrupted_name
 from deft_hf.data.files import split_ids
 from deft_hf.data.labels import LabelSpace
-from deft_hf.data.layouts import LAYOUTS, split_problem
+from deft_hf.data.layouts import LAYOUTS, condition_problem, read_as, split_problem
 from deft_hf.data.places import images_folder
 from deft_hf.data.presets import PRESETS
 from deft_hf.data.streets import LOOKS, STREETS
@@ -71,7 +71,9 @@ class Entry(Section):
 
     def label_space(self, classes: Labels) -> LabelSpace:
         """What the masks hold, of the recipe's classes (`data.labels`)."""
-        return label_space(classes) if self.labels in (None, NO_LABELS) else PRESETS[self.labels]
+        if self.labels in (None, NO_LABELS):
+            return label_space(classes)
+        return read_as(self.labels, classes) if isinstance(classes, str) else PRESETS[self.labels]
 
     @property
     def default_name(self) -> str:
@@ -114,6 +116,11 @@ class FolderEntry(Entry):
     layout: Annotated[str, OneOf(LAYOUTS)] | None = Field(
         default=None, description="The folder is the official tree of this data set, as it is unpacked."
     )
+    condition: str | None = Field(
+        default=None,
+        description="Condition of a layout that has several: `fog`, `night`, `rain` or `snow` of ACDC, `beta_0.02` of "
+        "Foggy Cityscapes, `urban` or `rural` of LoveDA. Default: all of them.",
+    )
     annotations: Annotated[str, OneOf(FORMATS)] | None = Field(
         default=None, description="The folder is a label export of this format, as it was unpacked."
     )
@@ -139,7 +146,8 @@ class FolderEntry(Entry):
 
     @property
     def default_name(self) -> str:
-        return Path(self.folder).name
+        name = Path(self.folder).name
+        return name if self.condition is None else f"{name}_{self.condition}"
 
     @property
     def part(self) -> str | None:
@@ -180,13 +188,14 @@ class FolderEntry(Entry):
         assert isinstance(other, FolderEntry)
         one, two = (entry.resolved_folder(root).resolve() for entry in (self, other))
         if self.layout is not None or other.layout is not None:
-            return one == two
+            apart = self.condition != other.condition and None not in (self.condition, other.condition)
+            return one == two and not apart
         one, two = (each.images_folder(root).resolve() for each in (self, other))
         return one.is_relative_to(two) or two.is_relative_to(one)
 
     def label_space(self, classes: Labels) -> LabelSpace:
         if self.layout is not None and self.labels is None and isinstance(classes, str) and classes in PRESETS:
-            return PRESETS[LAYOUTS[self.layout].labels]
+            return read_as(LAYOUTS[self.layout].labels, classes)
         return super().label_space(classes)
 
     def resolved_folder(self, root: str | None) -> Path:
@@ -202,10 +211,14 @@ class FolderEntry(Entry):
 
     def problem(self, root: str | None) -> str | None:
         folder = self.resolved_folder(root)
-        masks = ("annotations", "layout", "masks", "mask_suffix")
+        masks = ("annotations", "layout", "condition", "masks", "mask_suffix")
         if not self.labelled and (own := [key for key in masks if self._differs(key)]):
             return f"{own[0]}: found beside labels: none, which reads images alone; remove one of them"
         if self.layout is not None and (problem := split_problem(self.layout, self.split)):
+            return problem
+        if self.layout is None and self.condition is not None:
+            return f"condition: found {self.condition} without a layout; remove it, or name the layout that has it"
+        if self.layout is not None and (problem := condition_problem(self.layout, self.condition)):
             return problem
         known_by = next((key for key in ("layout", "annotations") if getattr(self, key) is not None), None)
         if known_by and (own := [key for key in _PLACES if key != known_by and self._differs(key)]):

@@ -28,15 +28,17 @@ An item of `data.source`, `data.validation` or `data.unseen` is one of
 - {folder: town, split: train, images: images, masks: masks, image_suffix: "", mask_suffix: "", name: town}
 - {hub: someone/set, split: train, image_column: image, mask_column: mask, config: null, revision: null, name: set}
 - {folder: gtav, layout: gtav, split: train, name: gtav}
+- {folder: ACDC, layout: acdc, split: val, condition: fog, name: acdc_fog}
 - {folder: labelled, annotations: coco, split: train, name: labelled}
 - {streets: clear, count: 160, seed: 0, size: [192, 256], name: clear}
 ```
 
-A `layout` is the official tree of a data set as it is unpacked, with the splits `train` and `val`. Under one of the
-nineteen-class `labels` the raw ids of each layout are known; `labels: mapillary_rein` in an entry says otherwise, for
-folders and Hub data sets too. GTAV's splits are read from its `split.mat`; pairs whose image and mask differ in size
-are left out and named, and so are, in `train`, the fifteen frames that the field's lists leave out. Without a split it
-is all of GTAV.
+A `layout` is the official tree of a data set as it is unpacked, with its splits and conditions; `docs/data.md` lists
+them. Under `data.labels: cityscapes`, `synthia16` or `street7` the raw ids of each layout of street scenes are known,
+and under its own classes (`idd26`, `mapillary65`) those of one; `labels: mapillary_rein` in an entry says otherwise,
+for folders and Hub data sets too. GTAV's splits are read from its `split.mat`; pairs whose image and mask differ in
+size are left out and named, and so are, in `train`, the fifteen frames that the field's lists leave out. Without a
+split it is all of GTAV.
 
 Validation images may be scored corrupted in `data.unseen`, images of `data.source` may not. A domain that pools all
 five severities is named `town_fog` and counts their pixels together. The mean of five scores, which studies on

@@ -40,7 +40,7 @@ def input_folders(data: DataSection) -> Iterator[Path]:
             if entry.annotations is not None or not entry.labelled:
                 yield entry.images_folder(data.root)
                 continue
-            places = [entry] if entry.layout is None else layout_places(entry.layout, entry.part)
+            places = [entry] if entry.layout is None else layout_places(entry.layout, entry.part, entry.condition)
             yield from (folder / name for place in places for name in (place.images, place.masks))
         elif isinstance(entry, HubEntry) and Path(entry.hub).is_dir():
             yield Path(entry.hub)
@@ -104,7 +104,8 @@ def _domain(entry: Entry, data: DataSection, labels: LabelSpace) -> Domain:
         clean = _domain(entry.model_copy(update={"corruption": None}), data, labels)
         return corrupted(clean, entry.corruption, entry.severity, name=entry.name)
     if isinstance(entry, FolderEntry) and entry.layout is not None:
-        return load_layout(entry.layout, entry.resolved_folder(data.root), labels, entry.part, entry.name)
+        folder = entry.resolved_folder(data.root)
+        return load_layout(entry.layout, folder, labels, entry.part, entry.name, entry.condition)
     if isinstance(entry, FolderEntry):
         folder, split = entry.resolved_folder(data.root), entry.portion
         if entry.annotations is not None:

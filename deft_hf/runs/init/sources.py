@@ -15,7 +15,7 @@ from deft_hf.data.annotations import FORMATS, Found, detect
 from deft_hf.data.classes import Classes, propose_classes
 from deft_hf.data.domains import Domain
 from deft_hf.data.labels import LabelSpace
-from deft_hf.data.layouts import LAYOUTS, layout_places, load_layout
+from deft_hf.data.layouts import LABELS, LAYOUTS, load_layout, recognise
 from deft_hf.data.likeness import SPLITS, split_of
 from deft_hf.data.pictures import ValueRange
 from deft_hf.data.presets import PRESETS
@@ -70,9 +70,9 @@ class Part:
         """
         assert self.domain is not None
         own = self.domain.labels is not UNKNOWN
-        dataset = self.domain.select([index]).dataset
+        dataset, reader = self.domain.select([index]).dataset, self.domain.mask_reader
         labels = self.domain.labels if own else space
-        return Domain(self.domain.name, labels, dataset, value_range=value_range).load(0)
+        return Domain(self.domain.name, labels, dataset, None, value_range, reader).load(0)
 
 
 @dataclass
@@ -220,7 +220,7 @@ def unseen_entries(folder: Path) -> list[dict[str, Any]]:
     if not folder.is_dir():
         raise UserError(f"unseen: found no folder {folder}, expected one of images")
     places = find_places(folder)
-    if any(place.masks is not None for place in places) or detect(folder) or _layout_of(folder):
+    if any(place.masks is not None for place in places) or detect(folder) or recognise(folder):
         return [part.entry for part in find_sources(folder).labelled]
     if not places:
         raise UserError(f"unseen: found no image in {folder}, expected files such as .jpg, .png or .tif")
@@ -292,36 +292,44 @@ def _readable(form: str, path: Path) -> Found:
 
 def _official(folder: Path) -> Iterator[tuple[str, Path]]:
     """Official trees: the folder itself, or those in it."""
-    if layout := _layout_of(folder):
+    if layout := recognise(folder):
         yield layout, folder
         return
     for path in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        if layout := _layout_of(path):
+        if layout := recognise(path):
             yield layout, path
 
 
-def _layout_of(folder: Path) -> str | None:
-    for layout, spec in LAYOUTS.items():
-        splits = [None] if spec.listed else [*spec.splits]
-        places = [place for split in splits for place in layout_places(layout, split)]
-        there = any((folder / place.images).is_dir() and (folder / place.masks).is_dir() for place in places)
-        # `images` with `labels` is anybody's: these have a file of their own beside them.
-        signs = {"gtav": ["split.mat"], "mapillary": ["config.json", "config_v1.2.json"]}.get(layout, ["."])
-        if there and any((folder / sign).exists() for sign in signs):
-            return layout
-    return None
+def _splits(layout: str, folder: Path) -> list[str | None]:
+    """The splits of a tree to train and to choose on, as far as they were unpacked; None for all of it."""
+    there: list[str | None] = []
+    for wanted in (("train", "val"), ("test",), (None,)):
+        there = there or [split for split in wanted if _opens(layout, folder, split)]
+    return there
+
+
+def _opens(layout: str, folder: Path, split: str | None) -> bool:
+    try:
+        load_layout(layout, folder, split=split)
+    except UserError:
+        return False  # a split that was not unpacked
+    return True
 
 
 def _of_layouts(official: list[tuple[str, Path]], progress: bool) -> Sources:
     parts, found = [], Survey()
+    readable = [LABELS[LAYOUTS[layout].labels] for layout, _ in official]
+    classes = next((name for name in readable[0] if all(name in spaces for spaces in readable)), None)
+    names = " and ".join(dict.fromkeys(layout for layout, _ in official))
+    if classes is None:
+        raise UserError(
+            f"{official[0][1].parent}: holds trees of {names}, which have no classes in common; name the folder of one"
+        )
     for layout, folder in official:
-        labels = PRESETS[LAYOUTS[layout].labels]
-        for split in [split for split in ("train", "val") if split in LAYOUTS[layout].splits]:
-            try:
-                domain = load_layout(layout, folder, labels, split, safe_name(folder.resolve().name))
-            except UserError:
-                continue  # a split that was not unpacked
-            entry = {"folder": str(folder), "layout": layout, "split": split}
+        labels = LABELS[LAYOUTS[layout].labels][classes]
+        for split in _splits(layout, folder):
+            domain = load_layout(layout, folder, labels, split, safe_name(folder.resolve().name))
+            entry = {"folder": str(folder), "layout": layout} | ({"split": split} if split else {})
             positions = range(0, len(domain), max(1, len(domain) // _SAMPLED))
             look = survey(domain.select(positions), labels, progress)
             found.add(look)
@@ -329,6 +337,5 @@ def _of_layouts(official: list[tuple[str, Path]], progress: bool) -> Sources:
     if not parts:
         layout, folder = official[0]
         raise UserError(f"{folder}: is laid out as {layout}, but no split of it could be read; unpack it again")
-    names = " and ".join(dict.fromkeys(layout for layout, _ in official))
-    mapping: Mapping[str, Any] = {"names": list(PRESETS["cityscapes"].names)}
-    return Sources(parts, f"the official tree of {names}", Classes(mapping), "cityscapes", found)
+    mapping: Mapping[str, Any] = {"names": list(PRESETS[classes].names)}
+    return Sources(parts, f"the official tree of {names}", Classes(mapping), classes, found)
