@@ -65,6 +65,8 @@ def is_file(stored: Stored) -> bool:
 def digests(row: dict[str, Any]) -> tuple[str, str, str]:
     """Id of a pair, and the digests of its image and of its mask, be it a file or shapes."""
     mask = xxh3_128_hexdigest(row["shapes"].encode()) if "shapes" in row else digest(row["mask"])
+    if "segments" in row:
+        mask = xxh3_128_hexdigest((mask + row["segments"]).encode())
     return row["id"], digest(row["image"]), mask
 
 

@@ -49,7 +49,7 @@ def test_a_second_start_decodes_no_mask(folder, tmp_path, monkeypatch):
         raise AssertionError("a mask is decoded")
 
     with monkeypatch.context() as patch:
-        patch.setattr(class_index, "open_mask", decoding)
+        patch.setattr(class_index, "open_row", decoding)
         again = ClassIndex.of(Domain.from_folder(folder, LABELS), 20, cache=cache)
         assert (again.pixels == first.pixels).all() and (again.centroids == first.centroids).all()
         moved = folder.rename(folder.with_name("moved"))  # what counts is what the files hold
