@@ -17,6 +17,7 @@ from deft_hf.data.labels import LabelSpace
 from deft_hf.data.look import opened
 from deft_hf.data.opening import MaskReader
 from deft_hf.data.report import DomainReport, listed
+from deft_hf.data.splitting import take_share
 from deft_hf.utils.errors import UserError
 
 _NAMED = 8
@@ -118,14 +119,19 @@ class Layout:
         """The conditions that a choice means; one without a name where there are none."""
         return [condition] if condition is not None else [*self.conditions] or [""]
 
-    def at(self, split: str | None, condition: str | None = None) -> list[list[Place]]:
+    @property
+    def shared(self) -> bool:
+        """Whether all of it is one list of pairs, of which a share may be taken."""
+        return self.listed or not self.splits
+
+    def at(self, split: str | float | None, condition: str | None = None) -> list[list[Place]]:
         """By release, where it has a split under each of the chosen conditions."""
-        folder = self.splits.get(split, "") if split and self.members is None else ""
+        folder = self.splits.get(split, "") if isinstance(split, str) and self.members is None else ""
         chosen = [self.conditions.get(each, each) for each in self.chosen(condition)]
         releases = [[place.at(folder, each) for each in chosen] for place in self.places]
         return [places for places, raw in zip(releases, self.places, strict=True) if folder or not _by_split(raw)]
 
-    def find(self, root: Path, split: str | None, condition: str | None = None) -> list[Place] | None:
+    def find(self, root: Path, split: str | float | None, condition: str | None = None) -> list[Place] | None:
         """The first release that is there, where it has a split under each of the chosen conditions."""
         return next(
             (places for places in self.at(split, condition) if all(_there(root, each) for each in places)), None
@@ -166,7 +172,7 @@ def load(layout: Layout, places: Sequence[Place], root: Path, labels: LabelSpace
             f"{next(iter(images))!r} and {next(iter(masks))!r}. Unpack both downloads again, as they are"
         )
     orphans = [key for key in images if key not in masks], [key for key in masks if key not in images]
-    if layout.members is not None and choice.split is not None:
+    if layout.members is not None and isinstance(choice.split, str):
         members = {*layout.members(root, choice.split, ids)}
         ids = [key for key in ids if key in members]
         if not ids:
@@ -177,6 +183,8 @@ def load(layout: Layout, places: Sequence[Place], root: Path, labels: LabelSpace
             unequal = [text for text in pool.map(lambda key: _unequal(key, images[key], masks[key]), ids) if text]
         left_out = {text.split(":")[0] for text in unequal}
         ids = [key for key in ids if key not in left_out]
+    if isinstance(choice.split, float):
+        ids = take_share(ids, choice.split)
     columns = {"id": ids, "image": [images[key] for key in ids], "mask": [masks[key] for key in ids]}
     if layout.columns is not None:
         columns |= layout.columns(root, ids)
@@ -190,15 +198,15 @@ class Choice:
     """What of a tree is wanted.
 
     Args:
-        split (`str` or `None`):
-            The split.
+        split (`str`, `float` or `None`):
+            The split, or a share.
         condition (`str` or `None`):
             The condition.
         name (`str` or `None`):
             Name of the domain; that of the root by default.
     """
 
-    split: str | None
+    split: str | float | None
     condition: str | None
     name: str | None
 
@@ -265,9 +273,9 @@ def _found(root: Path, releases: Sequence[Sequence[Place]]) -> str:
 
 def split_problem(name: str, layout: Layout, split: Any) -> str | None:
     """What is wrong with the split of a layout, as `split: ...`."""
-    if split in layout.splits or (split is None and (layout.listed or not layout.splits)):
+    if split in layout.splits or (layout.shared and (split is None or isinstance(split, float))):
         return None
-    expected = f"one of {', '.join(layout.splits)}" if layout.splits else "none"
+    expected = f"one of {', '.join(layout.splits)}" if layout.splits else "a share of the images, or none,"
     return f"split: found {split}, expected {expected} of the layout {name}"
 
 

@@ -169,7 +169,7 @@ class FolderEntry(Entry):
         """Take, as a `source` entry, what a share leaves that one of the entries holds out of the same images."""
         self._from_end = False
         for other in held_out:
-            if self.split is None and self.layout is None and isinstance(other, FolderEntry):
+            if self.split is None and isinstance(other, FolderEntry):
                 if isinstance(other.split, float) and self._same_list(other, root):
                     self.split = round(1 - other.split, 9)
 
@@ -182,7 +182,8 @@ class FolderEntry(Entry):
     def _same_list(self, other: FolderEntry, root: str | None) -> bool:
         """Whether both entries split one list of pairs."""
         folders = [entry.resolved_folder(root).resolve() for entry in (self, other)]
-        return folders[0] == folders[1] and all(getattr(self, key) == getattr(other, key) for key in _PLACES)
+        keys = ("layout", "condition", *_PLACES)
+        return folders[0] == folders[1] and all(getattr(self, key) == getattr(other, key) for key in keys)
 
     def _same_place(self, other: Entry, root: str | None) -> bool:
         assert isinstance(other, FolderEntry)

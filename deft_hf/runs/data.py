@@ -105,7 +105,7 @@ def _domain(entry: Entry, data: DataSection, labels: LabelSpace) -> Domain:
         return corrupted(clean, entry.corruption, entry.severity, name=entry.name)
     if isinstance(entry, FolderEntry) and entry.layout is not None:
         folder = entry.resolved_folder(data.root)
-        return load_layout(entry.layout, folder, labels, entry.part, entry.name, entry.condition)
+        return load_layout(entry.layout, folder, labels, entry.portion, entry.name, entry.condition)
     if isinstance(entry, FolderEntry):
         folder, split = entry.resolved_folder(data.root), entry.portion
         if entry.annotations is not None:

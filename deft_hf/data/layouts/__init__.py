@@ -39,7 +39,7 @@ def load_layout(
     layout: str,
     root: str | os.PathLike,
     labels: LabelSpace | str | None = None,
-    split: str | None = None,
+    split: str | float | None = None,
     name: str | None = None,
     condition: str | None = None,
 ) -> Domain:
@@ -57,8 +57,9 @@ def load_layout(
         labels (`LabelSpace` or `str`, *optional*):
             The classes to read its masks as: a name such as `cityscapes`, `synthia16` or `street7`, or a label space
             of the raw ids. By default the usual ones of the layout.
-        split (`str`, *optional*):
-            One of the layout's splits. None for those without; of those whose splits are lists, all is the default.
+        split (`str` or `float`, *optional*):
+            One of the layout's splits. Of those without, and of those whose splits are lists, all is the default, and
+            a share can be taken: 0.8 the first, -0.2 the rest, see `deft_hf.data.splitting.take_share`.
         name (`str`, *optional*):
             Name of the domain; that of `root` by default.
         condition (`str`, *optional*):
@@ -119,7 +120,7 @@ def condition_problem(layout: str, condition: str | None) -> str | None:
     return official.condition_problem(layout, LAYOUTS[layout], condition)
 
 
-def layout_places(layout: str, split: str | None, condition: str | None = None) -> list[Place]:
+def layout_places(layout: str, split: str | float | None, condition: str | None = None) -> list[Place]:
     """Where the releases of a layout have the images and masks of a split."""
     return [place for places in LAYOUTS[layout].at(split, condition) for place in places]
 
