@@ -27,9 +27,10 @@ from deft_hf.models.heads import ANY_NUMBER, HEADS
 from deft_hf.models.new_tensors import summary
 from deft_hf.models.opening import refuse_adapters, refuse_kernels
 from deft_hf.models.timm_backbones import check_timm, load_timm_backbone, timm_config
+from deft_hf.models.torchvision_resnets import load_resnet, resnet_config
 from deft_hf.utils.errors import UserError
 
-_TIMM = "timm_backbone"
+_TIMM, _TIMM_FILE = "timm_backbone", "timm_wrapper"
 _STRIDES = ("feature_strides", "common_stride")
 
 
@@ -91,8 +92,10 @@ def backbone_config(name: str, head: str, revision: str, changes: Mapping[str, A
     stored, _ = PreTrainedConfig.get_config_dict(name, revision=revision)
     refuse_kernels(name, stored)
     model_type = stored.get("model_type")
-    if model_type == "timm_wrapper":
-        config: PreTrainedConfig = timm_config(name, stored)
+    if model_type == _TIMM_FILE and HEADS[head].only == "resnet":
+        config: PreTrainedConfig = resnet_config(name, stored)
+    elif model_type == _TIMM_FILE:
+        config = timm_config(name, stored)
     elif model_type in CONFIG_MAPPING and model_type in MODEL_FOR_BACKBONE_MAPPING_NAMES:
         if model_type == _TIMM:
             check_timm(name)
@@ -213,6 +216,8 @@ def _load_backbone(name: str, config: PreTrainedConfig, revision: str) -> tuple[
     """The backbone, and the names of its tensors that are new because no plain model of its type has them."""
     if isinstance(config, TimmBackboneConfig):
         return load_timm_backbone(name, config, revision), set()
+    if PreTrainedConfig.get_config_dict(name, revision=revision)[0].get("model_type") == _TIMM_FILE:
+        return load_resnet(name, config, revision), set()
     # The concrete class: `AutoBackbone.from_pretrained` asks the Hub, for a folder too.
     cls: Any = getattr(transformers, MODEL_FOR_BACKBONE_MAPPING_NAMES[config.model_type])
     backbone, keys = cls.from_pretrained(

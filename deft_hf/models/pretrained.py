@@ -224,10 +224,11 @@ def _base_processor(place: str, revision: str | None, trust_remote_code: bool) -
 
 
 def _statistics(place: str, revision: str | None) -> BaseImageProcessor | None:
-    """A processor of the mean and deviation in a preprocessor_config.json whose own class does not open here."""
+    """A processor of the mean and deviation that a folder has, where the class that it names does not open here."""
     try:
         stored, _ = BaseImageProcessor.get_image_processor_dict(place, revision=revision or "main")
-    except UNREADABLE:
-        return None  # a backbone without the file
+    except UNREADABLE:  # a backbone without the file
+        of_timm = PreTrainedConfig.get_config_dict(place, revision=revision or "main")[0].get("pretrained_cfg") or {}
+        stored = {f"image_{key}": of_timm[key] for key in ("mean", "std") if key in of_timm}
     known = {key: stored[key] for key in ("do_normalize", "image_mean", "image_std") if key in stored}
     return SegformerImageProcessorPil(**known) if len(known) > 1 or known.get("do_normalize") is False else None

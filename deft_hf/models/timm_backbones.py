@@ -94,7 +94,7 @@ def load_timm_backbone(name: str, config: TimmBackboneConfig, revision: str) -> 
     import timm
     from transformers import TimmBackbone
 
-    stored = _stored_tensors(name, revision)
+    stored = stored_tensors(name, revision)
     backbone = TimmBackbone(config)
     body: Any = backbone._backbone
     try:
@@ -127,7 +127,19 @@ def load_timm_backbone(name: str, config: TimmBackboneConfig, revision: str) -> 
     return backbone
 
 
-def _stored_tensors(name: str, revision: str) -> dict[str, Tensor]:
+def stored_tensors(name: str, revision: str) -> dict[str, Tensor]:
+    """All tensors of a checkpoint, by the names that its files have.
+
+    Args:
+        name (`str`):
+            A Hub name or a folder.
+        revision (`str`):
+            Branch, tag or commit on the Hub.
+
+    Raises:
+        UserError: If it has no weights.
+        OSError: If they cannot be read.
+    """
     for single, index in ((SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME), (WEIGHTS_NAME, WEIGHTS_INDEX_NAME)):
         if file := _found(name, single, revision):
             return _read(file)

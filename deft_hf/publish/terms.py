@@ -40,8 +40,10 @@ _BASES: Mapping[str, Terms] = {
     "nvidia/mit-b*": SEGFORMER,
     "nvidia/segformer-*": SEGFORMER,
     "facebook/dinov2-*": _APACHE,
+    "microsoft/resnet-*": _APACHE,
     "microsoft/swin-*": _APACHE,
     "openmmlab/upernet-*": Terms("MIT", "https://opensource.org/license/mit"),
+    "timm/resnet*.tv_in1k": Terms("BSD-3-Clause", "https://opensource.org/license/bsd-3-clause"),
 }
 # By the layout of a recipe.
 DATA: Mapping[str, Terms] = {

@@ -88,6 +88,9 @@ class DataSection(Section):
     color_jitter: Jitter | None = Field(
         default=(0.4, 0.4, 0.4, 0.1), description="Strength of the random brightness, contrast, saturation and hue."
     )
+    color_jitter_probability: _Probability = Field(
+        default=0.5, description="Probability that a crop's colours are changed by `color_jitter`."
+    )
     blur: BlurRange | None = Field(
         default=(0.15, 1.3), description="Range of the standard deviation of the random blur."
     )

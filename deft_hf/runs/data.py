@@ -160,6 +160,7 @@ def training_set(data: DataSection, source: list[Domain], processor: BaseImagePr
         turns=data.turns,
         rotation=data.rotation,
         jitter=data.color_jitter,
+        jitter_probability=data.color_jitter_probability,
         blur=data.blur,
         max_class_share=data.max_class_share,
         recolor=data.recolor,

@@ -36,6 +36,7 @@ BACKBONES = {
 }
 SMALL = {
     "upernet": {"hidden_size": 16, "pool_scales": [1, 2]},
+    "deeplabv3plus": {"hidden_size": 16, "low_level_size": 8},
     "dpt": {"neck_hidden_sizes": [8, 8, 16, 16], "fusion_hidden_size": 16},
     "mask2former": {
         "hidden_dim": 32,

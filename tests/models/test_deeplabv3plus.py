@@ -6,9 +6,10 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoModelForSemanticSegmentation, ResNetConfig
+from transformers import AutoModelForSemanticSegmentation, ResNetBackbone, ResNetConfig
 
 from deft_hf.data.labels import LabelSpace
 from deft_hf.models.backbones import under_head
@@ -17,6 +18,7 @@ from deft_hf.models.opening import open_model
 from deft_hf.models.own import DeepLabV3PlusConfig, DeepLabV3PlusForSemanticSegmentation
 from deft_hf.models.pretrained import open_pretrained
 from deft_hf.models.processor import segmentation_processor
+from deft_hf.models.torchvision_resnets import ARCHITECTURES, _torchvision_name
 from deft_hf.publish.export import export_generalized
 from deft_hf.utils.errors import UserError
 from tests import tiny
@@ -197,3 +199,41 @@ def test_it_opens_where_deft_hf_cannot_be_imported(exported, tmp_path, monkeypat
         torch.testing.assert_close(torch.load(out), model(images).logits, rtol=1e-5, atol=1e-5)
     # What they save is a folder of the same kind, which opens here.
     assert type(open_model(again)) is type(model)
+
+
+def test_weights_of_torchvision_as_timm_keeps_them(tmp_path, monkeypatch):
+    sizes = {"embedding_size": 8, "hidden_sizes": [16, 16, 32, 32], "depths": [1, 1, 2, 1]}
+    monkeypatch.setitem(ARCHITECTURES, "resnet_tiny", sizes)
+    source = ResNetBackbone(ResNetConfig(**sizes))
+    with torch.no_grad():
+        for tensor in source.state_dict().values():
+            tensor.uniform_(0.5, 1.5) if tensor.is_floating_point() else tensor.fill_(3)
+    block = source.encoder.stages[2].layers[1].layer
+    expected = {
+        "conv1.weight": source.embedder.embedder.convolution.weight,
+        "bn1.running_var": source.embedder.embedder.normalization.running_var,
+        "layer3.1.conv2.weight": block[1].convolution.weight,
+        "layer3.1.bn3.bias": block[2].normalization.bias,
+        "layer4.0.downsample.0.weight": source.encoder.stages[3].layers[0].shortcut.convolution.weight,
+        "layer1.0.downsample.1.weight": source.encoder.stages[0].layers[0].shortcut.normalization.weight,
+    }
+    stored = {_torchvision_name(name): value for name, value in source.state_dict().items()}
+    assert len(stored) == len(source.state_dict())
+    assert all(torch.equal(stored[name], value) for name, value in expected.items())
+    save_file(stored | {"fc.weight": torch.zeros(10, 32)}, tmp_path / "model.safetensors")
+    facts = {"architecture": "resnet_tiny", "num_classes": 10, "pretrained_cfg": {"mean": [0.1] * 3, "std": [0.2] * 3}}
+    (tmp_path / "config.json").write_text(json.dumps(facts))
+    model, processor, new = open_pretrained(
+        str(tmp_path), LABELS, head="deeplabv3plus", head_config=HEAD, crop_size=(64, 64)
+    )
+    assert set(new) == {name for name in model.state_dict() if not name.startswith("backbone.")}
+    found = {name: value for name, value in model.backbone.state_dict().items() if "num_batches" not in name}
+    assert all(torch.equal(value, source.state_dict()[name]) for name, value in found.items())
+    assert (list(processor.image_mean), list(processor.image_std)) == ([0.1] * 3, [0.2] * 3)
+    del stored["layer3.1.conv2.weight"]
+    save_file(stored, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match="lacks encoder.stages.2.layers.1.layer.1.convolution.* of its ResNet"):
+        under_head(str(tmp_path), "deeplabv3plus", LABELS)
+    (tmp_path / "config.json").write_text(json.dumps(facts | {"architecture": "resnet50d"}))
+    with pytest.raises(UserError, match="architecture 'resnet50d'; of timm's, this head takes resnet18, "):
+        under_head(str(tmp_path), "deeplabv3plus", LABELS)

@@ -11,7 +11,7 @@ from deft_hf.data.labels import LabelSpace
 from deft_hf.models.backbones import under_head
 from deft_hf.models.families import resolve_family, seen_multiple
 from deft_hf.models.pretrained import open_pretrained
-from deft_hf.models.timm_backbones import _not_stored, _stored_tensors
+from deft_hf.models.timm_backbones import _not_stored, stored_tensors
 from deft_hf.publish.export import export_generalized
 from deft_hf.scoring.inference import semantic_logits
 from deft_hf.utils.errors import UserError
@@ -158,12 +158,12 @@ def test_tensors_are_compared_by_value_under_any_name_and_shape():
 def test_weights_are_read_whole_or_in_shards_and_none_is_one_message(tmp_path):
     tensors = {"a": torch.rand(3), "b": torch.rand(2)}
     with pytest.raises(UserError, match="has no model.safetensors"):
-        _stored_tensors(str(tmp_path), "main")
+        stored_tensors(str(tmp_path), "main")
     torch.save(tensors, tmp_path / "pytorch_model.bin")
-    assert sorted(_stored_tensors(str(tmp_path), "main")) == ["a", "b"]
+    assert sorted(stored_tensors(str(tmp_path), "main")) == ["a", "b"]
     for index, (name, value) in enumerate(tensors.items(), 1):
         save_file({name: value + 1}, tmp_path / f"model-{index:05}-of-00002.safetensors")
     places = '{"metadata": {}, "weight_map": {"a": "model-00001-of-00002.safetensors", "b": '
     (tmp_path / "model.safetensors.index.json").write_text(places + '"model-00002-of-00002.safetensors"}}')
-    found = _stored_tensors(str(tmp_path), "main")
+    found = stored_tensors(str(tmp_path), "main")
     assert torch.equal(found["a"], tensors["a"] + 1) and torch.equal(found["b"], tensors["b"] + 1)

@@ -11,8 +11,10 @@ from scipy.io import savemat
 
 from deft_hf.data.layouts import LAYOUTS
 from deft_hf.data.presets import PRESETS
+from deft_hf.methods import compose
 from deft_hf.recipe import Recipe
 from deft_hf.train import main
+from deft_hf.trainer.optimizer import schedule_shape
 from tests import tiny
 from tests.models.test_backbones import SMALL, pretrained
 
@@ -22,6 +24,9 @@ RECIPES = sorted(path.name for path in FOLDER.glob("*.yaml"))
 SIDE = 48
 # By recipe, a tiny model of its family in the place of the pretrained one.
 TINY = {
+    "authors_cityscapes_r50.yaml": ("resnet", SMALL["deeplabv3plus"]),
+    "authors_gtav_r101.yaml": ("resnet", SMALL["deeplabv3plus"]),
+    "authors_gtav_r50.yaml": ("resnet", SMALL["deeplabv3plus"]),
     "gtav_deeplabv3plus_mobilenetv2.yaml": "mobilenet_v2",
     "gtav_mask2former_swin_large.yaml": ("swin", SMALL["mask2former"]),
     "gtav_mask2former_swin_tiny.yaml": ("swin", SMALL["mask2former"]),
@@ -36,7 +41,7 @@ TINY = {
 
 
 def test_all_recipes_are_looked_at():
-    assert len(RECIPES) == 10
+    assert len(RECIPES) == 13
     assert sorted(TINY) == RECIPES
     rows = (FOLDER / "README.md").read_text()
     assert all(f"]({name})" in rows for name in RECIPES)
@@ -92,7 +97,73 @@ def test_recipe(name, tmp_path, monkeypatch):
     out = tmp_path / recipe["training"]["output_dir"]
     assert (out / "README.md").is_file() and (out / "model.safetensors").is_file()
     table = (out / "results" / "table.md").read_text()
-    assert all(f"| {method} |" in table for method in [*recipe["method"]["baselines"], recipe["method"]["name"]])
+    assert all(
+        f"| {method} |" in table for method in [*recipe["method"].get("baselines", []), recipe["method"]["name"]]
+    )
+
+
+AUTHORS = {
+    "authors_gtav_r50.yaml": ((7740, 80_000), (1e-2, 1e-2, 1e-2), (5e-4, 5e-4, 5e-3), "gtav", 774, 50),
+    "authors_gtav_r101.yaml": ((7740, 80_000), (1e-2, 1e-2, 1e-2), (5e-4, 5e-4, 5e-3), "gtav", 774, 101),
+    "authors_cityscapes_r50.yaml": ((1855, 80_000), (2.5e-3, 2.5e-3, 1e-2), (1e-3, 1e-3, 1e-2), "cityscapes", 371, 50),
+}
+
+
+@pytest.mark.parametrize("name", AUTHORS)
+def test_the_authors_recipes_have_their_figures(name, tmp_path):
+    places = yaml.safe_load((FOLDER / name).read_text())["data"]
+    for entry in (*places["source"], *places["validation"], *places["unseen"]):
+        draw_tree(tmp_path / entry["folder"], entry["layout"], entry["split"])
+    recipe = Recipe.load(FOLDER / name, [f"data.root={tmp_path}", "training.use_cpu=true"])
+    args, data, model = recipe.training_arguments(), recipe.data, recipe.model
+    steps, rates, decays, source, epoch, depth = AUTHORS[name]
+    assert tuple(span.steps for span in args.spans(args.max_steps)) == steps
+    assert tuple(args.learning_rates().values()) == rates and tuple(args.weight_decays().values()) == decays
+    assert compose(args).rule(80_000).decays == pytest.approx({"encoder": 0.9999, "decoder": 0.9999})
+    schedule = schedule_shape(args, 80_000).lr_lambdas[0]
+    assert schedule(epoch) == pytest.approx((1 - epoch / 80_000) ** 0.9)
+    said = (args.method, args.averages, args.batchnorm, args.decay_norm_and_bias, args.max_grad_norm, args.seed)
+    assert said == ("deft", "ema", "reference", True, 0.0, 304)
+    assert (args.optim, args.optim_args, args.bf16, args.fp16) == ("sgd", "momentum=0.9", False, False)
+    assert (args.metric_for_best_model, args.eval_steps, args.load_best_model_at_end) == (
+        f"{source}_mean_iou", epoch, True
+    )  # fmt: skip
+    assert (model.backbone, model.head) == (f"timm/resnet{depth}.tv_in1k", "deeplabv3plus")
+    assert model.head_config == {"output_stride": 16}
+    assert (data.crop_size, data.scale, data.flip, data.recolor) == ((768, 768), (0.5, 2.0), 0.5, True)
+    assert (data.color_jitter, data.color_jitter_probability) == ((0.4, 0.4, 0.4, 0.1), 0.5)
+    assert (data.blur, data.max_class_share) == ((0.15, 1.3), 1.0)
+    assert (data.sampling, data.class_uniform_share, data.class_uniform_tile) == ("class_uniform", 0.5, 1024)
+
+
+def test_the_authors_run_is_chosen_on_its_source(tmp_path, monkeypatch):
+    """A few steps of it, with an evaluation in each, end in an export that knows the best of them."""
+    name = "authors_gtav_r50.yaml"
+    for layout, split in (("gtav", "train"), ("gtav", "val"), ("cityscapes", "val")):
+        draw_tree(tmp_path / layout, layout, split)
+    pretrained(tmp_path / "backbone", "resnet")
+    monkeypatch.chdir(tmp_path)
+    steps = {"max_steps": 2, "eval_steps": 1, "save_steps": 1, "per_device_train_batch_size": 2}
+    main(
+        [
+            str(FOLDER / name),
+            "data.root=.",
+            "data.unseen=[{folder: cityscapes, layout: cityscapes, split: val}]",
+            "model.backbone=backbone",
+            f"model.head_config={json.dumps(SMALL['deeplabv3plus'])}",
+            "method.decoder_warmup_steps=1",
+            f"data.crop_size=[{SIDE}, {SIDE}]",
+            *(f"training.{key}={value}" for key, value in steps.items()),
+            "training.dataloader_num_workers=0",
+            "training.dataloader_persistent_workers=false",
+            "training.use_cpu=true",
+        ]
+    )
+    out = tmp_path / "outputs" / "authors_gtav_r50"
+    facts = json.loads((out / "results" / "metrics.json").read_text())
+    assert facts["best_checkpoint"] in (2, 3) and set(facts["scores"]) == {"gtav", "cityscapes"}
+    assert (out / "modeling_deeplabv3plus.py").is_file()
+    assert "trust_remote_code=True" in (out / "README.md").read_text()
 
 
 def test_the_resolved_recipe_loads_again(tmp_path):
