@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deft_hf.data.constants import IGNORE_INDEX
+from deft_hf.models.row_loss import at_label_size, cross_entropy_sum
 
 Batch = Mapping[str, Any]
 
@@ -142,19 +143,13 @@ class PerPixel:
             items (`Tensor`):
                 Valid pixels of the optimizer step, a scalar.
         """
-        logits = self.logits_of_labels(model, batch)
+        logits = self.logits(self.forward(model, batch["pixel_values"]))
         # A step without any valid pixel has loss 0, not 0 / 0.
-        return F.cross_entropy(logits, batch["labels"], ignore_index=IGNORE_INDEX, reduction="sum") / items.clamp(
-            min=1
-        )
+        return cross_entropy_sum(logits, batch["labels"]) / items.clamp(min=1)
 
     def logits_of_labels(self, model: nn.Module, batch: Batch) -> Tensor:
         """Logits (N, C, H, W) of `batch` at the size of its labels, float32 or float64."""
-        logits = self.logits(self.forward(model, batch["pixel_values"]))
-        if logits.dtype in (torch.float16, torch.bfloat16):
-            # A sum over millions of pixels overflows fp16 and stalls in bf16.
-            logits = logits.float()
-        return F.interpolate(logits, size=batch["labels"].shape[-2:], mode="bilinear", align_corners=False)
+        return at_label_size(self.logits(self.forward(model, batch["pixel_values"])), batch["labels"])
 
     def count(self, model: nn.Module, batch: Batch) -> Tensor:
         """Valid pixels of `batch`, an int64 scalar on the labels' device."""

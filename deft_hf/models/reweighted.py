@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from deft_hf.data.constants import IGNORE_INDEX
 from deft_hf.models.objectives import Batch, PerPixel
+from deft_hf.models.row_loss import cross_entropy_sum
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,10 @@ class ReweightedPerPixel(PerPixel):
     def loss(self, model: nn.Module, batch: Batch, items: Tensor) -> Tensor:
         """Share of `batch` in the loss of an optimizer step, see the class; `items` as from `count`."""
         labels = batch["labels"]
+        if self.ohem_threshold is None and not self.dice_weight and self.class_weights is not None:
+            logits = self.logits(self.forward(model, batch["pixel_values"]))
+            counted = cross_entropy_sum(logits, labels, self._weights(labels))
+            return counted / items[0].to(counted.device, counted.dtype).clamp(min=torch.finfo(counted.dtype).tiny)
         logits = self.logits_of_labels(model, batch)
         losses = F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="none")
         counted = losses if self.class_weights is None else losses * self._weights(labels).to(losses.dtype)
