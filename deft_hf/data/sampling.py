@@ -69,6 +69,8 @@ class TrainingSet(Dataset):
         _check(self.domains, sizes, weights)
         self.reader = Reader(self.domains, unreadable)
         self.samplers = [EveryImage(size) for size in sizes] if samplers is None else list(samplers)
+        if len(self.samplers) != len(sizes):
+            raise UserError(f"samplers: found {len(self.samplers)}, expected one for each of the {len(sizes)} domains")
         self.weights = np.asarray(sizes if weights is None else weights, np.float64)
         self.length = sum(sizes) if length is None else length
         # Persistent workers hold a copy of this object from the first epoch on, but share the tensor's memory.

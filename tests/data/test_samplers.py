@@ -110,6 +110,11 @@ def test_items_are_functions_of_seed_epoch_and_index():
     assert [aim is None for number, _, aim, _ in items] == [number == 1 for number, *_ in items]
 
 
+def test_there_is_a_sampler_for_each_domain():
+    with pytest.raises(UserError, match="samplers: found 1, expected one for each of the 2 domains"):
+        TrainingSet([domain(0, 12), domain(1, 4)], aimed, samplers=[EveryImage(12)])
+
+
 def test_domains_keep_their_weights():
     training_set = fresh(weights=[1, 3])
     numbers = []
