@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -76,15 +77,13 @@ class ReweightedPerPixel(PerPixel):
         labels = batch["labels"]
         valid = labels != IGNORE_INDEX
         weight = valid.sum() if self.class_weights is None else self._weights(labels).sum()
-        exact = torch.float32 if labels.device.type == "mps" else torch.float64
+        exact = _exact(labels.device)
         return torch.stack([weight.to(exact), valid.flatten(1).any(1).sum().to(exact)])
 
     def _weights(self, labels: Tensor) -> Tensor:
         """The weight of each pixel; 0 where it is ignored."""
-        exact = torch.float32 if labels.device.type == "mps" else torch.float64
-        table = torch.zeros(IGNORE_INDEX + 1, dtype=exact)
-        table[: len(self.class_weights or ())] = torch.tensor(self.class_weights, dtype=exact)
-        return table.to(labels.device)[labels]
+        assert self.class_weights is not None
+        return _table(self.class_weights, labels.device)[labels]
 
     def _kept(self, losses: Tensor) -> Tensor:
         """Which pixels are kept, bool (N, H, W); ignored ones, whose loss is 0, do not matter."""
@@ -93,6 +92,17 @@ class ReweightedPerPixel(PerPixel):
         least = self.ohem_min_kept if self.ohem_min_kept >= 1 else self.ohem_min_kept * each.shape[1]
         hardest = each.topk(min(math.ceil(least), each.shape[1])).values[:, -1]
         return (losses > -math.log(self.ohem_threshold)) | (losses >= hardest[:, None, None])
+
+
+def _exact(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+@cache  # a copy to the device at each step would make the host wait for it
+def _table(class_weights: tuple[float, ...], device: torch.device) -> Tensor:
+    """By label, its weight; 0 for those that are ignored."""
+    ignored = (0.0,) * (IGNORE_INDEX + 1 - len(class_weights))
+    return torch.tensor(class_weights + ignored, dtype=_exact(device), device=device)
 
 
 def dice_losses(logits: Tensor, labels: Tensor) -> Tensor:
