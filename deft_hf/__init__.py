@@ -87,3 +87,6 @@ class _Package(ModuleType):
 
 
 sys.modules[__name__].__class__ = _Package
+
+if "transformers" in sys.modules:  # its Auto classes then open what only deft_hf has a class for
+    import_module(f"{__name__}.models.own")

@@ -194,7 +194,7 @@ def test_modules_can_be_read_in_one_sitting(module: str):
 def test_public_names_exist_and_are_the_ones_a_type_checker_sees():
     assert all(callable(getattr(deft_hf, name)) for name in deft_hf.__all__ if name != "__version__")
     front = ast.parse(MODULES["deft_hf"].read_text(encoding="utf-8"))
-    (checked,) = (node for node in front.body if isinstance(node, ast.If))
+    checked = next(node for node in front.body if isinstance(node, ast.If))
     static = {f"{node.module}.{alias.name}" for node in checked.body for alias in node.names}
     lazy = {f"deft_hf.{home}.{name}" for name, home in deft_hf._HOMES.items()}
     assert static == lazy

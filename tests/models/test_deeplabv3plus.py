@@ -186,10 +186,16 @@ torch.set_num_threads(1)
 images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 torch.save(model.eval()(images).logits.detach(), sys.argv[2])
 model.save_pretrained(sys.argv[3])
+
+del sys.modules["deft_hf"]
+import deft_hf
+
+model = AutoModelForSemanticSegmentation.from_pretrained(sys.argv[1])
+assert type(model).__module__ == "deft_hf.models.modeling_deeplabv3plus", type(model).__module__
 """
 
 
-def test_it_opens_where_deft_hf_cannot_be_imported(exported, tmp_path, monkeypatch):
+def test_it_opens_where_deft_hf_cannot_be_imported_and_where_it_is(exported, tmp_path, monkeypatch):
     model, folder = exported
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
     out, again = tmp_path / "logits.pt", tmp_path / "again"
