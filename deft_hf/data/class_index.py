@@ -161,7 +161,8 @@ def _centroids(mask: np.ndarray, tile: int, classes: np.ndarray) -> list[tuple[i
 
 def _key(domain: Domain, tile: int | None) -> str:
     contents = [(image, mask) for _, image, mask in domain.contents]
-    return hashlib.sha256(repr((_FORMAT, tile, domain.labels, contents)).encode()).hexdigest()
+    reader = domain.mask_reader and (domain.mask_reader.__module__, domain.mask_reader.__qualname__)
+    return hashlib.sha256(repr((_FORMAT, tile, domain.labels, reader, contents)).encode()).hexdigest()
 
 
 def _read(path: Path, images: int, classes: int) -> ClassIndex | None:

@@ -101,3 +101,14 @@ def test_drawn_masks_are_indexed_too(tmp_path):
     index = ClassIndex.of(domain, cache=tmp_path / "cache")
     expected = [np.bincount(domain.load(i)[1].ravel(), minlength=len(domain.labels.names)) for i in range(len(domain))]
     assert len(expected) > 0 and (index.pixels == expected).all()
+
+
+def all_sevens(row, name):
+    return Image.new("L", (50, 40), 7), name
+
+
+def test_a_reader_of_masks_counts(folder, tmp_path):
+    plain = Domain.from_folder(folder, LABELS)
+    read = Domain("town", LABELS, plain.dataset, mask_reader=all_sevens)
+    first, second = (ClassIndex.of(domain, cache=tmp_path / "cache") for domain in (plain, read))
+    assert first.pixels[2].tolist() == [0, 2000, 0] and (second.pixels == [2000, 0, 0]).all()

@@ -544,7 +544,10 @@ def test_a_share_is_held_out_and_source_takes_the_rest(path: Path):
             ["data.source.0.split=1.0"],
             "data.source.0.split: found 1.0, expected text: the name of a split; or a share",
         ),
-        (["data.source.0={folder: town, layout: cityscapes, split: 0.8}"], "split: found 0.8, expected one of train, val"),
+        (
+            ["data.source.0={folder: town, layout: cityscapes, split: 0.8}"],
+            "split: found 0.8, expected one of train, val",
+        ),
     ],
 )
 def test_shares_that_overlap_are_refused(path: Path, overrides: list[str], message: str):
