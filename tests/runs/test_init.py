@@ -18,6 +18,7 @@ from deft_hf.runs.train import train
 from deft_hf.utils.errors import UserError, run_command
 from tests import tiny
 from tests.data.annotations import exports
+from tests.data.test_layouts import png16
 
 SIZE = (40, 56)
 COLORS = [(0, 0, 0), (200, 30, 30), (30, 200, 30)]
@@ -147,6 +148,22 @@ def test_an_official_tree_is_recognised(tmp_path, model):
     assert recipe.data.labels == "cityscapes" and recipe.data.source[0].layout == "cityscapes"
     assert recipe.data.augment == "street" and domains.labels == PRESETS["cityscapes"]
     assert found.shares["road"] > 0.5 and found.shares["car"] > 0
+
+
+def test_official_trees_without_splits_and_with_one_to_score_only(tmp_path, model):
+    for number in range(4):
+        photo(tmp_path / f"roads/synthia/RGB/{number}.png", number)
+        labels = tmp_path / f"roads/synthia/GT/LABELS/{number}.png"
+        labels.parent.mkdir(parents=True, exist_ok=True)
+        labels.write_bytes(png16((ids(number, 3)[..., None].repeat(3, 2) * 5 + 3).astype(">u2")))
+        photo(tmp_path / f"roads/zurich/rgb_anon/val/night/{number}_rgb_anon.png", number)
+        raw = np.array([7, 26, 23], np.uint8)[ids(number, 3)]
+        save(tmp_path / f"roads/zurich/gt/val/night/{number}_gt_labelIds.png", raw)
+    recipe, domains, _ = written("roads", model)
+    assert sections(recipe)["source"] == [{"folder": "roads/synthia", "layout": "synthia"}]
+    assert [len(domain) for domain in (*domains.source, *domains.validation, *domains.unseen)] == [3, 1, 4]
+    with pytest.raises(UserError, match="nothing to train on, only the split val of dark_zurich; unpack its training"):
+        init("roads/zurich", model=model, progress=False, overwrite=True)
 
 
 def test_sequences_in_one_set_are_one_place(tmp_path, model):

@@ -189,9 +189,9 @@ def _categories(picture: Image.Image, name: str, categories: dict[int, int]) -> 
     if picture.mode != "RGB":
         raise UserError(f"{name}: has the mode {picture.mode}, expected segments in RGB; unpack the download again")
     channels = np.asarray(picture).astype(np.int32)
-    segments, inverse = np.unique(channels @ np.array([1, 2**8, 2**16], np.int32), return_inverse=True)
-    ids = np.array([categories.get(int(segment), _IDS["unlabeled"]) for segment in segments], np.uint8)
-    return Image.fromarray(ids[inverse].reshape(channels.shape[:2]))
+    table = np.full(1 << 24, _IDS["unlabeled"], np.uint8)
+    table[[*categories]] = [*categories.values()]
+    return Image.fromarray(table[channels[..., 0] | channels[..., 1] << 8 | channels[..., 2] << 16])
 
 
 LAYOUTS = {

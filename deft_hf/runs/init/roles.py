@@ -77,7 +77,13 @@ def assign_roles(sources: Sources) -> Roles:
     if len(places) > _PLACES_AT_MOST and all(part.split is None for part in sources.labelled):
         _many(roles, places)
     else:
-        order = sorted(places, key=lambda place: -sum(part.count for part in places[place]))
+        order = sorted(places, key=lambda key: (_only_scored(places[key]), -sum(part.count for part in places[key])))
+        if _only_scored(places[order[0]]):
+            entry = places[order[0]][0].entry
+            raise UserError(
+                f"{entry['folder']}: has nothing to train on, only the split {entry['split']} of {entry['layout']}; "
+                "unpack its training split, or train on another place and name this one in unseen"
+            )
         _main(roles, places[order[0]], sources.classes, others=len(order) - 1)
         for place in order[1:]:
             official = [part for part in places[place] if "layout" in part.entry and part.split == "val"]
@@ -96,6 +102,11 @@ def assign_roles(sources: Sources) -> Roles:
         why = f"{part.count} images without labels: looked at, never scored"
         roles.unseen.append(Line(entry, why + ("; move them out of the labelled ones" if nested else ""), off=nested))
     return roles
+
+
+def _only_scored(parts: Sequence[Part]) -> bool:
+    """Whether a place is an official tree of which only what is there to be scored was unpacked."""
+    return all("layout" in part.entry and part.split not in ("train", None) for part in parts)
 
 
 def _put(roles: Roles, section: str, part: Part, name: str, why: str, **changes: Any) -> None:
