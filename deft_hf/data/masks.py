@@ -134,7 +134,8 @@ def check_stored(mask: Image.Image, name: str, stored: str) -> None:
     Raises:
         UserError: Name or values contradict that.
     """
-    used = [value for value, count in enumerate(mask.histogram()) if count]
+    highest = int(np.asarray(mask).max())  # quicker than counting, which only 255 needs
+    used = [value for value, count in enumerate(mask.histogram()) if count] if highest == IGNORE_INDEX else [highest]
     high = [value for value in used if TRAIN_IDS <= value < IGNORE_INDEX]
     by_values = "ids" if high else "train ids" if IGNORE_INDEX in used and len(used) > 1 else None
     found = _NAMED_STORED.search(PurePath(name).stem)
