@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 
 from deft_hf.methods.core.distance import squared_distance
 from deft_hf.methods.core.ema import EMA, share_left, update_average
-from deft_hf.methods.core.shards import cut, join, piece, sum_over_pieces, whole_shape
+from deft_hf.methods.core.shards import cut, is_sharded, join, piece, sum_over_pieces, whole_shape
+from deft_hf.methods.core.staged import staged
 from deft_hf.methods.core.stages import PARTS, Part, Stage
 from deft_hf.models.families import SegmentationFamily
 from deft_hf.models.views import with_module
@@ -167,6 +169,7 @@ class DualPathway(nn.Module):
         self._averaged: dict[Part, tuple[list[nn.Parameter], list[nn.Parameter]]] = {}
         self._decayed: dict[Part, list[nn.Parameter]] = {}
         self._followed: list[tuple[Tensor, Tensor]] = []
+        self._whole = True
 
     @property
     def config(self) -> PreTrainedConfig:
@@ -252,11 +255,23 @@ class DualPathway(nn.Module):
         encoders_batch, decoders_batch = halves(batch) if self.stage == "split" else (batch, batch)
         encoders_items, decoders_items = items if self.stage == "split" else (items, items)
         decoder_pathway = self.pathway(encoder=self.generalized, decoder=self.usual)
-        decoder_loss = loss(decoder_pathway, decoders_batch, decoders_items)
+        of_decoder = partial(loss, decoder_pathway, decoders_batch, decoders_items)
         if self.stage == "warmup":
-            return {"decoder": decoder_loss}
+            return {"decoder": of_decoder()}
+        decoder_loss = staged(of_decoder, self.trained("decoder")) if self._may_stage() else of_decoder()
         encoder_pathway = self.pathway(encoder=self.usual, decoder=self.generalized)
         return {"encoder": loss(encoder_pathway, encoders_batch, encoders_items), "decoder": decoder_loss}
+
+    def _may_stage(self) -> bool:
+        """Whether the decoder's gradients can be taken ahead of the backward.
+
+        Not of shards, which the backward gathers; nor in float16, whose gradients vanish but for the scale that the
+        backward starts with; nor in a compiled step, which takes its gradients as a whole.
+        """
+        device = self.updates.device.type
+        half = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16
+        differentiates = torch.is_grad_enabled() and bool(self.trained("decoder"))
+        return self._whole and differentiates and not half and not torch.compiler.is_compiling()
 
     def count(self, batch: Mapping[str, Any], stage: Stage) -> Tensor:
         """The objective's items of a batch; where a stage splits batches, those of each pathway in turn, stacked."""
@@ -284,6 +299,7 @@ class DualPathway(nn.Module):
         The encoder takes no gradient in the warm-up.
         """
         self.stage = stage
+        self._whole = not is_sharded(self.usual)
         if average is not None and self.averages:
             self.average = average
         usual, generalized = self._trained(self.usual), self._trained(self.generalized)

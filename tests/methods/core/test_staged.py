@@ -1,0 +1,62 @@
+import weakref
+
+import pytest
+import torch
+
+from deft_hf.methods.core import pathways as module
+from deft_hf.methods.core.pathways import DualPathway
+from tests import tiny
+from tests.methods.core.test_pathways import dual
+
+
+class Kept:
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+
+def step(model_type, stage, may_stage, monkeypatch):
+    """Loss, gradients, and bytes that autograd still keeps when the forward has ended."""
+    with monkeypatch.context() as patch:
+        if not may_stage:
+            patch.setattr(DualPathway, "_may_stage", lambda self: False)
+        pathways = dual(model_type, stage=stage)
+        batch = tiny.batch(4)
+        batch = tiny.with_masks(batch) if pathways.family.objective.needs_masks else batch
+        alive: weakref.WeakSet = weakref.WeakSet()
+
+        def pack(tensor):
+            kept = Kept(tensor)
+            alive.add(kept)
+            return kept
+
+        torch.manual_seed(5)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept.tensor):
+            loss = pathways(**batch)["loss"]
+        size = sum(kept.tensor.nbytes for kept in alive)
+        (3 * loss).backward()
+    return float(loss.detach()), {name: p.grad for name, p in pathways.named_parameters() if p.grad is not None}, size
+
+
+@pytest.mark.parametrize("stage", ["decoupled", "split"])
+@pytest.mark.parametrize("model_type", ["segformer", "mobilenet_v2", "mask2former"])
+def test_gradients_are_those_of_one_graph_bit_for_bit_and_less_is_kept(monkeypatch, model_type, stage):
+    loss, gradients, kept = step(model_type, stage, True, monkeypatch)
+    expected, wanted, kept_at_once = step(model_type, stage, False, monkeypatch)
+    assert loss == expected and gradients.keys() == wanted.keys() and len(wanted) > 10
+    assert [name for name, value in wanted.items() if not torch.equal(gradients[name], value)] == []
+    assert kept < 0.95 * kept_at_once
+
+
+def test_gradients_that_the_backward_gathers_or_scales_wait_for_it(monkeypatch):
+    pathways = dual()
+    assert pathways._may_stage()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert pathways._may_stage()
+    with torch.autocast("cpu", torch.float16):
+        assert not pathways._may_stage()
+    with torch.no_grad():
+        assert not pathways._may_stage()
+        assert pathways(**tiny.batch())["loss"] > 0
+    monkeypatch.setattr(module, "is_sharded", lambda model: True)
+    pathways.enter("decoupled")
+    assert not pathways._may_stage()
