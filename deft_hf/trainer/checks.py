@@ -16,7 +16,7 @@ from deft_hf.data.collate import check_item
 from deft_hf.data.learnable import check_two_classes
 from deft_hf.data.sampling import EvaluationSet, TrainingSet
 from deft_hf.methods.core.batchnorm import batchnorm_modules, mend_momentum
-from deft_hf.methods.core.pathways import LEAST_OF_A_HALF
+from deft_hf.methods.core.halves import LEAST_OF_A_HALF
 from deft_hf.methods.core.stages import Span
 from deft_hf.models.families import SegmentationFamily
 from deft_hf.models.kinds import encoder_kind

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from deft_hf.methods.core.distance import squared_distance
 from deft_hf.methods.core.ema import EMA, share_left, update_average
+from deft_hf.methods.core.halves import halves
 from deft_hf.methods.core.shards import cut, is_sharded, join, piece, sum_over_pieces, whole_shape
 from deft_hf.methods.core.staged import staged
 from deft_hf.methods.core.stages import PARTS, Part, Stage
@@ -24,7 +25,6 @@ from deft_hf.utils.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-LEAST_OF_A_HALF = 2
 Penalties = Callable[["DualPathway"], Iterable[Tensor]]
 
 
@@ -37,25 +37,6 @@ def without_frozen(model: nn.Module, family: SegmentationFamily) -> Segmentation
 def takes_decay(name: str, parameter: Tensor) -> bool:
     """Whether weight decay applies to a parameter: not to norms, biases and layer scales, which have one dimension."""
     return len(whole_shape(parameter)) > 1 and not name.endswith("bias")
-
-
-def halves(batch: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """The images of the encoder pathway and those of the decoder pathway: every other one, from the first and second.
-
-    Copies that follow the whole batch so stay with their originals where it is even. A batch of fewer than four images
-    is both halves: BatchNorm over one image, after a pooling to one pixel, has nothing to normalise by.
-    """
-    size = len(batch["labels"])
-    if size < 2 * LEAST_OF_A_HALF:
-        return batch, batch
-
-    def every_other(start: int) -> dict[str, Any]:
-        return {
-            name: value[start::2] if hasattr(value, "__len__") and len(value) == size else value
-            for name, value in batch.items()
-        }
-
-    return every_other(0), every_other(1)
 
 
 class DualPathway(nn.Module):

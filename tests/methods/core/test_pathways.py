@@ -6,7 +6,8 @@ import torch
 from deft_hf.methods.averages import SWA, DebiasedEMA
 from deft_hf.methods.core.batchnorm import mend_momentum
 from deft_hf.methods.core.ema import EMA
-from deft_hf.methods.core.pathways import DualPathway, halves
+from deft_hf.methods.core.halves import halves
+from deft_hf.methods.core.pathways import DualPathway
 from deft_hf.methods.l2_sp import L2SP, DistanceSettings
 from deft_hf.models.families import resolve_family
 from tests import tiny
