@@ -204,13 +204,22 @@ def test_a_processor_that_cuts_images_up_or_pads_them_does_not_shift_the_classes
 def test_evaluate_gives_a_run_the_scores_that_it_gave_itself(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "recipe.yaml").write_text(RECIPE.format(publish=""))
-    train.main(["recipe.yaml"])
+    train.main(["recipe.yaml", "training.metrics=[boundary_iou, calibration_error]"])
     capsys.readouterr()
-    evaluate.main(["out", "recipe.yaml", "--out", "scores", "--name", "ours", "--json"])
+    further = "training.metrics=[boundary_iou, calibration_error]"
+    evaluate.main(["out", "recipe.yaml", further, "--out", "scores", "--name", "ours", "--json"])
     facts = json.loads(capsys.readouterr().out)
     own = json.loads((tmp_path / "out" / "results" / "metrics.json").read_text())
     written = json.loads((tmp_path / "scores" / "results" / "metrics.json").read_text())
     assert written["scores"] == own["scores"] and written["data"]["unseen"] == own["data"]["unseen"]
+    assert written["intervals"] == own["intervals"]
+    assert own["intervals"]["domains"]["night"].keys() == {
+        "mean_iou", "mean_accuracy", "pixel_accuracy", "mean_boundary_iou", "calibration_error"
+    }  # fmt: skip
+    assert len(own["scores"]["night"]["boundary_iou"]) == len(own["labels"])
+    for path in ("out/README.md", "out/report.html", "out/results/table.md", "scores/results/table.md"):
+        text = (tmp_path / path).read_text()
+        assert "Mean boundary IoU" in text and "Calibration error" in text and "95 % bootstrap intervals" in text
     assert set(facts["scores"]) == {"val", "night"}
     files = {path.relative_to(tmp_path / "scores").as_posix() for path in (tmp_path / "scores").rglob("*.*")}
     assert {"results/table.md", "figures/panels.png"} < files

@@ -25,9 +25,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from scipy import stats
 
 from deft_hf.comparison.outcomes import Comparison, Outcome
+from deft_hf.scoring.bootstrap import resampled as resampled_scores
+from deft_hf.scoring.confusion import class_counts
+from deft_hf.scoring.metrics import METRICS
 
 LEVEL = 0.95
 RESAMPLES = 2000
@@ -134,15 +138,7 @@ def resampled_mean_iou(counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
     Returns:
         `np.ndarray`: float64 (resamples,), NaN where no pixel counts.
     """
-    hits = np.einsum("icc->ic", counts).astype(np.float64)
-    union = counts.sum(1) + counts.sum(2) - hits
-    # Whole numbers below 2^53 throughout: float64 products are exact and as fast as BLAS.
-    weights = weights.astype(np.float64, copy=False)
-    hits, union = weights @ hits, weights @ union
-    present = union > 0
-    iou = np.divide(hits, union, out=np.zeros_like(hits), where=present)
-    with np.errstate(invalid="ignore"):
-        return iou.sum(-1) / present.sum(-1)
+    return resampled_scores(class_counts(torch.from_numpy(counts)), weights, METRICS["iou"].mean)
 
 
 def summarize(comparison: Comparison, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Summary]:

@@ -154,6 +154,10 @@ class MaskClassification:
         classes = outputs.class_queries_logits.float().softmax(dim=-1)[..., :-1]
         return torch.einsum("bqc,bqhw->bchw", classes, outputs.masks_queries_logits.float().sigmoid())
 
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """The scores by their sum: what the queries say of a pixel need not add up to 1."""
+        return logits / logits.sum(1, keepdim=True).clamp_min(torch.finfo(logits.dtype).tiny)
+
     def set_loss(self, device: torch.device) -> SetLoss:
         """The matching loss of a set."""
         return MaskSetLoss(self, device)

@@ -51,6 +51,9 @@ class Objective(Protocol):
     def logits(self, outputs: Any) -> Tensor:
         """Semantic logits (N, C, h, w), of any resolution."""
 
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Probabilities of the classes that semantic logits (N, C, h, w) stand for, of the same shape."""
+
     def set_loss(self, device: torch.device) -> SetLoss:
         """The loss of a whole set, to be summed up on `device` while the set is scored."""
 
@@ -158,6 +161,10 @@ class PerPixel:
     def logits(self, outputs: Any) -> Tensor:
         """Semantic logits (N, C, h, w) as the model gives them."""
         return outputs if isinstance(outputs, Tensor) else outputs.logits
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Their softmax."""
+        return logits.softmax(1)
 
     def set_loss(self, device: torch.device) -> SetLoss:
         """Mean cross-entropy over the valid pixels of a set."""

@@ -24,8 +24,9 @@ from deft_hf.models.embedded import EMBEDDED
 from deft_hf.models.families import objective_of
 from deft_hf.publish.facts import RunFacts
 from deft_hf.publish.terms import HUB_LICENSES, Terms, base_terms
+from deft_hf.scoring.bootstrap import Intervals
 from deft_hf.scoring.place_report import READING
-from deft_hf.scoring.report import Results, class_table, domain_table
+from deft_hf.scoring.report import INTERVALS, Results, class_table, domain_table, further_tables
 from deft_hf.utils.text import markdown_block, markdown_code, markdown_text, one_line, without_credentials
 
 _METRICS = {
@@ -108,6 +109,8 @@ class CardFacts:
             The recipe, YAML.
         command (`str`):
             Shell command that runs the recipe.
+        intervals (`Mapping[str, Intervals | None]`, *optional*, defaults to `{}`):
+            By method, 95 % intervals of its scores over images.
         warnings (`Sequence[str]`, *optional*, defaults to `()`):
             What a reader of the results must know.
         figures (`Mapping[str, str]`, *optional*, defaults to `{}`):
@@ -136,6 +139,7 @@ class CardFacts:
     results: Results
     recipe: str
     command: str
+    intervals: Mapping[str, Intervals | None] = field(default_factory=dict)
     warnings: Sequence[str] = ()
     figures: Mapping[str, str] = field(default_factory=dict)
     page: str | None = None
@@ -195,7 +199,9 @@ def contents(facts: CardFacts) -> dict[str, Any]:
         "base": _base_name(facts),
         "base_on_hub": _is_hub_name(facts.base_model),
         "base_terms": _base_terms(facts),
-        "domain_table": domain_table(facts.results, facts.source, facts.unseen),
+        "domain_table": domain_table(facts.results, facts.source, facts.unseen, facts.intervals),
+        "intervals_note": INTERVALS if any(facts.intervals.values()) else "",
+        "further_tables": further_tables(facts.results, facts.source, facts.unseen, facts.intervals),
         "class_tables": [
             (_title(facts, domain), class_table(facts.results, domain, facts.run.labels), scores[domain]["absent"])
             for domain in [*facts.source, *facts.unseen]

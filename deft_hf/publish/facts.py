@@ -76,6 +76,9 @@ class RunFacts:
             Class names in the order of their ids.
         scores (`dict[str, dict]`):
             By domain, `Scores.to_dict()` of the exported model.
+        intervals (`dict`, *optional*):
+            95 % bootstrap intervals over images, see [`~deft_hf.scoring.bootstrap`]: under `domains` by domain and
+            score, under `unseen_mean` by score, both ends.
         usual_scores (`dict[str, dict]`, *optional*):
             Scores of the usual component, if it was evaluated.
         only_class (`str`, *optional*):
@@ -112,6 +115,7 @@ class RunFacts:
     unreadable: dict[str, list[str]] = field(default_factory=dict)
     labels: list[str]
     scores: dict[str, dict[str, Any]]
+    intervals: dict[str, Any] | None = _if_any()
     usual_scores: dict[str, dict[str, Any]] | None = _if_any()
     only_class: str | None = _if_any()
     layer_distances: dict[str, dict[str, float]] | None = _if_any()

@@ -233,6 +233,10 @@ def _training(recipe: Sections) -> Iterator[str]:
         yield "training.max_steps: found nothing to train, expected 1 step or more (or training.epochs)"
     yield from _plain_words(training)
     yield from _class_weights(training, data)
+    if training.metrics:
+        from deft_hf.scoring.metrics import unknown  # loads torch
+
+        yield from (f"training.{problem}" for problem in unknown(training.metrics))
     if training.early_stop is not None:
         yield from _early_stop(training, data)
     by_score = training.load_best_model_at_end or training.save_strategy == "best"
@@ -242,9 +246,11 @@ def _training(recipe: Sections) -> Iterator[str]:
     if not data.validation:
         yield "data.validation: missing, expected source data, the only data that training may choose a checkpoint on"
         return
-    from deft_hf.trainer.evaluation import LOSS, METRICS  # loads torch
+    from deft_hf.scoring.metrics import further  # loads torch
+    from deft_hf.trainer.evaluation import LOSS, METRICS
 
-    known = [f"{entry.name}_{metric}" for entry in data.validation for metric in (*METRICS, LOSS)]
+    more = [metric.key for metric in further(training.metrics or ()) if not metric.lower_is_better]
+    known = [f"{entry.name}_{metric}" for entry in data.validation for metric in (*METRICS, *more, LOSS)]
     chosen = (training.metric_for_best_model or "").removeprefix("eval_")
     if chosen not in known:
         unseen = any(chosen.startswith(f"{entry.name}_") for entry in data.unseen)

@@ -135,6 +135,11 @@ class TrainingSection(Section, extra="allow"):
     load_best_model_at_end: bool = Field(
         default=False, description="Export the checkpoint that does best on `metric_for_best_model`."
     )
+    metrics: Annotated[list[str], Expected("a list of names of metrics")] | None = Field(
+        default=None,
+        description="Further metrics beside IoU and accuracy: `f_score`, `frequency_weighted_iou`, `boundary_iou` and "
+        "`calibration_error`.",
+    )
     metric_for_best_model: str | None = Field(
         default=None,
         description="Score that a checkpoint is chosen by, such as `town_mean_iou`: of validation domains only.",

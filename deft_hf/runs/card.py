@@ -62,6 +62,7 @@ def write_card(
         source=record.source,
         unseen=record.unseen,
         results=record.results,
+        intervals={method: fact.intervals for method, fact in facts.items()},
         warnings=warnings(facts, domains),
         recipe=recipe.to_yaml(),
         command=f"accelerate launch -m deft_hf.train {RECIPE}",

@@ -22,8 +22,22 @@ from deft_hf.runs.data import input_folders, load_domains
 from deft_hf.runs.places import Findings, look_at, panels_file, write_findings
 from deft_hf.runs.provenance import data_lists, hardware, versions
 from deft_hf.runs.segmenter import Segmenter
+from deft_hf.scoring.bootstrap import Counts, Intervals, intervals
 from deft_hf.scoring.confusion import ConfusionMatrix, Scores
-from deft_hf.scoring.report import MOST_PANELS, PanelRow, class_table, domain_table, save_json, save_panels
+from deft_hf.scoring.inference import probabilities_of
+from deft_hf.scoring.metrics import further, unknown
+from deft_hf.scoring.report import (
+    INTERVALS,
+    MOST_PANELS,
+    PanelRow,
+    Results,
+    class_table,
+    domain_table,
+    further_tables,
+    save_json,
+    save_panels,
+)
+from deft_hf.scoring.tally import Tally
 from deft_hf.utils.errors import UserError
 from deft_hf.utils.files import METRICS, TABLE
 from deft_hf.utils.integrity import writing
@@ -57,6 +71,8 @@ class Evaluation(Result):
             Ids of the images that could not be read and were left out, by domain.
         examples (`list[PanelRow]`):
             The middle image of each domain: domain, image, true ids (H, W), predicted ids (H, W) by name.
+        intervals (`dict`, *optional*):
+            95 % bootstrap intervals of the scores over images, see [`~deft_hf.scoring.bootstrap`].
         folder (`Path`, *optional*):
             Where tables and pictures were written, if they were.
         places (`list[Findings]`, *optional*, defaults to `[]`):
@@ -70,12 +86,20 @@ class Evaluation(Result):
     labels: LabelSpace
     unreadable: dict[str, list[str]]
     examples: list[PanelRow]
+    intervals: Intervals | None = None
     folder: Path | None = None
     places: list[Findings] = field(default_factory=list)
 
     def table(self) -> str:
-        """Mean IoU of each domain in per cent, as Markdown."""
-        return domain_table({self.name: self.score_dicts()}, self.validation, self.unseen)
+        """Mean IoU of each domain in per cent, with its interval over images, as Markdown."""
+        return domain_table(*self._scored())
+
+    def further_tables(self) -> list[str]:
+        """The same of each further metric, a Markdown section each."""
+        return [f"## {title}, per cent\n\n{table}" for title, table in further_tables(*self._scored()).items()]
+
+    def _scored(self) -> tuple[Results, list[str], list[str], dict[str, Intervals | None]]:
+        return {self.name: self.score_dicts()}, self.validation, self.unseen, {self.name: self.intervals}
 
     def class_tables(self) -> list[str]:
         """IoU of each class in per cent, a Markdown section for each domain."""
@@ -117,13 +141,14 @@ def evaluate(
 ) -> Evaluation:
     """Scores a model on the validation and unseen domains of a recipe and writes tables and pictures.
 
-    The model sees images as the recipe shows them: `data.image_size`, `data.window` and `data.stride`.
+    The model sees images as the recipe shows them: `data.image_size`, `data.window` and `data.stride`. Beside IoU and
+    accuracy it is scored by `training.metrics`.
 
     Args:
         model (`str` or `os.PathLike`):
             Hub name, final folder, export or checkpoint of any segmentation model.
         recipe (`Recipe`):
-            Its `data` section is what counts.
+            Its `data` section and `training.metrics` are what counts.
         out (`str` or `os.PathLike`):
             Folder to write to: `results/metrics.json`, `results/table.md`, `figures/panels.png`; of places without
             labels `results/places.json`, `figures/places/` and `to_label/`. It must be new or empty.
@@ -171,6 +196,7 @@ def evaluate(
             domains.validation,
             domains.unseen,
             name=name or Path(model).name,
+            metrics=recipe.training.metrics or (),
             unreadable=recipe.data.unreadable,
             pictures=folder if pictures else None,
             progress=progress,
@@ -180,6 +206,7 @@ def evaluate(
             "model": model,
             "revision": revision,
             "scores": found.score_dicts(),
+            "intervals": found.intervals,
             "unreadable": found.unreadable,
             "data": data_lists(validation=domains.validation, unseen=domains.unseen),
             "recipe": yaml.safe_load(recipe.to_yaml()),
@@ -191,7 +218,7 @@ def evaluate(
                 "\n\n".join([f"## {markdown_text(one.place)}, without labels", *one.tables(found.labels.names)])
                 for one in places
             ]
-            table = "\n\n".join([found.table(), *found.class_tables(), *looked])
+            table = "\n\n".join([found.table(), INTERVALS, *found.further_tables(), *found.class_tables(), *looked])
             folder.file(TABLE).write_text(table + "\n", encoding="utf-8")
             if found.examples:
                 save_panels(folder.file(PANELS), found.examples, found.labels, domains=len(found.scores))
@@ -207,6 +234,7 @@ def score(
     unseen: Sequence[Domain] = (),
     *,
     name: str = "model",
+    metrics: Sequence[str] = (),
     unreadable: str = "stop",
     pictures: str | os.PathLike | OutputFolder | None = None,
     progress: bool = True,
@@ -222,6 +250,8 @@ def score(
             Domains that nothing was chosen on.
         name (`str`, *optional*, defaults to `"model"`):
             What tables call the model.
+        metrics (`Sequence[str]`, *optional*, defaults to `()`):
+            Names of further metrics, see [`~deft_hf.scoring.metrics`].
         unreadable (`str`, *optional*, defaults to `"stop"`):
             `"skip"` leaves out images that cannot be read, see [`Reader`].
         pictures (`str`, `os.PathLike` or `OutputFolder`, *optional*):
@@ -254,24 +284,34 @@ def score(
         raise UserError(f"domains: found several of the name {repeated[0]}, expected one score a name; rename them")
     if pictures is not None:
         _check_ids(domains)
+    if problems := unknown(metrics):
+        raise UserError("\n".join(problems))
     reader, labels = Reader(domains, unreadable), domains[0].labels
+    chosen = further(metrics)
     scores: dict[str, Scores] = {}
+    counts: dict[str, Counts] = {}
     examples: list[PanelRow] = []
     for which, domain in enumerate(domains):
-        matrix = ConfusionMatrix(labels.num_labels)
+        matrix, tally = ConfusionMatrix(labels.num_labels), Tally(labels.num_labels, chosen)
         for index in tqdm(range(len(domain)), desc=domain.name, unit="image", disable=None if progress else True):
             image, truth, is_it = reader.load(which, index)
             if not is_it:
                 continue
-            ids = segmenter.classes(image)
-            matrix.update(torch.from_numpy(ids), torch.from_numpy(truth))
+            logits = segmenter.logits(image) if tally.of_probabilities else None
+            ids = segmenter.classes(image) if logits is None else segmenter.most_likely(logits)
+            single, seen = ConfusionMatrix(labels.num_labels), (torch.from_numpy(ids), torch.from_numpy(truth))
+            single.update(*seen)
+            matrix.merge(single)
+            probabilities = None if logits is None else probabilities_of(segmenter.family, logits)
+            tally.add(single.counts, *seen, probabilities)
             if pictures is not None:
                 place = pictures.path if isinstance(pictures, OutputFolder) else Path(pictures)
                 with writing(place, lambda: "Make room and start again."):
                     segmenter.save(pictures, domain.ids[index], image, ids, place=domain.name)
             if which < MOST_PANELS and index == len(domain) // 2:
                 examples.append((domain.name, np.asarray(image), truth, {"prediction": ids}))
-        scores[domain.name] = matrix.compute(labels.names)
+        counts[domain.name] = tally.by_image()
+        scores[domain.name] = replace(matrix.compute(labels.names), more=tally.more())
     return Evaluation(
         name=name,
         scores=scores,
@@ -280,6 +320,7 @@ def score(
         labels=labels,
         unreadable=reader.found(),
         examples=examples,
+        intervals=intervals(counts, [domain.name for domain in unseen], chosen),
     )
 
 

@@ -11,6 +11,7 @@ from deft_hf.data.roles import Domains
 from deft_hf.publish.facts import RunFacts
 from deft_hf.runs.collapsed import looked_at, only_class
 from deft_hf.runs.provenance import Origin, data_lists, git_states, hardware, versions
+from deft_hf.scoring.bootstrap import intervals
 from deft_hf.trainer.trainer import DeFTTrainer
 from deft_hf.utils.errors import UserError
 from deft_hf.utils.files import EARLIER_RECIPES, METRICS
@@ -73,6 +74,11 @@ def collect_facts(
         unreadable=trainer.unreadable_images(),
         labels=list(domains.labels.names),
         scores={name: scored[f"eval_{name}"] for name in names},
+        intervals=intervals(
+            {name: trainer.evaluator.counts[f"eval_{name}"] for name in names},
+            [domain.name for domain in domains.unseen],
+            trainer.evaluator.further,
+        ),
         only_class=only_class(confusions, looked_at(domains), domains.labels.names),
         usual_scores={name: scored[f"eval_{name}_usual"] for name in names if f"eval_{name}_usual" in scored},
     )

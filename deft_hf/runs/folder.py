@@ -32,6 +32,7 @@ _FREE = (
     "data.check",
     "data.unreadable",
     "training.logging_",
+    "training.metrics",
     "training.save_",
     "training.dataloader_num_workers",
     "training.dataloader_persistent_workers",

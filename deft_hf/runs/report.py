@@ -18,7 +18,14 @@ from deft_hf.publish.facts import RunFacts
 from deft_hf.recipe.data import DataSection
 from deft_hf.runs.collapsed import warnings
 from deft_hf.scoring.inference import predict
-from deft_hf.scoring.report import MOST_PANELS, domain_table, save_domain_bars, save_panels
+from deft_hf.scoring.report import (
+    INTERVALS,
+    MOST_PANELS,
+    domain_table,
+    further_tables,
+    save_domain_bars,
+    save_panels,
+)
 from deft_hf.utils.errors import UserError, first_line
 from deft_hf.utils.files import METRICS, TABLE
 from deft_hf.utils.text import markdown_text
@@ -56,7 +63,12 @@ def write_report(
     """
     scores = {method: fact.scores for method, fact in facts.items()}
     source, unseen = [domain.name for domain in domains.validation], [domain.name for domain in domains.unseen]
-    table = "\n\n".join([domain_table(scores, source, unseen), *map(markdown_text, warnings(facts, domains))])
+    intervals = {method: fact.intervals for method, fact in facts.items()}
+    parts = [domain_table(scores, source, unseen, intervals)]
+    parts += [INTERVALS] if any(intervals.values()) else []
+    for title, further in further_tables(scores, source, unseen, intervals).items():
+        parts += [f"{title}, per cent", further]
+    table = "\n\n".join([*parts, *map(markdown_text, warnings(facts, domains))])
     (folder / TABLE).write_text(table + "\n", encoding="utf-8")
     save_domain_bars(folder / "figures" / "domains.png", scores, source, unseen)
     models = {method: _exported(place, trust_remote_code) for method, place in folders.items()}

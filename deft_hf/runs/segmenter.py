@@ -141,7 +141,11 @@ class Segmenter:
         Raises:
             UserError: The model takes no images of this size.
         """
-        return self.logits(image).argmax(0).cpu().numpy().astype(np.uint8 if len(self.names) <= 256 else np.uint16)
+        return self.most_likely(self.logits(image))
+
+    def most_likely(self, logits: Tensor) -> np.ndarray:
+        """Class ids (H, W) of logits (classes, H, W), as `classes` gives them."""
+        return logits.argmax(0).cpu().numpy().astype(np.uint8 if len(self.names) <= 256 else np.uint16)
 
     def logits(self, image: Image.Image) -> Tensor:
         """Logits of an RGB image at its own size, float32 (classes, H, W), on the device of the model.

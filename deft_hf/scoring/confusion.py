@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -34,6 +34,8 @@ class Scores:
             The classes without a single truth pixel, by name where names were given and by id otherwise.
         pixels (`int`):
             Number of valid pixels (truth is not the ignore index).
+        more (`dict[str, float | list[float]]`, *optional*, defaults to `{}`):
+            Further metrics of [`~deft_hf.scoring.metrics`], by name: numbers, and lists with one entry a class.
     """
 
     mean_iou: float
@@ -43,10 +45,37 @@ class Scores:
     accuracy: list[float]
     absent: list[str] | list[int]
     pixels: int
+    more: dict[str, float | list[float]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """The scores as plain lists and numbers."""
-        return asdict(self)
+        """The scores as plain lists and numbers; further metrics stand among them."""
+        values = asdict(self)
+        return values | values.pop("more")
+
+
+def class_counts(confusion: Tensor) -> Tensor:
+    """What most scores follow from: hits, pixels in the truth and pixels predicted of each class.
+
+    Args:
+        confusion (`Tensor`):
+            Confusion matrices, integer (..., C, C), rows are truth.
+
+    Returns:
+        `Tensor`: of the same type, shape `(..., 3, C)`.
+    """
+    return torch.stack([confusion.diagonal(dim1=-2, dim2=-1), confusion.sum(-1), confusion.sum(-2)], -2)
+
+
+def class_iou(counts: Tensor) -> Tensor:
+    """Intersection over union by class, float64 (..., C), of `class_counts`; NaN where a class is nowhere."""
+    hits, truth, predicted = counts.double().unbind(-2)
+    return hits / (truth + predicted - hits)
+
+
+def class_accuracy(counts: Tensor) -> Tensor:
+    """Share of each class's pixels that are predicted right, float64 (..., C), of `class_counts`; NaN without any."""
+    hits, truth, _ = counts.double().unbind(-2)
+    return hits / truth
 
 
 class ConfusionMatrix:
@@ -178,8 +207,8 @@ class ConfusionMatrix:
         counts = bins[: self.num_labels, : self.num_labels]
         truth, hits, pixels = counts.sum(1), counts.diagonal(), counts.sum()
         # int64 sums are exact; only the division is done in floating point. 0 / 0 is an absent class.
-        accuracy = hits.double() / truth
-        iou = hits.double() / (truth + counts.sum(0) - hits)
+        by_class = class_counts(counts)
+        accuracy, iou = class_accuracy(by_class), class_iou(by_class)
         absent = (truth == 0).nonzero().flatten().tolist()
         return Scores(
             mean_iou=iou.nanmean().item() if len(absent) < self.num_labels - 1 else math.nan,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -14,6 +14,7 @@ from deft_hf.data.constants import IGNORE_INDEX
 from deft_hf.models.families import SegmentationFamily, seen_multiple
 from deft_hf.models.objectives import SetLoss
 from deft_hf.scoring.confusion import ConfusionMatrix
+from deft_hf.scoring.tally import Tally
 from deft_hf.utils.errors import UserError
 
 
@@ -191,6 +192,7 @@ def score_batches(
     ignore_index: int = IGNORE_INDEX,
     images: list[Tensor] | None = None,
     loss: SetLoss | None = None,
+    tally: Tally | None = None,
 ) -> ConfusionMatrix:
     """Stream batches through the model into one confusion matrix.
 
@@ -222,6 +224,8 @@ def score_batches(
             num_labels)`.
         loss (`SetLoss`, *optional*):
             Receives the loss of each batch.
+        tally (`Tally`, *optional*):
+            Receives the counts of each image that metrics follow from.
     """
     matrix = ConfusionMatrix(num_labels, ignore_index, device)
     with _evaluating(model):
@@ -233,13 +237,23 @@ def score_batches(
                 if loss is not None:
                     loss.add(logits, labels)
                 classes = logits.argmax(1)
-                matrix.update(classes, labels)
-                if images is not None:
-                    for found, truth in zip(classes, labels, strict=True):
-                        single = ConfusionMatrix(num_labels, ignore_index, device)
-                        single.update(found, truth)
+                if images is None and tally is None:
+                    matrix.update(classes, labels)
+                    continue
+                for found, truth, each in zip(classes, labels, logits, strict=True):
+                    single = ConfusionMatrix(num_labels, ignore_index, device)
+                    single.update(found, truth)
+                    matrix.merge(single)
+                    if images is not None:
                         images.append(single.counts.cpu())
+                    if tally is not None:
+                        tally.add(single.counts, found, truth, probabilities_of(family, each))
     return matrix
+
+
+def probabilities_of(family: SegmentationFamily, logits: Tensor) -> Callable[[], Tensor]:
+    """Gives the probabilities (C, H, W) of an image's semantic logits (C, H, W) when it is called."""
+    return lambda: family.objective.probabilities(logits[None])[0]
 
 
 def watched(

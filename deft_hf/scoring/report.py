@@ -18,7 +18,9 @@ import torch
 
 from deft_hf.data.constants import IGNORE_INDEX
 from deft_hf.data.labels import LabelSpace
+from deft_hf.scoring.bootstrap import Intervals
 from deft_hf.scoring.confusion import ConfusionMatrix
+from deft_hf.scoring.metrics import ALWAYS, METRICS, Metric
 from deft_hf.utils.text import figure_text, markdown_text
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ MOST_PANELS = 24
 """Domains that a picture with a panel or a row for each shows at most; the time to lay it out grows fast."""
 MOST_BARS = 60
 """Domains that a picture of bars shows at most."""
+INTERVALS = "In brackets: 95 % bootstrap intervals over the images of a domain, at this one training."
 PanelRow = tuple[str, np.ndarray, np.ndarray, Mapping[str, np.ndarray]]
 
 
@@ -39,8 +42,8 @@ PanelRow = tuple[str, np.ndarray, np.ndarray, Mapping[str, np.ndarray]]
 METHOD_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#666666")
 
 
-def unseen_mean(scores: Mapping[str, Mapping[str, Any]], unseen: Sequence[str]) -> float:
-    """Mean over the unseen domains of one method's mean IoU, each domain counting once.
+def unseen_mean(scores: Mapping[str, Mapping[str, Any]], unseen: Sequence[str], key: str = "mean_iou") -> float:
+    """Mean over the unseen domains of one method's mean IoU, or another score, each domain counting once.
 
     NaN where one of them has no score: means over different domains cannot be compared.
 
@@ -49,29 +52,77 @@ def unseen_mean(scores: Mapping[str, Mapping[str, Any]], unseen: Sequence[str]) 
             Scores of one method by domain: `results[method]`.
         unseen (`Sequence[str]`):
             Names of the unseen domains.
+        key (`str`, *optional*, defaults to `"mean_iou"`):
+            The score.
     """
-    return float(np.mean([_mean_iou(scores, domain) for domain in unseen])) if unseen else math.nan
+    return float(np.mean([_score(scores, domain, key) for domain in unseen])) if unseen else math.nan
 
 
-def domain_table(results: Results, source: Sequence[str], unseen: Sequence[str]) -> str:
+def domain_table(
+    results: Results,
+    source: Sequence[str],
+    unseen: Sequence[str],
+    intervals: Mapping[str, Intervals | None] | None = None,
+    metric: Metric = METRICS["iou"],
+) -> str:
     """A Markdown table of mean IoU in per cent, one row per method: source domains, unseen domains and their mean.
 
     The best mean over the unseen domains is bold; a missing score is a dash. Without unseen domains there is no mean.
+
+    Args:
+        results (`Results`):
+            Scores by method and domain.
+        source (`Sequence[str]`):
+            Names of the source domains.
+        unseen (`Sequence[str]`):
+            Names of the unseen domains.
+        intervals (`Mapping[str, Intervals | None]`, *optional*):
+            By method, 95 % intervals over images, which stand in brackets behind the scores.
+        metric (`Metric`, *optional*, defaults to `METRICS['iou']`):
+            Another metric than mean IoU.
     """
+    key = metric.key
+    known = {method: (intervals or {}).get(method) or {} for method in results}
     header = ["method", *(f"{markdown_text(domain)} (source)" for domain in source), *map(markdown_text, unseen)]
     domains = [*source, *unseen]
     rows = [
-        [markdown_text(method), *(percent(_mean_iou(scores, d)) for d in domains)]
+        [
+            markdown_text(method),
+            *(
+                percent(_score(scores, domain, key)) + _bracket(known[method].get("domains", {}).get(domain), key)
+                for domain in domains
+            ),
+        ]
         for method, scores in results.items()
     ]
     if unseen:
         header.append("unseen mean")
-        means = [unseen_mean(scores, unseen) for scores in results.values()]
+        means = [unseen_mean(scores, unseen, key) for scores in results.values()]
         # By what is printed: two methods with the same rounded number are both the best.
-        best = percent(max((mean for mean in means if not math.isnan(mean)), default=math.nan))
-        for row, mean in zip(rows, map(percent, means), strict=True):
-            row.append(f"**{mean}**" if mean == best != "-" else mean)
+        best = min if metric.lower_is_better else max
+        printed = percent(best((mean for mean in means if not math.isnan(mean)), default=math.nan))
+        for row, mean, found in zip(rows, map(percent, means), known.values(), strict=True):
+            cell = mean + _bracket(found.get("unseen_mean"), key)
+            row.append(f"**{cell}**" if mean == printed != "-" else cell)
     return markdown_table(header, rows)
+
+
+def further_tables(
+    results: Results,
+    source: Sequence[str],
+    unseen: Sequence[str],
+    intervals: Mapping[str, Intervals | None] | None = None,
+) -> dict[str, str]:
+    """By title, a [`domain_table`] of each further metric that the results have."""
+    found = {key for scores in results.values() for values in scores.values() for key in values}
+    further = [metric for name, metric in METRICS.items() if name not in ALWAYS and metric.key in found]
+    titles = {metric.name: f"mean {metric.title}" if metric.by_class else metric.title for metric in further}
+    return {
+        titles[metric.name][0].upper() + titles[metric.name][1:]: domain_table(
+            results, source, unseen, intervals, metric
+        )
+        for metric in further
+    }
 
 
 def class_table(results: Results, domain: str, names: Sequence[str]) -> str:
@@ -231,7 +282,16 @@ def _number(score: float | None) -> float:
 
 
 def _mean_iou(scores: Mapping[str, Mapping[str, Any]], domain: str) -> float:
-    return _number(scores[domain]["mean_iou"]) if domain in scores else math.nan
+    return _score(scores, domain, "mean_iou")
+
+
+def _score(scores: Mapping[str, Mapping[str, Any]], domain: str, key: str) -> float:
+    return _number(scores[domain].get(key)) if domain in scores else math.nan
+
+
+def _bracket(interval: Mapping[str, Sequence[float | None]] | None, key: str) -> str:
+    low, high = map(_number, (interval or {}).get(key, (None, None)))
+    return "" if math.isnan(low) else f" [{percent(low)}, {percent(high)}]"
 
 
 def image_caption(prediction: np.ndarray, truth: np.ndarray, labels: LabelSpace) -> str:

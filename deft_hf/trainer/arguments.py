@@ -10,6 +10,7 @@ from transformers import SchedulerType, TrainingArguments
 
 from deft_hf.methods import METHODS, RunSettings, compose
 from deft_hf.methods.core.stages import Span
+from deft_hf.scoring.metrics import unknown
 from deft_hf.trainer.limits import missing_trackers, out_of_range, wrong_words
 from deft_hf.trainer.loss import LossArguments, wrong_weights
 from deft_hf.utils.errors import UserError, first_line
@@ -39,6 +40,10 @@ class DeFTTrainingArguments(LossArguments, RunSettings, TrainingArguments):
     ```
     """
 
+    metrics: list[str] | None = field(
+        default=None,
+        metadata={"help": "Further metrics of every evaluation, by their names in `deft_hf.scoring.metrics`."},
+    )
     # Trainer would drop what `DualPathway.forward` does not name, the recoloured copies among it.
     remove_unused_columns: bool = field(default=False, metadata={"help": "Drop columns the model does not take."})
     # Trainer's default asks for the loss on the host at every step. Divergence is checked when logging and saving.
@@ -64,6 +69,7 @@ class DeFTTrainingArguments(LossArguments, RunSettings, TrainingArguments):
         ) as error:
             raise UserError(f"TrainingArguments: {first_line(error)}") from error
         problems = [*compose(self).problems(), *self._unsupported(), *wrong_words(self), *missing_trackers(self)]
+        problems += unknown(self.metrics or ())
         if problems:
             raise UserError("\n".join(problems))
         if SchedulerType(self.lr_scheduler_type).value in ("reduce_lr_on_plateau", "greedy"):

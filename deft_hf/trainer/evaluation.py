@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 from transformers.trainer_utils import EvalLoopOutput
@@ -15,14 +17,18 @@ from transformers.trainer_utils import EvalLoopOutput
 from deft_hf.models.families import SegmentationFamily
 from deft_hf.models.objectives import SetLoss
 from deft_hf.scoring.confusion import ConfusionMatrix, Scores
-from deft_hf.scoring.inference import predict_logits, score_batches, watched
+from deft_hf.scoring.inference import predict_logits, probabilities_of, score_batches, watched
+from deft_hf.scoring.metrics import ALWAYS
+from deft_hf.scoring.metrics import METRICS as REGISTRY
+from deft_hf.scoring.metrics import further as further_metrics
+from deft_hf.scoring.tally import Tally
 from deft_hf.utils.errors import UserError
 from deft_hf.utils.randomness import own_randomness
 
 OwnMetrics = Callable[[Scores, Tensor], dict[str, float]]
 """`compute_metrics(scores, confusion)`: of each data set, from its scores and its confusion matrix (C, C), int64, rows
 are truth, metrics by name; they are logged as `eval_<domain>_<name>`."""
-METRICS = ("mean_iou", "mean_accuracy", "pixel_accuracy")
+METRICS = tuple(REGISTRY[name].key for name in ALWAYS)
 LOSS = "loss"
 
 
@@ -44,12 +50,16 @@ class Evaluator:
             Steps between windows down and across, in pixels.
         own_metrics (`Callable`, *optional*):
             Further metrics of the caller's, see `OwnMetrics`.
+        further (`Sequence[str]`, *optional*, defaults to `()`):
+            Names of further metrics of [`~deft_hf.scoring.metrics`].
 
     Attributes:
         scores (`dict[str, Scores]`):
             The last scores by metric prefix (`eval_<domain>`, `eval_<domain>_usual`), per class too.
         confusions (`dict[str, Tensor]`):
             The confusion matrices behind `scores`, int64 (C, C) by the same keys.
+        counts (`dict[str, dict[str, Tensor]]`):
+            What metrics follow from, image by image, as [`Tally.by_image`] gives it, by the same keys.
         image_counts (`dict[str, Tensor]`, *optional*):
             Where it is a dict, the confusion matrices of each image of the last evaluation, int64 (images, C, C), by
             the same keys. In one process only.
@@ -64,6 +74,7 @@ class Evaluator:
         window: tuple[int, int] | None,
         stride: tuple[int, int] | None,
         own_metrics: OwnMetrics | None = None,
+        further: Sequence[str] = (),
     ) -> None:
         self.family = family
         self.class_names = class_names
@@ -71,14 +82,17 @@ class Evaluator:
         self.seed = seed
         self.window, self.stride = window, stride
         self.own_metrics = own_metrics
+        self.further = further_metrics(further)
         self.scores: dict[str, Scores] = {}
         self.confusions: dict[str, Tensor] = {}
+        self.counts: dict[str, dict[str, Tensor]] = {}
         self.image_counts: dict[str, Tensor] | None = None
 
     @property
     def metrics(self) -> tuple[str, ...]:
         """What is said of each data set; a loss of masks is one of whole images, not of windows."""
-        return METRICS if self._set_loss() is None else (*METRICS, LOSS)
+        keys = (*METRICS, *(metric.key for metric in self.further))
+        return keys if self._set_loss() is None else (*keys, LOSS)
 
     def _set_loss(self) -> SetLoss | None:
         objective = self.family.objective
@@ -104,23 +118,29 @@ class Evaluator:
         for label, model in models.items():
             images: list[Tensor] | None = None if self.image_counts is None else []
             key = f"{prefix}_{label}".removesuffix("_")
-            loss = self._set_loss()
+            loss, tally = self._set_loss(), Tally(len(self.class_names), self.further)
             # A loader draws its base seed: a run that is scored must stay the run that is not.
             with own_randomness(self.seed, self.accelerator.device):
-                matrix, count = self.score(model, dataloader, on_batch, images, loss)
-            self.confusions[key] = matrix.counts.cpu()
-            scores = self.scores[key] = matrix.compute(self.class_names)
+                matrix, count = self.score(model, dataloader, on_batch, images, loss, tally)
+            tally.gather(lambda counts: gather_object([counts]))
+            self.confusions[key], self.counts[key] = matrix.counts.cpu(), tally.by_image()
+            self.scores[key] = replace(matrix.compute(self.class_names), more=tally.more())
             if self.image_counts is not None and images is not None:
                 self.image_counts[key] = torch.stack(images)
             if loss is not None:
                 totals = self.accelerator.reduce(loss.totals, reduction="sum")
                 metrics[f"{prefix}_{label}{LOSS}"] = loss.mean(totals)
-            for name in METRICS:
-                metrics[f"{prefix}_{label}{name}"] = getattr(scores, name)
+            for name, value in self._chosen(key).items():
+                metrics[f"{prefix}_{label}{name}"] = value
             for name, value in self._own(key).items():
                 metrics[f"{prefix}_{label}{name}"] = value
         # No predictions: they would be all logits.
         return EvalLoopOutput(None, label_ids=None, metrics=metrics, num_samples=count)  # type: ignore[arg-type]
+
+    def _chosen(self, key: str) -> dict[str, Any]:
+        """The registry's metrics of the scores of a key."""
+        values = self.scores[key].to_dict()
+        return {name: values[name] for name in (*METRICS, *(metric.key for metric in self.further))}
 
     def _own(self, key: str) -> dict[str, float]:
         """The caller's metrics of the scores of a key.
@@ -135,7 +155,7 @@ class Evaluator:
             raise UserError(
                 f"compute_metrics: returned {str(found)[:80]}, expected numbers by name, such as {{'dice': 0.5}}"
             )
-        if taken := sorted({*METRICS, LOSS} & set(found)):
+        if taken := sorted({*METRICS, *(metric.key for metric in self.further), LOSS} & set(found)):
             raise UserError(f"compute_metrics: returned {taken[0]}, which is a metric already; give it another name")
         return found
 
@@ -146,6 +166,7 @@ class Evaluator:
         on_batch: Callable[[], None],
         images: list[Tensor] | None = None,
         loss: SetLoss | None = None,
+        tally: Tally | None = None,
     ) -> tuple[ConfusionMatrix, int]:
         """The confusion matrix of all ranks' images, and how many they were; see `evaluate` and `score_batches`."""
         count = torch.zeros((), dtype=torch.int64, device=self.accelerator.device)
@@ -167,6 +188,7 @@ class Evaluator:
             stride=self.stride,
             images=images,
             loss=loss,
+            tally=tally,
         )
         matrix.all_reduce()
         return matrix, int(self.accelerator.reduce(count, reduction="sum"))
@@ -191,7 +213,8 @@ class Evaluator:
             on_item (`Callable`):
                 Called for each image.
         """
-        matrix, loss, predictions = ConfusionMatrix(len(self.class_names)), self._set_loss(), []
+        size, loss, predictions = len(self.class_names), self._set_loss(), []
+        matrix, tally = ConfusionMatrix(size), Tally(size, self.further)
         items = dataset if isinstance(dataset, IterableDataset) else map(dataset.__getitem__, range(len(dataset)))
         with own_randomness(self.seed, self.accelerator.device):
             for item in items:
@@ -203,14 +226,18 @@ class Evaluator:
                 logits = predict_logits(model, family, image, (height, width), self.window, self.stride)
                 classes = logits.argmax(1).cpu()
                 if labels is not None:
-                    matrix.update(classes, labels)
+                    single = ConfusionMatrix(size)
+                    single.update(classes, labels)
+                    matrix.merge(single)
+                    tally.add(single.counts, classes[0], labels[0], probabilities_of(self.family, logits[0]))
                 if labels is not None and loss is not None:
                     loss.add(logits, labels)
                 predictions.append(classes[0].numpy())
         if not matrix.counts.any():
             return predictions, {}
         self.confusions[prefix] = matrix.counts
-        scores = self.scores[prefix] = matrix.compute(self.class_names)
-        metrics = {f"{prefix}_{name}": getattr(scores, name) for name in METRICS}
+        self.counts[prefix] = tally.by_image()
+        self.scores[prefix] = replace(matrix.compute(self.class_names), more=tally.more())
+        metrics = {f"{prefix}_{name}": value for name, value in self._chosen(prefix).items()}
         metrics |= {f"{prefix}_{name}": value for name, value in self._own(prefix).items()}
         return predictions, metrics if loss is None else {f"{prefix}_{LOSS}": loss.mean(loss.totals), **metrics}

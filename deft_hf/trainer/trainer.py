@@ -151,7 +151,8 @@ class DeFTTrainer(PushingTrainer):
         self.run_log = RunLog(self.pathways, self.stages, self.accelerator, args.folder, self._readers)
         with own_randomness(args.seed, args.device):
             names = class_names(self.pathways.usual, self.family, self.train_dataset, *self._evaluated.values())
-        self.evaluator = Evaluator(self.family, names, self.accelerator, args.seed, window, stride, own_metrics)
+        scored = names, self.accelerator, args.seed, window, stride, own_metrics, args.metrics or ()
+        self.evaluator = Evaluator(self.family, *scored)
         self.add_callback(self.sigterm)
         looped = self.stages, self.run_log, self.checkpoints, self.batchnorm, self.shards
         self.add_callback(LoopCallback(self.accelerator, *looped, lambda: self.get_total_train_batch_size(args)))
