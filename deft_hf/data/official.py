@@ -129,7 +129,7 @@ class Layout:
         folder = self.splits.get(split, "") if isinstance(split, str) and self.members is None else ""
         chosen = [self.conditions.get(each, each) for each in self.chosen(condition)]
         releases = [[place.at(folder, each) for each in chosen] for place in self.places]
-        return [places for places, raw in zip(releases, self.places, strict=True) if folder or not _by_split(raw)]
+        return [places for places, raw in zip(releases, self.places, strict=True) if _by_split(raw) == bool(folder)]
 
     def find(self, root: Path, split: str | float | None, condition: str | None = None) -> list[Place] | None:
         """The first release that is there, where it has a split under each of the chosen conditions."""
@@ -152,7 +152,8 @@ def _sides(place: Place) -> Iterator[tuple[str, str]]:
 
 
 def _matching(folder: Path, suffix: str) -> Iterator[Path]:
-    return (path for path in folder.rglob(f"*{suffix}*" if suffix else "*") if path.is_file())
+    for parent, _, files in os.walk(folder, followlinks=True):
+        yield from (Path(parent, file) for file in files if suffix in file and not file.startswith("."))
 
 
 def load(layout: Layout, places: Sequence[Place], root: Path, labels: LabelSpace, choice: Choice) -> Domain:

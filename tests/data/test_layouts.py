@@ -306,6 +306,23 @@ def test_conditions_are_chosen_or_all_taken(tmp_path):
         load_layout("acdc", tmp_path, split="val")
 
 
+def test_links_are_followed(tmp_path):
+    plant(CASES[0], tmp_path / "store")
+    for kind in ("leftImg8bit", "gtFine"):
+        (tmp_path / "tree" / kind / "val").mkdir(parents=True)
+        (tmp_path / "tree" / kind / "val" / "ulm").symlink_to(tmp_path / "store" / kind / "val" / "ulm")
+    assert load_layout("cityscapes", tmp_path / "tree", split="val").ids == [ULM]
+
+
+def test_a_tree_without_splits_is_not_taken_for_one(tmp_path):
+    plant(next(case for case in CASES if case.layout == "camvid"), tmp_path)
+    assert len(load_layout("camvid", tmp_path)) == 1 and recognise(tmp_path) == "camvid"
+    with pytest.raises(
+        UserError, match=r"in which val/\* with val_labels/\*_L\* would be; found 701_StillsRaw_full, Labe"
+    ):
+        load_layout("camvid", tmp_path, split="val")
+
+
 # ---- splits that are lists
 
 
