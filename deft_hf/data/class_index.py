@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import logging
 import os
 import zipfile
 from collections.abc import Sequence
@@ -16,17 +15,15 @@ from typing import Any
 import numpy as np
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from huggingface_hub import constants
 from PIL import Image
 from tqdm.auto import tqdm
 
+from deft_hf.data import kept
 from deft_hf.data.domains import Domain
 from deft_hf.data.opening import open_row
 from deft_hf.utils.errors import UnreadableFile
-from deft_hf.utils.integrity import replace_bytes
 
 _FORMAT = 1
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -85,16 +82,16 @@ class ClassIndex:
 
         ```
         """
-        folder = Path(constants.HF_ASSETS_CACHE, "deft_hf", "class_index") if cache is None else Path(cache)
-        kept = folder / f"{_key(domain, tile)}.npz"
-        if (known := _read(kept, len(domain), domain.labels.num_labels)) is not None:
+        name = _key(domain, tile)
+        path = kept.path_of("class_index", name, "npz") if cache is None else Path(cache, f"{name}.npz")
+        if (known := _read(path, len(domain), domain.labels.num_labels)) is not None:
             return known
         with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
             looks = pool.map(lambda index: _look(domain, index, tile), range(len(domain)))
             bar = tqdm(looks, desc=f"classes of {domain.name}", total=len(domain), disable=not progress)
             pixels, centroids = zip(*bar, strict=True)
         found = cls(np.stack(pixels), np.concatenate(centroids))
-        _write(kept, found)
+        _write(path, found)
         return found
 
 
@@ -178,8 +175,4 @@ def _read(path: Path, images: int, classes: int) -> ClassIndex | None:
 def _write(path: Path, index: ClassIndex) -> None:
     stream = io.BytesIO()
     np.savez_compressed(stream, pixels=index.pixels, centroids=index.centroids)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_bytes(path, stream.getvalue())
-    except OSError as error:  # a cache is no reason to stop
-        logger.warning(f"The class index cannot be kept ({error}); it is made again at the next start.")
+    kept.write_bytes(path, stream.getvalue())

@@ -12,21 +12,23 @@ from typing import Any
 import datasets
 import numpy as np
 from PIL import Image
-from tqdm.auto import tqdm
 
+from deft_hf.data import kept
 from deft_hf.data.annotations.rows import rows
 from deft_hf.data.columns import FEATURES, as_dataset
 from deft_hf.data.contents import digests, in_memory, is_file
 from deft_hf.data.files import files_by_id, read_split
 from deft_hf.data.hub import load_split
+from deft_hf.data.inspection import inspected
 from deft_hf.data.labels import LabelSpace
 from deft_hf.data.masks import Palettes, used_colors
 from deft_hf.data.opening import MaskReader, open_picture, open_row, unequal
-from deft_hf.data.pictures import DROPPED_ALPHA, ValueRange, check_value_range
-from deft_hf.data.report import DomainReport, listed
+from deft_hf.data.pictures import ValueRange, check_value_range
+from deft_hf.data.report import DomainReport, Finding, listed
+from deft_hf.data.shared_work import everywhere, looked_at
 from deft_hf.data.splitting import take_share
 from deft_hf.data.streets import LOOKS, STREETS, street_rows
-from deft_hf.utils.errors import UnreadableFile, UserError
+from deft_hf.utils.errors import UserError
 
 
 class Domain:
@@ -297,9 +299,15 @@ class Domain:
 
     @cached_property
     def contents(self) -> list[tuple[str, str, str]]:
-        """Id of each pair with digests of its image and its mask as stored; of `check`, or else they are read now."""
+        """Id of each pair with digests of its image and its mask as stored; of `check`, or kept, or else read now."""
+        before = kept.stamp(self.dataset)
+        if (known := kept.read("contents", before)) is not None:
+            return [(key, image, mask) for key, image, mask in known]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            return list(pool.map(lambda index: digests(self.dataset[index]), range(len(self.dataset))))
+            found = list(pool.map(lambda index: digests(self.dataset[index]), range(len(self.dataset))))
+        if kept.stamp(self.dataset) == before:
+            kept.write("contents", before, found)
+        return found
 
     def load(self, index: int) -> tuple[Image.Image, np.ndarray]:
         """Decodes a pair.
@@ -346,49 +354,48 @@ class Domain:
             raise UserError(f"{self.name}: has no pair {listed(missing)}; its ids look like {self.ids[0]!r}")
         return [known[key] for key in positions]
 
-    def check(self, progress: bool = False) -> DomainReport:
+    def check(self, progress: bool = False, shared: bool = False, cached: bool = False) -> DomainReport:
         """Decodes every pair once, in threads, and reports all that is wrong rather than the first thing.
 
         Args:
             progress (`bool`, *optional*, defaults to `False`):
                 Whether to show a progress bar.
+            shared (`bool`, *optional*, defaults to `False`):
+                Whether every process of a launcher calls it, and looks at its share of the pairs.
+            cached (`bool`, *optional*, defaults to `False`):
+                Whether to take what an earlier check found, where all was well, as long as no file was touched since.
         """
         paired = self.report
         orphans = paired.images_without_mask, paired.masks_without_image
         report = DomainReport(self.name, self.labels, len(self), *orphans, checked=len(self))
         report.left_out, report.notes = paired.left_out, paired.notes
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            findings = pool.map(self._inspect, range(len(self)))
-            for finding in tqdm(findings, desc=f"checking {self.name}", total=len(self), disable=not progress):
-                report.add(finding)
+        before = kept.stamp(self.dataset) if cached else None
+        read_with = self.labels, self.value_range, getattr(self.mask_reader, "__module__", None)
+        name = kept.name_of(before, *read_with)
+        contents, found = kept.read("contents", before), kept.read("checks", name)
+        if everywhere(contents is not None and found is not None, shared):
+            report.take_kept(found)
+            self.contents = report.contents = [(key, image, mask) for key, image, mask in contents]
+            return report
+        for finding in looked_at(self._inspect, len(self), f"checking {self.name}", progress, shared):
+            if finding.palette is not None:
+                try:
+                    self._palettes.note(*finding.palette)
+                except UserError as error:
+                    finding.outside.append(str(error))
+                    finding.pixels = None
+            report.add(finding)
         report.add_what_all_show()
         self.contents = report.contents
+        if report.is_clean and before is not None and kept.stamp(self.dataset) == before:
+            kept.write("contents", before, report.contents)
+            kept.write("checks", name, report.to_kept())
         return report
 
-    def _inspect(self, index: int) -> DomainReport:
+    def _inspect(self, index: int) -> Finding:
         row = in_memory(self.dataset[index])
-        finding = DomainReport(self.name, self.labels, pairs=1, contents=[digests(row)])
-        image = mask = None
-        try:
-            image, image_name = open_picture(row["image"], self._cell_name(row, "image"), self.value_range)
-            finding.dropped_alpha += DROPPED_ALPHA in image.info
-        except UserError as error:
-            (finding.unreadable if isinstance(error, UnreadableFile) else finding.unfit).append(str(error))
-        try:
-            mask, mask_name = self._open_mask(row, image)
-        except UserError as error:
-            (finding.unreadable if isinstance(error, UnreadableFile) else finding.unfit).append(str(error))
-            return finding
-        finding.sizes[mask.size[::-1]] = 1
-        if mask.mode in ("L", "P"):
-            finding.highest = int(np.asarray(mask).max())
-        if image is not None and image.size != mask.size:
-            finding.unequal.append(unequal(image, image_name, mask, mask_name))
-        try:
-            finding.pixels += Image.fromarray(self._train_ids(mask, mask_name)).histogram()
-        except UserError as error:
-            finding.outside.append(str(error))
-        return finding
+        names = self._cell_name(row, "image"), self._cell_name(row, "mask")
+        return inspected(row, names, self.labels, self.value_range, self.mask_reader)
 
     def _cell_name(self, row: dict[str, Any], column: str) -> str:
         return row[column]["path"] if column in row and is_file(row[column]) else f"{self.name}/{row['id']} ({column})"

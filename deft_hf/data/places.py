@@ -8,13 +8,13 @@ from pathlib import Path
 
 import datasets
 from PIL import Image
-from tqdm.auto import tqdm
 
 from deft_hf.data.contents import digest
 from deft_hf.data.files import files_by_id, read_split
 from deft_hf.data.hub import load_split
 from deft_hf.data.opening import Stored, open_picture
 from deft_hf.data.pictures import ValueRange, check_value_range
+from deft_hf.data.shared_work import looked_at
 from deft_hf.data.splitting import take_share
 from deft_hf.utils.errors import UserError
 
@@ -165,20 +165,24 @@ class Place:
         """Id of each image with the digest of it as stored, and nothing for the mask that it has not."""
         return [(row["id"], digest(row["image"]), "") for row in self.dataset]
 
-    def unreadable(self, progress: bool = False) -> list[str]:
-        """Decodes every image once and says of each that cannot be read why.
+    def unreadable(self, progress: bool = False, shared: bool = False) -> list[str]:
+        """Decodes every image once, in threads, and says of each that cannot be read why.
 
         Args:
             progress (`bool`, *optional*, defaults to `False`):
                 Show a progress bar.
+            shared (`bool`, *optional*, defaults to `False`):
+                Whether every process of a launcher calls it, and looks at its share of the images.
         """
-        problems: list[str] = []
-        for index in tqdm(range(len(self)), desc=f"checking {self.name}", disable=not progress):
-            try:
-                self.load(index)
-            except UserError as error:
-                problems.append(str(error))
-        return problems
+        found = looked_at(self._problem, len(self), f"checking {self.name}", progress, shared)
+        return [problem for problem in found if problem]
+
+    def _problem(self, index: int) -> str | None:
+        try:
+            self.load(index)
+        except UserError as error:
+            return str(error)
+        return None
 
 
 def images_folder(root: Path, images: str = "images") -> Path:

@@ -3,17 +3,45 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from deft_hf.data.constants import IGNORE_INDEX
 from deft_hf.data.labels import LabelSpace
-from deft_hf.data.masks import TRAIN_IDS
+from deft_hf.data.masks import TRAIN_IDS, Color
 from deft_hf.utils.errors import UserError
 
 _NAMED = 5
+
+
+@dataclass
+class Finding:
+    """What a look at one pair found; see `DomainReport`.
+
+    Attributes:
+        contents (`tuple[str, str, str]`):
+            Its id with the digests of its files.
+        size (`tuple[int, int]` or `None`):
+            (height, width) of the mask.
+        pixels (`np.ndarray` or `None`):
+            Pixels of each train id, where the mask could be read.
+        palette (`tuple[Mapping[int, Color], str]` or `None`):
+            The colours of the indices that a mask uses, which have to be those of the other masks, and its name.
+    """
+
+    contents: tuple[str, str, str]
+    unreadable: list[str] = field(default_factory=list)
+    unfit: list[str] = field(default_factory=list)
+    unequal: list[str] = field(default_factory=list)
+    outside: list[str] = field(default_factory=list)
+    size: tuple[int, int] | None = None
+    pixels: np.ndarray | None = None
+    dropped_alpha: int = 0
+    highest: int = -1
+    palette: tuple[Mapping[int, Color], str] | None = None
 
 
 @dataclass
@@ -86,17 +114,38 @@ class DomainReport:
         """Share of all pixels, in 0..1, that are ignored."""
         return int(self.pixels[IGNORE_INDEX]) / max(int(self.pixels.sum()), 1)
 
-    def add(self, finding: DomainReport) -> None:
-        """Takes over what a look at some of the pairs found."""
+    def add(self, finding: Finding) -> None:
+        """Takes over what a look at one of the pairs found."""
         self.unreadable += finding.unreadable
         self.unfit += finding.unfit
-        self.contents += finding.contents
+        self.contents.append(finding.contents)
         self.dropped_alpha += finding.dropped_alpha
         self.unequal += finding.unequal
         self.outside += finding.outside
-        self.sizes += finding.sizes
-        self.pixels += finding.pixels
+        if finding.size is not None:
+            self.sizes[finding.size] += 1
+        if finding.pixels is not None:
+            self.pixels += finding.pixels
         self.highest = max(self.highest, finding.highest)
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether every file can be used as it is."""
+        return not any(messages for _, messages in self._problems())
+
+    def to_kept(self) -> dict[str, Any]:
+        """What a look at the files of a clean domain found, for `take_kept` at a later start."""
+        sizes = [[*size, count] for size, count in self.sizes.items()]
+        kept = {"checked": self.checked, "dropped_alpha": self.dropped_alpha, "highest": self.highest}
+        return {**kept, "sizes": sizes, "pixels": self.pixels.tolist()}
+
+    def take_kept(self, kept: Mapping[str, Any]) -> None:
+        """Takes over what `to_kept` gave."""
+        self.checked, self.dropped_alpha, self.highest = (
+            int(kept[key]) for key in ("checked", "dropped_alpha", "highest")
+        )
+        self.sizes = Counter({(height, width): count for height, width, count in kept["sizes"]})
+        self.pixels = np.array(kept["pixels"], np.int64)
 
     def add_what_all_show(self) -> None:
         """Adds what no file shows alone: masks that are all ignored but for a few, since they hold train ids."""

@@ -63,24 +63,28 @@ def load_domains(data: DataSection) -> Domains:
     source, validation, unseen = sections
     places = [_place(entry, data) for entry in data.unseen if not entry.labelled]
     domains = Domains(source, validation, unseen, places)
-    if data.check and PartialState().is_local_main_process:
-        reports = [domain.check(progress=True) for section in sections for domain in section]
-        problems = []
-        for report in reports:
+    if not data.check:
+        return domains
+    main = PartialState().is_local_main_process
+    reports = [domain.check(progress=main, shared=True, cached=True) for section in sections for domain in section]
+    problems = []
+    for report in reports:
+        if main:
             print(report)
-            try:
-                report.raise_if_bad(skip_unreadable=data.unreadable == "skip")
-            except UserError as error:
-                problems.append(str(error))
-        for place in domains.places:
+        try:
+            report.raise_if_bad(skip_unreadable=data.unreadable == "skip")
+        except UserError as error:
+            problems.append(str(error))
+    for place in domains.places:
+        if main:
             print(f"{place.name}: {len(place)} images without labels")
-            unreadable = place.unreadable(progress=True)
-            if unreadable and (data.unreadable == "stop" or len(unreadable) == len(place)):
-                problems += unreadable
-        if problems:
-            raise UserError("\n".join(problems))
-        for warning in [*check_sources(reports[: len(source)]), *check_scored(reports[len(source) :])]:
-            say(f"warning: {warning}")
+        unreadable = place.unreadable(progress=main, shared=True)
+        if unreadable and (data.unreadable == "stop" or len(unreadable) == len(place)):
+            problems += unreadable
+    if problems:
+        raise UserError("\n".join(problems))
+    for warning in [*check_sources(reports[: len(source)]), *check_scored(reports[len(source) :])]:
+        say(f"warning: {warning}")
     return domains
 
 

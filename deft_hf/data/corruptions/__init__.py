@@ -79,11 +79,11 @@ class CorruptedDomain(Domain):
         copies = [self.copies[position] for position in self._positions(which)]
         return CorruptedDomain(self.name, self.clean, self.kind, self.seed, copies)
 
-    def check(self, progress: bool = False) -> DomainReport:
+    def check(self, progress: bool = False, shared: bool = False, cached: bool = False) -> DomainReport:
         """Decodes every clean pair once, whose sizes and labels are those of its copies; see `Domain.check`."""
         clean = self.clean.select(sorted({position for position, _ in self.copies}))
         clean.name, clean.report = self.name, self.report
-        report = clean.check(progress)
+        report = clean.check(progress, shared, cached)
         report.pairs = len(self)
         return report
 
