@@ -370,8 +370,7 @@ class Domain:
         report = DomainReport(self.name, self.labels, len(self), *orphans, checked=len(self))
         report.left_out, report.notes = paired.left_out, paired.notes
         before = kept.stamp(self.dataset) if cached else None
-        read_with = self.labels, self.value_range, getattr(self.mask_reader, "__module__", None)
-        name = kept.name_of(before, *read_with)
+        name = kept.name_of(before, self.labels, self.value_range, getattr(self.mask_reader, "__module__", None))
         contents, found = kept.read("contents", before), kept.read("checks", name)
         if everywhere(contents is not None and found is not None, shared):
             report.take_kept(found)

@@ -17,7 +17,7 @@ from typing import Any
 import PIL
 from huggingface_hub import constants
 
-import deft_hf
+from deft_hf import __version__
 from deft_hf.data.contents import digest
 from deft_hf.data.opening import Stored
 from deft_hf.utils.integrity import replace_bytes
@@ -77,7 +77,7 @@ def name_of(*parts: Any) -> str:
         parts (`Any`):
             Values whose `repr` says all of them.
     """
-    return hashlib.sha256(repr((_FORMAT, deft_hf.__version__, PIL.__version__, *parts)).encode()).hexdigest()
+    return hashlib.sha256(repr((_FORMAT, __version__, PIL.__version__, *parts)).encode()).hexdigest()
 
 
 def path_of(kind: str, name: str, suffix: str = "json") -> Path:
