@@ -73,6 +73,7 @@ def trainer(case, launcher, folder, **overrides):
     # Adam would blow up the rounding noise of biases whose gradient is zero.
     settings |= {"optim": "sgd", "optim_args": f"momentum={MOMENTUM}", "learning_rate": RATE, "max_grad_norm": 0.05}
     settings |= {"save_strategy": "steps", "save_steps": SAVED}
+    settings |= {"weight_decay": 0.01, "decoder_warmup_weight_decay": 0.1}  # of our own groups
     model_type, _, own = case.partition("+")
     model = well_conditioned(tiny.build(model_type, **tiny.WITHOUT_DROPOUT[model_type]))
     args = arguments(folder, **settings, **overrides)
