@@ -12,16 +12,16 @@ from deft_hf.utils.errors import run_command
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Read the command line and hand it to [`~deft_hf.comparison.experiment.compare`]."""
+    """Hand the command line to [`~deft_hf.comparison.experiment.compare`], or to `deft_hf.comparison.curve.along`."""
     argv, parser = sys.argv[1:] if argv is None else argv, _parser()
     options = vars(parser.parse_intermixed_args(argv))
-
     from transformers.utils import logging
 
+    from deft_hf.comparison.curve import along
     from deft_hf.comparison.experiment import compare
 
     logging.disable_progress_bar()
-    compare(**options, command=f"{parser.prog} {shlex.join(argv)}")
+    (along if "curve" in options else compare)(**options, command=f"{parser.prog} {shlex.join(argv)}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -45,6 +45,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--tune", dest="rates", type=numbers, default=(), metavar="RATES", help=rates)
     add("--tune-values", dest="values", action="store_true", help="tune each method's own value too")
     add("--curve-points", type=int, default=0, metavar="N", help="score the first seed so often while training")
+    along = "score methods at these values of a recipe key instead"
+    add("--curve", default=argparse.SUPPRESS, metavar="KEY=V,V", help=along)
     add("--no-costs", dest="costs", action="store_false", help="do not measure time and memory of a step")
     return parser
 
