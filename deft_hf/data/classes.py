@@ -55,8 +55,8 @@ class Classes:
         ids, colors = self.labels.get("ids"), self.labels.get("colors")
         if colors is not None:
             return colors[_text(_unpacked(raw) if pair.palette is None else pair.palette[raw])]
-        if ids is None:
-            return raw
+        if ids is None or not any(isinstance(key, int) for key in ids):
+            return raw  # ids of names: the areas of an export, which are drawn as the classes
         return ids[raw] if raw in ids else ids.get(REST, IGNORE_INDEX)
 
 

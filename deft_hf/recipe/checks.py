@@ -199,7 +199,7 @@ def _leaks(data: DataSection) -> Iterator[str]:
         # Nothing was fitted to the validation images themselves, so their corrupted copies are unseen.
         fitted = data.source if unseen.corruption else [*data.source, *data.validation]
         if (known := _sharing(unseen, fitted, data)) is not None:
-            yield f"data.unseen.{index}: found images that {known.name} of source or validation has; remove it"
+            yield f"data.unseen.{index}: found images that {known.name} of source or validation has; remove or move it"
 
 
 def _sharing(entry: Entry, others: list[Entry], data: DataSection) -> Entry | None:

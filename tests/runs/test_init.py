@@ -193,6 +193,35 @@ def test_an_export_of_a_labelling_tool(tmp_path, model):
     assert recipe.data.labels == {"names": ["background", "house"]} and recipe.data.source[0].annotations == "coco"
     assert len(domains.source[0]) == 5 and domains.validation[0].ids == ["photo_5"]
     assert found.shares["house"] == pytest.approx(200 / 1200)
+    assert "# - {folder: drone/client, labels: none}" in found.recipe.read_text("utf-8")
+    assert found.images["client"] == 2 and "move that folder out" in found.notes[-1]
+
+
+def test_unlabelled_images_beside_an_export_are_a_place(tmp_path, model):
+    coco(tmp_path / "job" / "drone")
+    for number in range(2):
+        photo(tmp_path / "job" / "client" / f"{number}.jpg")
+    recipe, domains, found = written("job", model)
+    assert recipe.data.source[0].name == "drone" and found.images == {"drone": 6, "client": 2}
+    assert [(entry.name, entry.labelled) for entry in recipe.data.unseen] == [("client", False)]
+
+
+def test_areas_that_cover_all_need_no_background(tmp_path, model):
+    coco(tmp_path / "drone")
+    path = tmp_path / "drone" / "annotations.json"
+    content = json.loads(path.read_text("utf-8"))
+    size = content["images"][0]
+    whole = [[0, 0, size["width"], 0, size["width"], size["height"], 0, size["height"]]]
+    content["categories"].append({"id": 9, "name": "grass"})
+    grass = [
+        {"id": 100 + each["id"], "image_id": each["id"], "category_id": 9, "segmentation": whole, "iscrowd": 0}
+        for each in content["images"]
+    ]
+    content["annotations"] = grass + content["annotations"]
+    path.write_text(json.dumps(content), "utf-8")
+    recipe, domains, found = written("drone", model)
+    assert recipe.data.labels == {"names": ["house", "grass"], "ids": {"background": 255}}
+    assert found.shares == {"house": pytest.approx(200 / 1200), "grass": pytest.approx(1000 / 1200)}
 
 
 def test_exports_in_folders_are_places_and_their_splits_are_kept(tmp_path, model):
@@ -334,7 +363,7 @@ def test_folders_that_cannot_be_trained_on(tmp_path, model):
 def test_two_formats_at_once_are_both_named(tmp_path, model):
     coco(tmp_path / "both" / "photos")
     pairs(tmp_path / "both" / "more")
-    with pytest.raises(UserError, match=r"two formats, coco in both and masks in both/more/masks"):
+    with pytest.raises(UserError, match=r"two formats, coco in both/photos and masks in both/more/masks"):
         propose("both", model=model)
     coco(tmp_path / "two")
     exports.labelme(tmp_path / "two")

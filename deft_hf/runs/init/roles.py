@@ -100,6 +100,11 @@ def assign_roles(sources: Sources) -> Roles:
         taken.add(name)
         nested = any(images.is_relative_to(home) or home.is_relative_to(images) for home in homes)
         why = f"{part.count} images without labels: looked at, never scored"
+        if nested:
+            roles.notes.append(
+                f"{images}: {part.count} images without labels lie among labelled ones; to use them as "
+                "an unseen place, move that folder out and name it in the recipe"
+            )
         roles.unseen.append(Line(entry, why + ("; move them out of the labelled ones" if nested else ""), off=nested))
     return roles
 

@@ -12,7 +12,9 @@ import numpy as np
 from PIL import Image
 
 from deft_hf.data.annotations import FORMATS, Found, detect
+from deft_hf.data.annotations.formats import read
 from deft_hf.data.classes import Classes, propose_classes
+from deft_hf.data.constants import IGNORE_INDEX
 from deft_hf.data.domains import Domain
 from deft_hf.data.labels import LabelSpace
 from deft_hf.data.layouts import LABELS, LAYOUTS, load_layout, recognise
@@ -25,6 +27,7 @@ from deft_hf.utils.errors import UserError
 
 UNKNOWN = LabelSpace(("unknown", "classes"))
 _WITH_MASKS = ("roboflow", "supervisely", "voc", "cvat")  # formats that may bring masks along
+_SLIVERS = 1e-3  # share of the pixels that drawn areas leave between them
 _SAMPLED = 24  # pairs of an official data set, whose classes are known
 _DEFAULTS = {"images": "images", "masks": "masks", "image_suffix": "", "mask_suffix": ""}
 
@@ -129,7 +132,7 @@ def find_sources(folder: Path, leave_out: Path | None = None, progress: bool = F
     if official := [*_official(folder)]:
         return _of_layouts(official, progress)
     places = find_places(folder, leave_out)
-    if exports := [*_exports(folder)]:
+    if exports := [*_exports(folder, places)]:
         return _of_exports(folder, exports, places, progress)
     if not places:
         raise UserError(
@@ -227,7 +230,7 @@ def unseen_entries(folder: Path) -> list[dict[str, Any]]:
     return [{"folder": str(folder), "labels": "none"}]
 
 
-def _exports(folder: Path) -> Iterator[tuple[str, Path]]:
+def _exports(folder: Path, found: list[Place]) -> Iterator[tuple[str, Path]]:
     """Label exports: the folder itself is one, or some of those in it are.
 
     Raises:
@@ -237,7 +240,9 @@ def _exports(folder: Path) -> Iterator[tuple[str, Path]]:
     forms = {path: [name for name, form in FORMATS.items() if form.recognises(path)] for path in (folder, *inside)}
     places = [path for path in inside if forms[path] and not split_of(path.name)]
     # A format that has its files in folders of its own is seen from above as well.
-    for path in [folder] if forms[folder] and len(places) < 2 else places:
+    own = [place for place in found if places and Path(place.folder).parts[:1] == (places[0].name,)]
+    beside = len(places) == 1 and 0 < len(own) < len(found)  # an export beside images of another place
+    for path in [folder] if forms[folder] and len(places) < 2 and not beside else places:
         if len(forms[path]) > 1:
             raise UserError(
                 f"{path}: holds labels in two formats, {' and '.join(forms[path])}; move one of them to another folder"
@@ -256,13 +261,31 @@ def _of_exports(folder: Path, exports: list[tuple[str, Path]], places: list[Plac
             f"{folder}: holds labels in two formats, {exports[0][0]} in {exports[0][1]} and masks in "
             f"{folder / place.folder / str(place.masks)}; move one of them to another folder"
         )
-    read = {path: (form, _readable(form, path)) for form, path in exports}
-    names = list(dict.fromkeys(name for _, found in read.values() for name in found.names))
-    space = LabelSpace(tuple(names))
-    parts, survey_of, notes = [], Survey(), []
-    for path, (form, found) in read.items():
-        notes += found.problems
-        name = safe_name(folder.resolve().name if path == folder else path.name)
+    known = {path: (form, _readable(form, path)) for form, path in exports}
+    names = list(dict.fromkeys(name for _, found in known.values() for name in found.names))
+    classes = Classes({"names": names}, {"names": "as the labels call them; the first is what no label covers"})
+    parts, survey_of = _export_parts(known, classes.space, progress)
+    pixels = survey_of.values
+    if len(names) > 2 and pixels[0] < _SLIVERS * sum(pixels.values()):
+        why = f"labels cover all but {pixels[0] / sum(pixels.values()):.2%} of the pixels, too little to be a class"
+        labels = {"names": names[1:], "ids": {names[0]: IGNORE_INDEX}}
+        classes = Classes(labels, {"names": "as the labels call them", "ids": why})
+        parts, survey_of = _export_parts(known, classes.space, progress)
+    if survey_of.unfit or not survey_of.pairs:
+        raise UserError(_unusable(folder, survey_of))
+    parts += [part for form, path in exports for part in _not_listed(form, path)]
+    parts += [_unlabelled(folder, place) for place in outside]
+    notes = [problem for _, found in known.values() for problem in found.problems]
+    kinds = " and ".join(dict.fromkeys(form for form, _ in exports))
+    return Sources(parts, f"an export in the format {kinds}", classes, found=survey_of, notes=notes)
+
+
+def _export_parts(
+    exports: Mapping[Path, tuple[str, Found]], space: LabelSpace, progress: bool
+) -> tuple[list[Part], Survey]:
+    parts, survey_of = [], Survey()
+    for path, (form, found) in exports.items():
+        name = safe_name(path.resolve().name)
         known = {split_of(split): split for split in reversed(found.splits)}
         splits = {kind: known[kind] for kind in SPLITS if kind in known}
         for kind, split in splits.items() if "train" in splits else [(None, None)]:
@@ -271,12 +294,17 @@ def _of_exports(folder: Path, exports: list[tuple[str, Path]], places: list[Plac
             survey_of.add(look)
             entry = {"folder": str(path), "annotations": form, **({"split": split} if split else {})}
             parts.append(Part(entry, name, kind, domain, len(domain), look.pairs))
-    if survey_of.unfit or not survey_of.pairs:
-        raise UserError(_unusable(folder, survey_of))
-    parts += [_unlabelled(folder, place) for place in outside]
-    classes = Classes({"names": names}, {"names": "as the labels call them; the first is what no label covers"})
-    kinds = " and ".join(dict.fromkeys(form for form, _ in exports))
-    return Sources(parts, f"an export in the format {kinds}", classes, found=survey_of, notes=notes)
+    return parts, survey_of
+
+
+def _not_listed(form: str, folder: Path) -> Iterator[Part]:
+    """Folders of images below an export that it says nothing of."""
+    items = [item for item in read(folder, form).items if item.labelled and item.image is not None]
+    homes = {item.image.resolve().parent for item in items if item.image is not None}
+    for place in find_places(folder):
+        images = (folder / place.folder / place.images).resolve()
+        if place.masks is None and not any(home.is_relative_to(images) for home in homes):
+            yield _unlabelled(folder, place)
 
 
 def _readable(form: str, path: Path) -> Found:
