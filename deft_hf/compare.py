@@ -12,12 +12,12 @@ from deft_hf.utils.errors import run_command
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Hand the command line to [`~deft_hf.comparison.experiment.compare`], or to `deft_hf.comparison.curve.along`."""
+    """Hand the command line to [`~deft_hf.comparison.experiment.compare`], or to `deft_hf.comparison.along.along`."""
     argv, parser = sys.argv[1:] if argv is None else argv, _parser()
     options = vars(parser.parse_intermixed_args(argv))
     from transformers.utils import logging
 
-    from deft_hf.comparison.curve import along
+    from deft_hf.comparison.along import along
     from deft_hf.comparison.experiment import compare
 
     logging.disable_progress_bar()

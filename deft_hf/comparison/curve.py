@@ -1,33 +1,15 @@
-"""How methods depend on one setting: methods x values x seeds on one recipe."""
+"""The results of methods along the values of a setting, from which the page is made."""
 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import yaml
-
-from deft_hf.comparison import collect, cost
-from deft_hf.comparison.checks import check_data, check_folder, check_request
-from deft_hf.comparison.jobs import execute
-from deft_hf.comparison.plan import Plan, Run
 from deft_hf.comparison.statistics import Interval, t_interval
-from deft_hf.comparison.variants import parse_variants
-from deft_hf.methods.variant import Variant
-from deft_hf.recipe import Recipe
-from deft_hf.runs.data import load_domains
-from deft_hf.runs.provenance import hardware, versions
-from deft_hf.runs.settle import overrides as chosen_overrides
-from deft_hf.runs.settle import settled
-from deft_hf.utils.errors import UserError
-from deft_hf.utils.outputs import claimed
-from deft_hf.utils.places import check_temporary
 from deft_hf.utils.result import Result
 
 if TYPE_CHECKING:
@@ -35,7 +17,6 @@ if TYPE_CHECKING:
 
 # Values count as ten times another within this factor: half decades, 1e-4 and 3e-4, are not quite even.
 _ABOUT = 1.15
-_EXPONENT = r"[+-]?[\d.]+[eE][+-]?\d+"  # of which YAML makes texts
 
 
 @dataclass(frozen=True)
@@ -139,132 +120,6 @@ class Curve(Result):
 
     def pictures(self) -> list[Path]:
         return [self.folder / "curve.png"]
-
-
-def along(
-    recipe: str,
-    methods: str = "joint,lp_ft,deft",
-    seeds: int | Sequence[int] = 3,
-    overrides: Sequence[str] = (),
-    *,
-    curve: str,
-    jobs: int = 1,
-    command: str = "",
-    **others: Any,
-) -> Curve:
-    """Train what is missing of methods x values x seeds, and report how scores depend on the value.
-
-    Runs are those of [`~deft_hf.comparison.experiment.compare`], in the same folder, and none is repeated. The page is
-    `OUTPUT/curves/KEY/README.md`, with a table, a picture and JSON.
-
-    Args:
-        recipe (`str`):
-            Path of the recipe; OUTPUT is its `training.output_dir`.
-        methods (`str`, *optional*, defaults to `"joint,lp_ft,deft"`):
-            Names of rows, separated by commas, each with settings of its own after colons.
-        seeds (`int` or `Sequence[int]`, *optional*, defaults to `3`):
-            Number of seeds, from 0 on, or the seeds themselves.
-        overrides (`Sequence[str]`, *optional*, defaults to `()`):
-            Overrides `key.sub=value`, as for `deft_hf.train`.
-        curve (`str`):
-            Key and values, `training.learning_rate=1e-4,1e-3`.
-        jobs (`int`, *optional*, defaults to `1`):
-            Number of processes at a time.
-        command (`str`, *optional*, defaults to `""`):
-            Command to quote on the page.
-        others (`Any`):
-            Options of a comparison, none of which goes with a curve.
-
-    Raises:
-        UserError: If recipe or arguments contain a mistake, or OUTPUT holds something else; before any training.
-    """
-    from deft_hf.comparison.curve_report import write_curve
-
-    key, values = parse_curve(curve)
-    if set_ones := [name for name in ("rates", "values", "curve_points") if others.get(name)]:
-        raise UserError(
-            f"curve: found {', '.join(set_ones)} beside it, which choose or score otherwise; leave them out"
-        )
-    variants = parse_variants(methods)
-    for name, variant in variants.items():
-        if key in variant.own:
-            raise UserError(f"curve: {name} sets {key} itself; leave the row out, or vary another key")
-    base = settled(Recipe.load(recipe, overrides), selects=False, tunes=key.endswith("learning_rate"))
-    overrides = [*overrides, *chosen_overrides(base.choices)]
-    check_request(base, seeds, jobs, (), False, 0)
-    if not base.data.validation or not base.data.unseen:
-        raise UserError(
-            "curve: expected data.validation, on which a value is chosen, and data.unseen, which is scored"
-        )
-    seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
-    folder = Path(base.training.output_dir)
-    plan = Plan(recipe, tuple(overrides), folder / "runs")
-    variants = cost.with_equal_compute(plan, variants)
-    rows = {name: [replace(each, own={**each.own, key: value}) for value in values] for name, each in variants.items()}
-    for name, row in rows.items():
-        plan.check({f"{name}:{key}={value}": each for value, each in zip(values, row, strict=True)})
-    check_temporary()
-    with claimed(folder, "compare", lambda: check_folder(folder), "training.output_dir"):
-        domains = load_domains(base.data)
-        check_data(folder / "runs", base, domains)
-        runs = {
-            (name, seed): [plan.run(each.settings, seed) for each in rows[name]] for seed in seeds for name in rows
-        }
-        reasons = execute([run for row in runs.values() for run in row], jobs)
-        names = [domain.name for domain in domains.validation], [domain.name for domain in domains.unseen]
-        found = Curve(
-            key=key,
-            values=values,
-            seeds=seeds,
-            methods={
-                name: _curve_of(variants[name], {seed: runs[name, seed] for seed in seeds}, *names) for name in rows
-            },
-            reasons={str(place): reason for place, reason in reasons.items()},
-            command=command,
-            recipe=base.to_yaml(),
-            versions={**versions(), "hardware": hardware()},
-            folder=folder / "curves" / key,
-        )
-        print(f"\n{write_curve(found)}\n\nThe page: {found.folder / 'README.md'}")
-        return found
-
-
-def parse_curve(text: str) -> tuple[str, list[Any]]:
-    """Key and values of `KEY=V,V,...`, the values as YAML has them.
-
-    Raises:
-        UserError: It is written otherwise, or has fewer than two different values.
-    """
-    key, equals, listed = text.partition("=")
-    values = [_value(each) for each in listed.split(",")] if equals else []
-    if "." not in key or len(values) < 2 or len({str(value) for value in values}) < len(values) or None in values:
-        raise UserError(
-            f"curve: found {text!r}, expected a recipe key and its values, training.learning_rate=1e-4,1e-3"
-        )
-    return key, values
-
-
-def _value(text: str) -> Any:
-    """A value as YAML has it; `None` for what it cannot read."""
-    try:
-        return float(text) if re.fullmatch(_EXPONENT, text.strip()) else yaml.safe_load(text)
-    except yaml.YAMLError:
-        return None
-
-
-def _curve_of(
-    variant: Variant, runs: Mapping[int, Sequence[Run]], source: Sequence[str], unseen: Sequence[str]
-) -> MethodCurve:
-    def mean(run: Run, domains: Sequence[str]) -> float:
-        if not run.done:
-            return math.nan
-        scores = collect.outcome(run, variant.reading).scores
-        found = [scores[domain]["mean_iou"] for domain in domains]
-        return math.nan if None in found else float(np.mean(found))
-
-    return MethodCurve(
-        *({s: [mean(run, each) for run in row] for s, row in runs.items()} for each in (source, unseen))
-    )
 
 
 def _highest(values: Sequence[float]) -> int | None:

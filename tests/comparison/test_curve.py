@@ -6,8 +6,9 @@ import pytest
 from PIL import Image
 
 import deft_hf.compare as command
-from deft_hf.comparison import curve as module
-from deft_hf.comparison.curve import Curve, MethodCurve, along, parse_curve
+from deft_hf.comparison import along as module
+from deft_hf.comparison.along import along, parse_curve
+from deft_hf.comparison.curve import Curve, MethodCurve
 from deft_hf.comparison.curve_report import curve_table, write_curve
 from deft_hf.utils.errors import UserError
 from tests import processes
