@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     recipe = Recipe.load(options.pop("recipe"), options.pop("overrides"))
     found = evaluate(**options, recipe=recipe, progress=not console.quiet)
     model, out = options["model"], options["out"]
-    written = "results/table.md, results/metrics.json, figures/panels.png"
+    written = ", ".join(["results/table.md, results/metrics.json, figures/panels.png", *found.archives])
     console.say(f"mean IoU in per cent\n\n{found.table()}\n\n{out}: {written}")
     console.result({"model": model, "folder": out, "scores": found.score_dicts()})
 
@@ -39,6 +39,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", required=True, help="the folder to write to; new or empty")
     parser.add_argument("--name", help="what tables call the model (default: the last part of MODEL)")
     parser.add_argument("--no-pictures", action="store_false", dest="pictures", help="write no PNG of every image")
+    server = "write a zip too, with the ids and file names that a benchmark's server takes: cityscapes, acdc, wilddash"
+    parser.add_argument("--as", dest="server", metavar="SERVER", help=server)
     add_output_options(parser, overwrite=True)
     return parser
 

@@ -19,8 +19,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     logging.disable_progress_bar()
     found = predict(**options, progress=not console.quiet)
-    count = len(found.images)
-    console.say(f"{count} images in {options['out']}: classes/ (ids), colors/, overlays/, predictions.json")
+    count, archive = len(found.images), f", {found.archive}" if found.archive else ""
+    console.say(f"{count} images in {options['out']}: classes/ (ids), colors/, overlays/, predictions.json{archive}")
     console.result(found.to_dict())
     if found.unreadable:
         left_out = f"{len(found.unreadable)} of {count + len(found.unreadable)} images were left out:"
@@ -45,6 +45,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--stride", type=sizes, metavar="DOWN,ACROSS", help="step of the window (default: two thirds of it)")
     deep = "what is black and what is white in images of more than 8 bits (default: as the model was trained)"
     add("--value-range", type=numbers, metavar="LOW,HIGH", help=deep)
+    server = "write a zip too, with the ids and file names that a benchmark's server takes: cityscapes, acdc, wilddash"
+    add("--as", dest="server", metavar="SERVER", help=server)
     add_output_options(parser, overwrite=True)
     return parser
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,15 +13,17 @@ import yaml
 from tqdm import tqdm
 
 from deft_hf.data.domains import Domain
-from deft_hf.data.labels import LabelSpace
+from deft_hf.data.roles import Domains
+from deft_hf.data.servers import check_names, id_table, server_of, write_archive
 from deft_hf.data.unreadable import Reader
 from deft_hf.models.processor import segmentation_processor
 from deft_hf.recipe import Recipe
 from deft_hf.runs.data import input_folders, load_domains
-from deft_hf.runs.places import Findings, look_at, panels_file, write_findings
+from deft_hf.runs.evaluation import PANELS, Evaluation
+from deft_hf.runs.places import look_at, write_findings
 from deft_hf.runs.provenance import data_lists, hardware, versions
 from deft_hf.runs.segmenter import Segmenter
-from deft_hf.scoring.bootstrap import Counts, Intervals, intervals
+from deft_hf.scoring.bootstrap import Counts, intervals
 from deft_hf.scoring.confusion import ConfusionMatrix, Scores
 from deft_hf.scoring.inference import probabilities_of
 from deft_hf.scoring.metrics import further, unknown
@@ -30,10 +31,6 @@ from deft_hf.scoring.report import (
     INTERVALS,
     MOST_PANELS,
     PanelRow,
-    Results,
-    class_table,
-    domain_table,
-    further_tables,
     save_json,
     save_panels,
 )
@@ -43,87 +40,7 @@ from deft_hf.utils.files import METRICS, TABLE
 from deft_hf.utils.integrity import writing
 from deft_hf.utils.outputs import OutputFolder, claim_output
 from deft_hf.utils.places import name_problem, refuse_overlap
-from deft_hf.utils.result import Result, score_columns
 from deft_hf.utils.text import markdown_text
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
-PANELS = "figures/panels.png"
-
-
-@dataclass(frozen=True)
-class Evaluation(Result):
-    """Scores of one model, by domain.
-
-    Attributes:
-        name (`str`):
-            What tables call the model.
-        scores (`dict[str, Scores]`):
-            Scores of each domain, validation domains first.
-        validation (`list[str]`):
-            Names of the domains that a checkpoint may be chosen on.
-        unseen (`list[str]`):
-            Names of the domains that nothing was chosen on.
-        labels (`LabelSpace`):
-            The classes.
-        unreadable (`dict[str, list[str]]`):
-            Ids of the images that could not be read and were left out, by domain.
-        examples (`list[PanelRow]`):
-            The middle image of each domain: domain, image, true ids (H, W), predicted ids (H, W) by name.
-        intervals (`dict`, *optional*):
-            95 % bootstrap intervals of the scores over images, see [`~deft_hf.scoring.bootstrap`].
-        folder (`Path`, *optional*):
-            Where tables and pictures were written, if they were.
-        places (`list[Findings]`, *optional*, defaults to `[]`):
-            What the model makes of places without labels.
-    """
-
-    name: str
-    scores: dict[str, Scores]
-    validation: list[str]
-    unseen: list[str]
-    labels: LabelSpace
-    unreadable: dict[str, list[str]]
-    examples: list[PanelRow]
-    intervals: Intervals | None = None
-    folder: Path | None = None
-    places: list[Findings] = field(default_factory=list)
-
-    def table(self) -> str:
-        """Mean IoU of each domain in per cent, with its interval over images, as Markdown."""
-        return domain_table(*self._scored())
-
-    def further_tables(self) -> list[str]:
-        """The same of each further metric, a Markdown section each."""
-        return [f"## {title}, per cent\n\n{table}" for title, table in further_tables(*self._scored()).items()]
-
-    def _scored(self) -> tuple[Results, list[str], list[str], dict[str, Intervals | None]]:
-        return {self.name: self.score_dicts()}, self.validation, self.unseen, {self.name: self.intervals}
-
-    def class_tables(self) -> list[str]:
-        """IoU of each class in per cent, a Markdown section for each domain."""
-        results, names = {self.name: self.score_dicts()}, self.labels.names
-        return [f"## {markdown_text(domain)}\n\n{class_table(results, domain, names)}" for domain in self.scores]
-
-    def to_pandas(self) -> DataFrame:
-        """A row for each domain: its role, its scores, and the IoU of each class."""
-        import pandas
-
-        roles = {name: "validation" for name in self.validation} | {name: "unseen" for name in self.unseen}
-        rows = {
-            domain: {"role": roles[domain], **score_columns(scores, self.labels.names)}
-            for domain, scores in self.score_dicts().items()
-        }
-        return pandas.DataFrame.from_dict(rows, orient="index").rename_axis("domain")
-
-    def pictures(self) -> list[Path]:
-        names = [PANELS, *(panels_file(found.place) for found in self.places)]
-        return [] if self.folder is None else [self.folder / name for name in names]
-
-    def score_dicts(self) -> dict[str, dict[str, Any]]:
-        """`scores` as plain lists and numbers."""
-        return {domain: scores.to_dict() for domain, scores in self.scores.items()}
 
 
 def evaluate(
@@ -135,6 +52,7 @@ def evaluate(
     revision: str | None = None,
     device: str | None = None,
     trust_remote_code: bool = False,
+    server: str | None = None,
     pictures: bool = True,
     overwrite: bool = False,
     progress: bool = True,
@@ -160,6 +78,9 @@ def evaluate(
             Such as `cpu` or `cuda:1`; by default an accelerator where there is one.
         trust_remote_code (`bool`, *optional*, defaults to `False`):
             Run Python code of the model's repository; without it, none is ever run.
+        server (`str`, *optional*):
+            `cityscapes`, `acdc` or `wilddash`: write `DOMAIN/SERVER.zip` too, for each domain whose images are called
+            as those of this benchmark, see [`~deft_hf.data.servers`]. It is made of the `pictures`.
         pictures (`bool`, *optional*, defaults to `True`):
             Write the classes of every image as PNG too, see [`Segmenter.save`].
         overwrite (`bool`, *optional*, defaults to `False`):
@@ -191,6 +112,7 @@ def evaluate(
         unchecked = recipe.data.model_copy(update={"check": False})  # each image is read once, when it is scored
         recipe = recipe.model_copy(update={"data": unchecked})
         domains = load_domains(recipe.data)
+        submitted = [] if server is None else _submitted(server, domains, pictures)
         found = score(
             segmenter,
             domains.validation,
@@ -224,8 +146,13 @@ def evaluate(
                 save_panels(folder.file(PANELS), found.examples, found.labels, domains=len(found.scores))
             if places:
                 write_findings(folder.file, places, domains.labels)
+            archives = [f"{domain.name}/{server}.zip" for domain in submitted]
+            for domain, archive in zip(submitted, archives, strict=True):
+                written = {key: folder.path / domain.name / "classes" / f"{key}.png" for key in domain.ids}
+                read = {key: path for key, path in written.items() if path.is_file()}
+                write_archive(folder.file(archive), server_of(server or ""), domain.labels.names, read)
             save_json(folder.file(METRICS), facts)
-    return replace(found, folder=folder.path, places=places)
+    return replace(found, folder=folder.path, places=places, archives=archives)
 
 
 def score(
@@ -347,6 +274,20 @@ def recipe_segmenter(
         )
     processor = segmentation_processor(segmenter.processor, data.image_size)
     return replace(segmenter, processor=processor, palette=labels.colorize(np.arange(len(names))), size=None)
+
+
+def _submitted(server: str, domains: Domains, pictures: bool) -> list[Domain]:
+    """The domains of a benchmark, once it is known that its server takes what will be predicted."""
+    benchmark = server_of(server)
+    if not pictures:
+        raise UserError(f"server: the archive for {server} is made of the pictures; write them too")
+    id_table(benchmark, domains.labels.names)
+    found = [domain for domain in domains.evaluated if all(map(benchmark.file_name, domain.ids))]
+    for domain in found:
+        check_names(benchmark, domain.ids)
+    if not found:
+        check_names(benchmark, domains.evaluated[0].ids)
+    return found
 
 
 def _check_ids(domains: Sequence[Domain]) -> None:

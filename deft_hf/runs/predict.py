@@ -13,6 +13,7 @@ from tqdm import tqdm
 from deft_hf.data.files import IMAGE_SUFFIXES, check_name, files_by_id
 from deft_hf.data.opening import open_picture
 from deft_hf.data.pictures import ValueRange, check_value_range
+from deft_hf.data.servers import check_names, id_table, server_of, write_archive
 from deft_hf.runs.segmenter import Segmenter, Size
 from deft_hf.scoring.report import save_json
 from deft_hf.utils.errors import UserError
@@ -46,6 +47,8 @@ class Predictions(Result):
             What is wrong with each picture that was left out.
         folder (`Path`):
             The folder that was written.
+        archive (`str`, *optional*):
+            The zip for a benchmark's server, in that folder.
     """
 
     model: str
@@ -54,6 +57,7 @@ class Predictions(Result):
     images: list[dict[str, Any]]
     unreadable: list[str]
     folder: Path
+    archive: str | None = None
 
     def to_pandas(self) -> DataFrame:
         """A row for each picture: its sides in pixels, and the share of its pixels by class as `share NAME`."""
@@ -89,6 +93,7 @@ def predict(
     window: Size | None = None,
     stride: Size | None = None,
     value_range: ValueRange | None = None,
+    server: str | None = None,
     trust_remote_code: bool = False,
     overwrite: bool = False,
     progress: bool = True,
@@ -117,6 +122,9 @@ def predict(
             Step of the window, down and across; by default two thirds of it.
         value_range (`tuple[float, float]`, *optional*):
             What is black and what is white in images of more than 8 bits; by default what the model was trained with.
+        server (`str`, *optional*):
+            `cityscapes`, `acdc` or `wilddash`: write `SERVER.zip` too, with the ids and the file names that the server
+            of this benchmark takes, see [`~deft_hf.data.servers`].
         trust_remote_code (`bool`, *optional*, defaults to `False`):
             Run Python code of the model's repository; without it, none is ever run.
         overwrite (`bool`, *optional*, defaults to `False`):
@@ -129,7 +137,8 @@ def predict(
 
     Raises:
         UserError: A path is no picture, two pictures have the same name, `out` lies among the pictures, holds
-            something else or cannot be written to, or the model cannot be opened.
+            something else or cannot be written to, the model cannot be opened, or `server` does not know the name of a
+            picture or of a class.
 
     Example:
 
@@ -144,11 +153,17 @@ def predict(
     given = [images] if isinstance(images, str | os.PathLike) else images
     refuse_overlap(out, [Path(path).expanduser() for path in given])
     pictures = _pictures(given)
+    benchmark = None if server is None else server_of(server)
+    if benchmark is not None:
+        check_names(benchmark, pictures)
     listed: list[dict[str, Any]] = []
+    by_key: dict[str, str] = {}
     unreadable: list[str] = []
     with claim_output(out, "predict", overwrite) as folder:
         segmenter = Segmenter.open(model, revision, device, size, window, stride, trust_remote_code)
         value_range = check_value_range(value_range or segmenter.value_range)
+        if benchmark is not None:
+            id_table(benchmark, segmenter.names)  # refuses before the first picture is segmented
         for key, path in tqdm(pictures.items(), unit="image", disable=None if progress else True):
             try:
                 image, _ = open_picture({"bytes": None, "path": path}, path, value_range)
@@ -158,9 +173,15 @@ def predict(
             ids = segmenter.classes(image)
             with writing(folder.path, lambda: "The files written so far are complete; make room and start again."):
                 written = segmenter.save(folder, key, image, ids)
+            by_key[key] = written["classes"]
             sides = {"height": image.height, "width": image.width}
             listed.append({"image": path, **sides, "shares": segmenter.shares(ids), **written})
-        found = Predictions(model, revision, segmenter.legend(), listed, unreadable, folder.path)
+        archive = None
+        if benchmark is not None:
+            archive = f"{server}.zip"
+            with writing(folder.path, lambda: "The files written so far are complete; make room and start again."):
+                write_archive(folder.file(archive), benchmark, segmenter.names, by_key)
+        found = Predictions(model, revision, segmenter.legend(), listed, unreadable, folder.path, archive)
         save_json(folder.file(PREDICTIONS), found.to_dict())
     return found
 
