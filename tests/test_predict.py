@@ -204,15 +204,20 @@ def test_a_processor_that_cuts_images_up_or_pads_them_does_not_shift_the_classes
 def test_evaluate_gives_a_run_the_scores_that_it_gave_itself(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "recipe.yaml").write_text(RECIPE.format(publish=""))
-    train.main(["recipe.yaml", "training.metrics=[boundary_iou, calibration_error]"])
+    train.main(["recipe.yaml", "training.metrics=[boundary_iou, calibration_error]", "publish.best_and_worst=true"])
     capsys.readouterr()
     further = "training.metrics=[boundary_iou, calibration_error]"
-    evaluate.main(["out", "recipe.yaml", further, "--out", "scores", "--name", "ours", "--json"])
+    further = [further, "publish.best_and_worst=true"]
+    evaluate.main(["out", "recipe.yaml", *further, "--out", "scores", "--name", "ours", "--json"])
     facts = json.loads(capsys.readouterr().out)
     own = json.loads((tmp_path / "out" / "results" / "metrics.json").read_text())
     written = json.loads((tmp_path / "scores" / "results" / "metrics.json").read_text())
     assert written["scores"] == own["scores"] and written["data"]["unseen"] == own["data"]["unseen"]
     assert written["intervals"] == own["intervals"]
+    assert written["extremes"] == own["extremes"] and [*own["extremes"]["night"]] == ["best"]
+    for folder in ("out", "scores"):
+        assert (tmp_path / folder / "figures" / "best_and_worst.png").is_file()
+    assert "figures/best_and_worst.png" in (tmp_path / "out" / "README.md").read_text()
     assert own["intervals"]["domains"]["night"].keys() == {
         "mean_iou", "mean_accuracy", "pixel_accuracy", "mean_boundary_iou", "calibration_error"
     }  # fmt: skip

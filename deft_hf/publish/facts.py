@@ -79,6 +79,8 @@ class RunFacts:
         intervals (`dict`, *optional*):
             95 % bootstrap intervals over images, see [`~deft_hf.scoring.bootstrap`]: under `domains` by domain and
             score, under `unseen_mean` by score, both ends.
+        extremes (`dict[str, dict]`, *optional*):
+            By domain, id and mean IoU of its `best`, `median` and `worst` image.
         usual_scores (`dict[str, dict]`, *optional*):
             Scores of the usual component, if it was evaluated.
         only_class (`str`, *optional*):
@@ -116,6 +118,7 @@ class RunFacts:
     labels: list[str]
     scores: dict[str, dict[str, Any]]
     intervals: dict[str, Any] | None = _if_any()
+    extremes: dict[str, dict[str, Any]] | None = _if_any()
     usual_scores: dict[str, dict[str, Any]] | None = _if_any()
     only_class: str | None = _if_any()
     layer_distances: dict[str, dict[str, float]] | None = _if_any()

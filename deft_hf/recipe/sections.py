@@ -140,6 +140,10 @@ class PublishSection(Section):
     every_save: bool = Field(
         default=False, description="Push the model of each checkpoint too, while training continues."
     )
+    best_and_worst: bool = Field(
+        default=False,
+        description="Draw the best, the median and the worst image of each domain, for the card and the page.",
+    )
     license: str | None = Field(default=None, description="License of the model, for the card.")
     base_license: str | None = Field(
         default=None,

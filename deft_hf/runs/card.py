@@ -21,6 +21,7 @@ from deft_hf.recipe import MethodSection, Recipe, TrainingSection
 from deft_hf.recipe.data import DataSection
 from deft_hf.recipe.domains import Entry, HubEntry, StreetsEntry
 from deft_hf.runs.collapsed import warnings
+from deft_hf.runs.extremes import CAPTION, OVERLAYS
 from deft_hf.runs.folder import method_folders
 from deft_hf.runs.places import Findings, panels_file
 from deft_hf.scoring.report import MOST_PANELS
@@ -52,6 +53,7 @@ def write_card(
         "domains.png": "Mean IoU of each method on each domain",
         "panels.png": f"An image of {each}, its truth, and what each method makes of it",
         **save_run_figures(folder / "figures", record),
+        **({Path(OVERLAYS).name: CAPTION} if recipe.publish.best_and_worst and (folder / OVERLAYS).is_file() else {}),
     }
     card_facts = CardFacts(
         run=facts[own],

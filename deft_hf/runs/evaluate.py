@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,11 +21,13 @@ from deft_hf.models.processor import segmentation_processor
 from deft_hf.recipe import Recipe
 from deft_hf.runs.data import input_folders, load_domains
 from deft_hf.runs.evaluation import PANELS, Evaluation
+from deft_hf.runs.extremes import OVERLAYS, draw_extremes
 from deft_hf.runs.places import look_at, write_findings
 from deft_hf.runs.provenance import data_lists, hardware, versions
 from deft_hf.runs.segmenter import Segmenter
 from deft_hf.scoring.bootstrap import Counts, intervals
 from deft_hf.scoring.confusion import ConfusionMatrix, Scores
+from deft_hf.scoring.extremes import extremes
 from deft_hf.scoring.inference import probabilities_of
 from deft_hf.scoring.metrics import further, unknown
 from deft_hf.scoring.report import (
@@ -34,7 +37,7 @@ from deft_hf.scoring.report import (
     save_json,
     save_panels,
 )
-from deft_hf.scoring.tally import Tally
+from deft_hf.scoring.tally import REGIONS, Tally
 from deft_hf.utils.errors import UserError
 from deft_hf.utils.files import METRICS, TABLE
 from deft_hf.utils.integrity import writing
@@ -129,6 +132,7 @@ def evaluate(
             "revision": revision,
             "scores": found.score_dicts(),
             "intervals": found.intervals,
+            "extremes": found.extremes,
             "unreadable": found.unreadable,
             "data": data_lists(validation=domains.validation, unseen=domains.unseen),
             "recipe": yaml.safe_load(recipe.to_yaml()),
@@ -144,6 +148,8 @@ def evaluate(
             folder.file(TABLE).write_text(table + "\n", encoding="utf-8")
             if found.examples:
                 save_panels(folder.file(PANELS), found.examples, found.labels, domains=len(found.scores))
+            if recipe.publish.best_and_worst and any(found.extremes.values()):
+                draw_extremes(folder.file(OVERLAYS), segmenter, domains.evaluated, found.extremes)
             if places:
                 write_findings(folder.file, places, domains.labels)
             archives = [f"{domain.name}/{server}.zip" for domain in submitted]
@@ -217,13 +223,16 @@ def score(
     chosen = further(metrics)
     scores: dict[str, Scores] = {}
     counts: dict[str, Counts] = {}
+    found: dict[str, dict[str, Any]] = {}
     examples: list[PanelRow] = []
     for which, domain in enumerate(domains):
         matrix, tally = ConfusionMatrix(labels.num_labels), Tally(labels.num_labels, chosen)
+        read: list[str] = []
         for index in tqdm(range(len(domain)), desc=domain.name, unit="image", disable=None if progress else True):
             image, truth, is_it = reader.load(which, index)
             if not is_it:
                 continue
+            read.append(domain.ids[index])
             logits = segmenter.logits(image) if tally.of_probabilities else None
             ids = segmenter.classes(image) if logits is None else segmenter.most_likely(logits)
             single, seen = ConfusionMatrix(labels.num_labels), (torch.from_numpy(ids), torch.from_numpy(truth))
@@ -238,6 +247,7 @@ def score(
             if which < MOST_PANELS and index == len(domain) // 2:
                 examples.append((domain.name, np.asarray(image), truth, {"prediction": ids}))
         counts[domain.name] = tally.by_image()
+        found[domain.name] = extremes(counts[domain.name][REGIONS], read)
         scores[domain.name] = replace(matrix.compute(labels.names), more=tally.more())
     return Evaluation(
         name=name,
@@ -248,6 +258,7 @@ def score(
         unreadable=reader.found(),
         examples=examples,
         intervals=intervals(counts, [domain.name for domain in unseen], chosen),
+        extremes=found,
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deft_hf.data.labels import LabelSpace
+from deft_hf.runs.extremes import OVERLAYS
 from deft_hf.runs.places import Findings, panels_file
 from deft_hf.scoring.bootstrap import Intervals
 from deft_hf.scoring.confusion import Scores
@@ -41,6 +42,8 @@ class Evaluation(Result):
             The middle image of each domain: domain, image, true ids (H, W), predicted ids (H, W) by name.
         intervals (`dict`, *optional*):
             95 % bootstrap intervals of the scores over images, see [`~deft_hf.scoring.bootstrap`].
+        extremes (`dict[str, dict]`, *optional*, defaults to `{}`):
+            By domain, id and mean IoU of its `best`, `median` and `worst` image.
         folder (`Path`, *optional*):
             Where tables and pictures were written, if they were.
         places (`list[Findings]`, *optional*, defaults to `[]`):
@@ -57,6 +60,7 @@ class Evaluation(Result):
     unreadable: dict[str, list[str]]
     examples: list[PanelRow]
     intervals: Intervals | None = None
+    extremes: dict[str, dict[str, Any]] = field(default_factory=dict)
     folder: Path | None = None
     places: list[Findings] = field(default_factory=list)
     archives: list[str] = field(default_factory=list)
@@ -89,7 +93,7 @@ class Evaluation(Result):
         return pandas.DataFrame.from_dict(rows, orient="index").rename_axis("domain")
 
     def pictures(self) -> list[Path]:
-        names = [PANELS, *(panels_file(found.place) for found in self.places)]
+        names = [PANELS, OVERLAYS, *(panels_file(found.place) for found in self.places)]
         return [] if self.folder is None else [self.folder / name for name in names]
 
     def score_dicts(self) -> dict[str, dict[str, Any]]:

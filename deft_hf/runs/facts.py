@@ -12,6 +12,8 @@ from deft_hf.publish.facts import RunFacts
 from deft_hf.runs.collapsed import looked_at, only_class
 from deft_hf.runs.provenance import Origin, data_lists, git_states, hardware, versions
 from deft_hf.scoring.bootstrap import intervals
+from deft_hf.scoring.extremes import extremes
+from deft_hf.scoring.tally import REGIONS
 from deft_hf.trainer.trainer import DeFTTrainer
 from deft_hf.utils.errors import UserError
 from deft_hf.utils.files import EARLIER_RECIPES, METRICS
@@ -79,6 +81,10 @@ def collect_facts(
             [domain.name for domain in domains.unseen],
             trainer.evaluator.further,
         ),
+        extremes={
+            domain.name: extremes(trainer.evaluator.counts[f"eval_{domain.name}"][REGIONS], domain.ids)
+            for domain in domains.evaluated
+        },
         only_class=only_class(confusions, looked_at(domains), domains.labels.names),
         usual_scores={name: scored[f"eval_{name}_usual"] for name in names if f"eval_{name}_usual" in scored},
     )

@@ -20,6 +20,7 @@ from deft_hf.runs.card import write_card
 from deft_hf.runs.collapsed import warnings
 from deft_hf.runs.data import evaluation_sets, load_domains, own_transform, training_set
 from deft_hf.runs.evaluate import recipe_segmenter
+from deft_hf.runs.extremes import OVERLAYS, draw_extremes
 from deft_hf.runs.facts import collect_facts, read_facts
 from deft_hf.runs.finish import finish
 from deft_hf.runs.folder import claimed_folder, method_folders
@@ -88,6 +89,10 @@ def train(recipe: Recipe, resume_anyway: bool = False) -> Path:
             facts = read_facts(folders)
             model = recipe.model
             table = write_report(folder, folders, facts, domains, recipe.data, model.encoder, model.trust_remote_code)
+            if publish.best_and_worst:
+                own = recipe.method.name
+                segmenter = recipe_segmenter(str(folder), recipe, trust_remote_code=model.trust_remote_code)
+                draw_extremes(folder / OVERLAYS, segmenter, domains.evaluated, facts[own].extremes or {})
             write_card(recipe, domains, facts, look_at_places(recipe, folders, domains))
             print(f"\nmean IoU in per cent\n\n{table}\n\nThe model, a plain Hub folder: {folder}")
             if repository is not None:
