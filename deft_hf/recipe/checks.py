@@ -249,7 +249,7 @@ def _training(recipe: Sections) -> Iterator[str]:
     from deft_hf.scoring.metrics import further  # loads torch
     from deft_hf.trainer.evaluation import LOSS, METRICS
 
-    more = [metric.key for metric in further(training.metrics or ()) if not metric.lower_is_better]
+    more = [metric.key for metric in further(training.metrics or ())]
     known = [f"{entry.name}_{metric}" for entry in data.validation for metric in (*METRICS, *more, LOSS)]
     chosen = (training.metric_for_best_model or "").removeprefix("eval_")
     if chosen not in known:

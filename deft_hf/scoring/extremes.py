@@ -19,7 +19,7 @@ from deft_hf.utils.text import figure_text
 
 MOST_DOMAINS = 8
 """Domains that the picture shows at most."""
-_WIDTH = 480  # pixels
+_WIDTH = 320  # pixels
 
 
 class Example(NamedTuple):
@@ -88,7 +88,7 @@ def save_overlays(
             How many domains there are; the picture says so where it has fewer.
     """
     columns = max(map(len, rows.values()))
-    cell = 3.2
+    cell = 2.1  # small: the page of a run holds the picture
     heights = [cell * max(one.truth.shape[0] / one.truth.shape[1] for one in row) for row in rows.values()]
     shown = sorted({int(i) for row in rows.values() for one in row for i in np.union1d(one.truth, one.prediction)})
     legend_rows = math.ceil(len(shown) / (2 * columns))
@@ -105,7 +105,7 @@ def save_overlays(
             above.imshow(_overlay(one.image, one.prediction, labels))
             below.imshow(_overlay(one.image, one.truth, labels))
             name = f"{figure_text(domain, 20)}, {one.kind}: {percent(one.mean_iou)} %"
-            above.set_title(f"{name}\n{figure_text(one.key, 40)}", fontsize=8)
+            above.set_title(f"{name}\n{figure_text(one.key, 40)}", fontsize=7)
     figure.legend(
         handles=[class_patch(index, labels) for index in shown],
         loc="outside lower center",

@@ -19,6 +19,19 @@ from tests.scoring.test_confusion import drawn_maps
 FRAMES = [f"frankfurt/frankfurt_000000_{number:06d}" for number in range(3)]
 
 
+def odd_pairs(count):
+    """Of odd sizes, one pixel wide at times; few classes or many, all of it ignored at times."""
+    rng = np.random.default_rng(5)
+    pairs = []
+    for index in range(count):
+        size = tuple(2 * rng.integers(0, 12, 2) + 1)
+        classes = rng.choice(18, rng.integers(1, 18), replace=False)  # the last occurs nowhere
+        pairs += drawn_maps(index, classes, 1, size)
+        if index % 40 == 0:
+            pairs[-1][1][:] = 255
+    return pairs
+
+
 def written(folder, keys, predictions, server, classes=CITYSCAPES.names):
     """The archive, unpacked, with the names in it."""
     files = {}
@@ -34,14 +47,15 @@ def written(folder, keys, predictions, server, classes=CITYSCAPES.names):
 def test_cityscapes_own_evaluation_finds_and_scores_the_archive(tmp_path):
     official = pytest.importorskip("cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling")
     labels = pytest.importorskip("cityscapesscripts.helpers.labels")
-    pairs = drawn_maps(0)
-    names = written(tmp_path, FRAMES, [prediction for prediction, _ in pairs], "cityscapes")
-    assert names == [f"{key.split('/')[1]}_leftImg8bit.png" for key in FRAMES]
+    pairs = odd_pairs(200)
+    frames = [f"frankfurt/frankfurt_000000_{number:06d}" for number in range(len(pairs))]
+    names = written(tmp_path, frames, [prediction for prediction, _ in pairs], "cityscapes")
+    assert names == [f"{key.split('/')[1]}_leftImg8bit.png" for key in frames]
     args = SimpleNamespace(**vars(official.args))
     args.quiet, args.JSONOutput, args.evalInstLevelScore = True, False, False
     args.predictionPath, args.predictionWalk = str(tmp_path / "unpacked"), None
     matrix, truths = ConfusionMatrix(19), []
-    for key, (prediction, truth) in zip(FRAMES, pairs, strict=True):
+    for key, (prediction, truth) in zip(frames, pairs, strict=True):
         matrix.update(torch.from_numpy(prediction), torch.from_numpy(truth))
         raw = np.zeros_like(truth)  # unlabeled
         for train in range(19):
@@ -49,7 +63,10 @@ def test_cityscapes_own_evaluation_finds_and_scores_the_archive(tmp_path):
         truths.append(str(tmp_path / f"{key.split('/')[1]}_gtFine_labelIds.png"))
         Image.fromarray(raw).save(truths[-1])
     found = official.evaluateImgLists([official.getPrediction(args, truth) for truth in truths], truths, args)
-    assert matrix.compute().mean_iou == pytest.approx(found["averageScoreClasses"], abs=1e-6)
+    scores = matrix.compute()
+    assert scores.mean_iou == pytest.approx(found["averageScoreClasses"], abs=1e-6)
+    iou = [found["classScores"][labels.trainId2label[train].name] for train in range(19)]
+    np.testing.assert_allclose(scores.iou, iou, atol=1e-6)
 
 
 def test_acdc_takes_train_ids_in_their_folder(tmp_path):

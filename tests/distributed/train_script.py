@@ -44,14 +44,18 @@ def train(folder: Path, batch_size: int, model_type: str) -> None:
         save_steps=7,
         optim="sgd",
         pathways="split" if halved else "both",
+        metrics=["boundary_iou", "calibration_error"],
         **(REWEIGHTED if model_type == "reweighted" else {}),
     )
     run.train(resume_from_checkpoint=run.last_good_checkpoint())
     metrics = run.evaluate()
     if run.is_world_process_zero():
         figures = [{k: entry[k] for k in ("loss", "grad_norm")} for entry in run.state.log_history if "loss" in entry]
-        counted = {name: scores.pixels for name, scores in run.scores.items()}
-        scores = {name: value for name, value in metrics.items() if name.endswith(("mean_iou", "_loss"))}
+        # Image by image too: they come in one order, whoever scored them.
+        images = {name: kept["regions"][:, 1].sum(-1).tolist() for name, kept in run.evaluator.counts.items()}
+        counted = {name: [scores.pixels, images[name]] for name, scores in run.scores.items()}
+        compared = ("_iou", "_loss", "calibration_error")
+        scores = {name: value for name, value in metrics.items() if name.endswith(compared)}
         Path(folder, "out.json").write_text(json.dumps({"figures": figures, "scores": scores, "counted": counted}))
         for name in ("usual", "generalized"):
             save_file(dict(getattr(run.pathways, name).state_dict()), Path(folder, f"{name}.safetensors"))

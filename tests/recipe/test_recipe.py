@@ -495,6 +495,7 @@ def test_merge_keys_are_no_repetition(path: Path):
         ),
         ("training.lr_scheduler_type=reduce_lr_on_plateau", "metric_for_best_model: missing, expected one of town_"),
         ("training.metric_for_best_model=loss", "found loss, expected one of town_mean_iou"),
+        ("training.metrics=[iou, dice]", "training.metrics: found dice, expected names among f_score, frequency_"),
         ("training.metric_for_best_model=eval_coast_mean_iou", "unseen domains are reported, never selected on"),
         ("publish.push_to_hub=true", "publish.repo_id: missing, expected owner/name"),
         (
@@ -605,6 +606,12 @@ def test_a_checkpoint_is_chosen_on_validation_alone(path: Path):
     for metric in ("town_mean_iou", "eval_town_mean_iou"):
         recipe = Recipe.load(path, [f"training.metric_for_best_model={metric}", "data.unseen.0.name=tow"])
         assert recipe.training.metric_for_best_model == metric
+    asked = "training.metrics=[f_score, calibration_error]"
+    Recipe.load(path, [asked, "training.metric_for_best_model=town_mean_f_score"])
+    assert (
+        "found town_calibration_error, expected one of town_mean_iou, town_mean_accuracy, town_pixel_accuracy, "
+        in (refusal(path, asked, "training.metric_for_best_model=town_calibration_error"))
+    )
     # `town_mean_iou` begins with neither name alone: the longest name is the one that is meant.
     names = ["data.validation.0.name=town", "data.unseen.0.name=town_hall"]
     assert "never selected on" in refusal(path, *names, "training.metric_for_best_model=town_hall_mean_iou")

@@ -1,11 +1,14 @@
 """Every metric against a few lines of its own, image by image and with nothing of the package."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import deft_hf
+from deft_hf.data.servers import SERVERS
 from deft_hf.models.masks import MaskClassification
 from deft_hf.models.objectives import PerPixel
 from deft_hf.scoring.confusion import ConfusionMatrix
@@ -167,3 +170,9 @@ def test_nothing_to_score_is_nan():
 def test_segmented_knows_where_there_is_a_truth():
     image = Segmented(torch.zeros(1, 2), torch.tensor([[0, 255]]), 2)
     assert image.valid.tolist() == [[True, False]]
+
+
+def test_the_documentation_lists_every_metric_and_server():
+    text = (Path(deft_hf.__file__).parent.parent / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    for name in [*(metric.name for metric in ALL), *SERVERS]:
+        assert f"| `{name}` |" in text
