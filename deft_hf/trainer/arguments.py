@@ -10,7 +10,7 @@ from transformers import SchedulerType, TrainingArguments
 
 from deft_hf.methods import METHODS, RunSettings, compose
 from deft_hf.methods.core.stages import Span
-from deft_hf.scoring.metrics import unknown
+from deft_hf.scoring.metrics import is_error, unknown
 from deft_hf.trainer.limits import missing_trackers, out_of_range, wrong_words
 from deft_hf.trainer.loss import LossArguments, wrong_weights
 from deft_hf.utils.errors import UserError, first_line
@@ -53,6 +53,8 @@ class DeFTTrainingArguments(LossArguments, RunSettings, TrainingArguments):
         if problems := [*out_of_range(self), *wrong_weights(self)]:
             raise UserError("\n".join(problems))
         self._check_that_the_best_is_saved()
+        if self.greater_is_better is None and is_error(self.metric_for_best_model or ""):
+            self.greater_is_better = False  # transformers knows losses alone
         try:
             super().__post_init__()
         except UserError:

@@ -40,6 +40,12 @@ def test_they_are_those_of_the_models_own_logits(tmp_path, model_type):
     }
 
 
+def test_of_an_error_the_lowest_is_the_best():
+    for name, higher in (("calibration_error", False), ("town_calibration_error", False), ("mean_boundary_iou", True)):
+        args = DeFTTrainingArguments("out", metrics=NAMES, metric_for_best_model=name, use_cpu=True)
+        assert args.greater_is_better is higher
+
+
 def test_a_metric_that_there_is_not():
     with pytest.raises(UserError, match="metrics: found dice, expected names among f_score, .*boundary_iou"):
         DeFTTrainingArguments("out", metrics=["dice"])

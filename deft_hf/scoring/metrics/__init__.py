@@ -42,4 +42,9 @@ def unknown(names: Sequence[str]) -> list[str]:
     return [f"metrics: found {name}, expected names among {known}" for name in names if name not in METRICS]
 
 
-__all__ = ["ALWAYS", "METRICS", "Metric", "Segmented", "further", "register_metric", "unknown"]
+def is_error(key: str) -> bool:
+    """Whether lower values of a metric are better, by what it is called in a log: `eval_town_calibration_error`."""
+    return any(metric.lower_is_better and key.endswith(metric.key) for metric in METRICS.values())
+
+
+__all__ = ["ALWAYS", "METRICS", "Metric", "Segmented", "further", "is_error", "register_metric", "unknown"]
