@@ -20,7 +20,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.disable_progress_bar()
     found = predict(**options, progress=not console.quiet)
     count, archive = len(found.images), f", {found.archive}" if found.archive else ""
-    console.say(f"{count} images in {options['out']}: classes/ (ids), colors/, overlays/, predictions.json{archive}")
+    written = "classes/ (ids), colors/, overlays/" if options["overlays"] else "classes/ (ids), colors/"
+    console.say(f"{count} images in {options['out']}: {written}, predictions.json{archive}")
     console.result(found.to_dict())
     if found.unreadable:
         left_out = f"{len(found.unreadable)} of {count + len(found.unreadable)} images were left out:"
@@ -47,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--value-range", type=numbers, metavar="LOW,HIGH", help=deep)
     server = "write a zip too, with the ids and file names that a benchmark's server takes: cityscapes, acdc, wilddash"
     add("--as", dest="server", metavar="SERVER", help=server)
+    add("--no-overlays", dest="overlays", action="store_false", help="write ids and colours alone, which is quicker")
     add_output_options(parser, overwrite=True)
     return parser
 

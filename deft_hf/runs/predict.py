@@ -75,7 +75,7 @@ class Predictions(Result):
         return pandas.DataFrame.from_dict(rows, orient="index").rename_axis("image")
 
     def pictures(self) -> list[Path]:
-        return [self.folder / one["overlays"] for one in self.images[:_MOST_SHOWN]]
+        return [self.folder / one.get("overlays", one["colors"]) for one in self.images[:_MOST_SHOWN]]
 
     def to_dict(self) -> dict[str, Any]:
         """What `predictions.json` holds."""
@@ -94,6 +94,7 @@ def predict(
     stride: Size | None = None,
     value_range: ValueRange | None = None,
     server: str | None = None,
+    overlays: bool = True,
     trust_remote_code: bool = False,
     overwrite: bool = False,
     progress: bool = True,
@@ -125,6 +126,8 @@ def predict(
         server (`str`, *optional*):
             `cityscapes`, `acdc` or `wilddash`: write `SERVER.zip` too, with the ids and the file names that the server
             of this benchmark takes, see [`~deft_hf.data.servers`].
+        overlays (`bool`, *optional*, defaults to `True`):
+            Write overlays too, which take longer than the rest of what is written.
         trust_remote_code (`bool`, *optional*, defaults to `False`):
             Run Python code of the model's repository; without it, none is ever run.
         overwrite (`bool`, *optional*, defaults to `False`):
@@ -172,7 +175,7 @@ def predict(
                 continue
             ids = segmenter.classes(image)
             with writing(folder.path, lambda: "The files written so far are complete; make room and start again."):
-                written = segmenter.save(folder, key, image, ids)
+                written = segmenter.save(folder, key, image, ids, overlays=overlays)
             by_key[key] = written["classes"]
             sides = {"height": image.height, "width": image.width}
             listed.append({"image": path, **sides, "shares": segmenter.shares(ids), **written})

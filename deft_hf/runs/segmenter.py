@@ -22,6 +22,7 @@ from deft_hf.models.families import SegmentationFamily, fixed_size
 from deft_hf.models.opening import inference_family, open_model
 from deft_hf.models.processor import open_processor, segmentation_processor
 from deft_hf.scoring.inference import predict_logits
+from deft_hf.scoring.most_likely import most_likely
 from deft_hf.trainer.components import refuse_damaged
 from deft_hf.utils.errors import UserError, first_line
 from deft_hf.utils.files import RECIPE
@@ -145,7 +146,8 @@ class Segmenter:
 
     def most_likely(self, logits: Tensor) -> np.ndarray:
         """Class ids (H, W) of logits (classes, H, W), as `classes` gives them."""
-        return logits.argmax(0).cpu().numpy().astype(np.uint8 if len(self.names) <= 256 else np.uint16)
+        ids = most_likely(logits[None])[0]
+        return ids.cpu().numpy().astype(np.uint8 if len(self.names) <= 256 else np.uint16)
 
     def logits(self, image: Image.Image) -> Tensor:
         """Logits of an RGB image at its own size, float32 (classes, H, W), on the device of the model.
@@ -193,7 +195,13 @@ class Segmenter:
         }
 
     def save(
-        self, folder: str | os.PathLike | OutputFolder, key: str, image: Image.Image, ids: np.ndarray, place: str = ""
+        self,
+        folder: str | os.PathLike | OutputFolder,
+        key: str,
+        image: Image.Image,
+        ids: np.ndarray,
+        place: str = "",
+        overlays: bool = True,
     ) -> dict[str, str]:
         """Writes `classes/KEY.png` (ids), `colors/KEY.png` and `overlays/KEY.png`; gives their paths by kind.
 
@@ -208,18 +216,23 @@ class Segmenter:
                 From `classes`.
             place (`str`, *optional*, defaults to `""`):
                 The folder in `folder` that the three lie in.
+            overlays (`bool`, *optional*, defaults to `True`):
+                Whether to write the overlay too, which is most of the work.
 
         Raises:
             UserError: A file would lie outside of `folder`, or is there already.
         """
         if problem := name_problem(key):
             raise UserError(f"key: {key[:200]!r} {problem}, so that no picture can be named after it.")
-        pictures = {"classes": Image.fromarray(ids), "colors": self.paint(ids), "overlays": self.overlay(image, ids)}
+        pictures = {"classes": Image.fromarray(ids), "colors": self.paint(ids)}
+        if overlays:
+            pictures["overlays"] = self.overlay(image, ids)
         written = {}
         for kind, picture in pictures.items():
             name = f"{place}/{kind}/{key}.png".removeprefix("/")
             path = folder.file(name) if isinstance(folder, OutputFolder) else new_file(Path(folder), name)
-            picture.save(path)
+            # Noise of a camera is not compressed well, however long it is tried.
+            picture.save(path, compress_level=1 if kind == "overlays" else 6)
             written[kind] = str(path)
         return written
 

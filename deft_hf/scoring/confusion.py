@@ -167,6 +167,12 @@ class ConfusionMatrix:
                 raise UserError(f"The {name} are {ids.dtype}; expected integer class ids (the argmax of the logits).")
 
         size, device = self.num_labels, self._bins.device
+        if times is None and device.type == "cpu" and (pairs := _pairs_of_bytes(predictions, labels)) is not None:
+            ids = torch.arange(256)
+            row = torch.where(ids < size, ids, size + 1).masked_fill_(ids == self.ignore_index, size)
+            index = row[:, None] * (size + 1) + ids.clamp_max(size)
+            self._bins.view(-1).scatter_add_(0, index.flatten(), pairs)
+            return
         truth = labels.to(device, torch.int64).flatten()
         predicted = predictions.to(device, torch.int64).flatten()
         row = torch.where((truth >= 0) & (truth < size), truth, size + 1)
@@ -235,3 +241,17 @@ class ConfusionMatrix:
                 f"{bad_predictions:,} labelled pixels are predicted as something other than the classes 0..{last}. "
                 "The model must have as many classes as the labels."
             )
+
+
+def _pairs_of_bytes(predictions: Tensor, labels: Tensor) -> Tensor | None:
+    """How often each pair of a truth and a prediction of 8 bits occurs, int64 (65536,); `None` where ids have more."""
+    pairs = torch.zeros(predictions.shape, dtype=torch.int32).flatten()
+    for ids in (labels, predictions):
+        if not ids.numel() or ids.dtype not in (torch.uint8, torch.int16, torch.int32, torch.int64):
+            return None
+        if ids.dtype != torch.uint8:
+            low, high = ids.aminmax()
+            if low < 0 or high > 255:
+                return None
+        pairs.mul_(256).add_(ids.cpu().flatten().to(torch.uint8))
+    return torch.bincount(pairs, minlength=65536)

@@ -14,6 +14,7 @@ from deft_hf.data.constants import IGNORE_INDEX
 from deft_hf.models.families import SegmentationFamily, seen_multiple
 from deft_hf.models.objectives import SetLoss
 from deft_hf.scoring.confusion import ConfusionMatrix
+from deft_hf.scoring.most_likely import most_likely
 from deft_hf.scoring.tally import Tally
 from deft_hf.utils.errors import UserError
 
@@ -147,7 +148,7 @@ def predict(
     Returns:
         `Tensor`: int64, shape `(N, *size)`.
     """
-    return predict_logits(model, family, pixel_values, size, window, stride).argmax(1)
+    return most_likely(predict_logits(model, family, pixel_values, size, window, stride))
 
 
 def predict_logits(
@@ -236,7 +237,7 @@ def score_batches(
                 logits = _logits(model, seen, pixel_values, _height_width(labels), window, stride)
                 if loss is not None:
                     loss.add(logits, labels)
-                classes = logits.argmax(1)
+                classes = most_likely(logits)
                 if images is None and tally is None:
                     matrix.update(classes, labels)
                     continue

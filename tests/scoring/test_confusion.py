@@ -250,3 +250,15 @@ def test_a_domain_without_a_valid_pixel_has_no_score_and_no_warning():
         scores = scored([(np.zeros((2, 2), np.uint8), np.full((2, 2), IGNORE, np.uint8))], 2)
     assert scores.pixels == 0 and scores.absent == [0, 1]
     assert all(map(math.isnan, [scores.mean_iou, scores.mean_accuracy, scores.pixel_accuracy, *scores.iou]))
+
+
+@pytest.mark.parametrize("ignore", [255, -100, 300])
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8])
+def test_ids_of_bytes_are_counted_as_others_are(ignore, dtype):
+    generator = torch.Generator().manual_seed(0)
+    labels, predictions = (torch.randint(0, 256, (40, 50), generator=generator) % (9 + 250 * i) for i in (0, 1))
+    labels[0] = 255
+    quick, plain = ConfusionMatrix(7, ignore), ConfusionMatrix(7, ignore)
+    quick.update(predictions.to(dtype), labels.to(dtype))
+    plain.update(predictions, labels, times=torch.ones_like(labels))
+    assert torch.equal(quick._bins, plain._bins) and quick._bins.sum() == 2000
