@@ -26,6 +26,7 @@ from deft_hf.models.families import FAMILIES
 from deft_hf.models.opening import auto_class, open_model
 from deft_hf.models.processor import segmentation_processor
 from deft_hf.publish.export import export_generalized
+from deft_hf.runs.predict import predict as predict_pictures
 from deft_hf.runs.segmenter import Segmenter
 from deft_hf.scoring.inference import sliding_window_logits
 from deft_hf.utils.errors import UserError
@@ -98,6 +99,10 @@ def test_pictures_become_ids_colours_and_overlays(model, pictures, tmp_path, cap
         assert item["shares"] == pytest.approx(shares) and item["height"] == image.height
         assert list(item["shares"].values()) == sorted(item["shares"].values(), reverse=True)
     assert "3 images in" in printed.err
+
+    bare = predict_pictures(str(folder), tmp_path / "single.jpg", tmp_path / "bare", overlays=False, progress=False)
+    assert sorted(path.name for path in bare.folder.iterdir() if path.is_dir()) == ["classes", "colors"]
+    assert bare.pictures() == [bare.folder / "colors" / "single.png"]
 
 
 def test_a_window_slides_over_images_of_their_own_size(model):

@@ -28,6 +28,7 @@ USUAL_ENDS = (1, 255, 1023, 4095, 10000, 16383, 65535)
 _FULL = 65535
 _FULL_RANGE = (0, _FULL)
 _BRIGHT = 2**15
+_ONE_FRAME = ("PNG", "JPEG")
 
 
 def as_rgb(picture: Image.Image, name: str, value_range: ValueRange | None = None) -> Image.Image:
@@ -60,7 +61,8 @@ def as_rgb(picture: Image.Image, name: str, value_range: ValueRange | None = Non
         if look.rawmode.startswith("I;32") and not look.signed:
             values = values.view(np.uint32)
         picture = _scaled(values, name, value_range, stretched=look.format == "PPM" and look.mode == "I")
-    rgb = picture.convert("RGB")
+    # Converting copies; what may have further frames keeps its file open, which the copy has not.
+    rgb = picture if picture.mode == "RGB" and look.format in _ONE_FRAME else picture.convert("RGB")
     if dropped:
         rgb.info[DROPPED_ALPHA] = True
     return rgb

@@ -164,7 +164,10 @@ class TrainTransform:
         if self.photometric_distortion:
             image = distort_photometrically(image, rng)
         if self.blur is not None:
-            image = image.filter(ImageFilter.GaussianBlur(rng.uniform(*self.blur)))
+            blur = ImageFilter.GaussianBlur(rng.uniform(*self.blur))
+            image = Image.merge(
+                "RGB", [band.filter(blur) for band in image.split()]
+            )  # together there would be a fourth
         if self.own is not None:
             image, labels = self.own(image, labels, rng)
         pixels = _to_unit_range(image)
@@ -205,7 +208,7 @@ class TrainTransform:
         for _ in range(_CROP_TRIES):
             window = Window.draw(mask.shape, scaled, pose, rng, point)
             labels = pose.labels(window.cut(mask), window)
-            counts = np.bincount(labels.ravel(), minlength=IGNORE_INDEX + 1)[:IGNORE_INDEX]
+            counts = np.array(Image.fromarray(labels).histogram()[:IGNORE_INDEX])
             if 0 < counts.max() <= self.max_class_share * counts.sum():
                 break
         return window, labels
@@ -243,7 +246,7 @@ class EvalTransform:
 
 
 def _to_unit_range(image: Image.Image) -> torch.Tensor:
-    pixels = np.asarray(image.convert("RGB"), np.float32) / 255
+    pixels = np.asarray(image if image.mode == "RGB" else image.convert("RGB"), np.float32) / 255
     return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
 
 

@@ -4,7 +4,7 @@ import hashlib
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from deft_hf.data.transforms import (
     IMAGENET_MEAN,
@@ -411,3 +411,14 @@ def test_a_crop_of_one_pixel_may_be_flipped():
     transform = TrainTransform(crop=(1, 1), flip=1.0, scale=(1.0, 1.0), jitter=None, blur=None, max_class_share=1.0)
     item = transform(Image.new("RGB", (1, 1)), np.zeros((1, 1), np.uint8), np.random.default_rng(0))
     assert item["labels"].shape == (1, 1) and item["pixel_values"].shape == (3, 1, 1)
+
+
+def test_blur_by_bands_is_that_of_the_picture():
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8))
+    transform = TrainTransform((40, 50), scale=(1.0, 1.0), flip=0.0, jitter=None, blur=(0.9, 0.9), max_class_share=1.0)
+    pixels = transform(noise, np.zeros((40, 50), np.uint8), np.random.default_rng(0))["pixel_values"]
+    blurred = np.asarray(noise.filter(ImageFilter.GaussianBlur(0.9)), np.float32) / 255
+    expected = (
+        torch.from_numpy(blurred).permute(2, 0, 1) - torch.tensor(IMAGENET_MEAN)[:, None, None]
+    ) / torch.tensor(IMAGENET_STD)[:, None, None]
+    assert torch.equal(pixels, expected)
