@@ -208,7 +208,7 @@ class TrainTransform:
         for _ in range(_CROP_TRIES):
             window = Window.draw(mask.shape, scaled, pose, rng, point)
             labels = pose.labels(window.cut(mask), window)
-            counts = np.array(Image.fromarray(labels).histogram()[:IGNORE_INDEX])
+            counts = np.bincount(labels.ravel(), minlength=IGNORE_INDEX + 1)[:IGNORE_INDEX]
             if 0 < counts.max() <= self.max_class_share * counts.sum():
                 break
         return window, labels
