@@ -158,6 +158,10 @@ class MaskClassification:
         """The scores by their sum: what the queries say of a pixel need not add up to 1."""
         return logits / logits.sum(1, keepdim=True).clamp_min(torch.finfo(logits.dtype).tiny)
 
+    def of_probabilities(self, probabilities: Tensor) -> Tensor:
+        """Themselves."""
+        return probabilities
+
     def set_loss(self, device: torch.device) -> SetLoss:
         """The matching loss of a set."""
         return MaskSetLoss(self, device)

@@ -54,6 +54,9 @@ class Objective(Protocol):
     def probabilities(self, logits: Tensor) -> Tensor:
         """Probabilities of the classes that semantic logits (N, C, h, w) stand for, of the same shape."""
 
+    def of_probabilities(self, probabilities: Tensor) -> Tensor:
+        """Semantic logits of which `probabilities` gives these back."""
+
     def set_loss(self, device: torch.device) -> SetLoss:
         """The loss of a whole set, to be summed up on `device` while the set is scored."""
 
@@ -165,6 +168,10 @@ class PerPixel:
     def probabilities(self, logits: Tensor) -> Tensor:
         """Their softmax."""
         return logits.softmax(1)
+
+    def of_probabilities(self, probabilities: Tensor) -> Tensor:
+        """Their logarithm."""
+        return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
 
     def set_loss(self, device: torch.device) -> SetLoss:
         """Mean cross-entropy over the valid pixels of a set."""

@@ -143,6 +143,11 @@ class DataSection(Section):
         default=None, description="Window of sliding-window evaluation. Default: the whole image."
     )
     stride: Size | None = Field(default=None, description="Step between windows. Default: two thirds of the window.")
+    test_scales: Annotated[list[AboveZero], Field(min_length=1), Expected("a list of scales above 0")] = Field(
+        default=[1.0],
+        description="Scales at which evaluation sees each image; the probabilities are averaged. Default: as it is.",
+    )
+    test_flip: bool = Field(default=False, description="Whether evaluation sees each image mirrored too.")
     images_while_training: Positive | None = Field(
         default=None,
         description="How many images of a domain, evenly spaced, are scored while training; the final scores are of "

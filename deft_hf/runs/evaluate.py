@@ -38,6 +38,7 @@ from deft_hf.scoring.report import (
     save_panels,
 )
 from deft_hf.scoring.tally import REGIONS, Tally
+from deft_hf.scoring.test_time import Views
 from deft_hf.utils.errors import UserError
 from deft_hf.utils.files import METRICS, TABLE
 from deft_hf.utils.integrity import writing
@@ -284,7 +285,9 @@ def recipe_segmenter(
             "in the same order. Map the recipe's masks to the model's classes under data.labels."
         )
     processor = segmentation_processor(segmenter.processor, data.image_size)
-    return replace(segmenter, processor=processor, palette=labels.colorize(np.arange(len(names))), size=None)
+    views = Views(tuple(data.test_scales), data.test_flip)
+    palette = labels.colorize(np.arange(len(names)))
+    return replace(segmenter, processor=processor, palette=palette, size=None, views=views)
 
 
 def _submitted(server: str, domains: Domains, pictures: bool) -> list[Domain]:

@@ -26,6 +26,7 @@ from deft_hf.scoring.report import (
     save_domain_bars,
     save_panels,
 )
+from deft_hf.scoring.test_time import Views
 from deft_hf.utils.errors import UserError, first_line
 from deft_hf.utils.files import METRICS, TABLE
 from deft_hf.utils.text import markdown_text
@@ -93,7 +94,8 @@ def _panel_rows(
             prepared = EvalTransform(data.image_size, *normalization(processor))(image, truth)
             family = resolve_family(model, encoder)
             pixels = prepared["pixel_values"][None]
-            predictions[method] = predict(model, family, pixels, truth.shape, data.window, data.stride)[0].numpy()
+            shown = truth.shape, data.window, data.stride, Views(tuple(data.test_scales), data.test_flip)
+            predictions[method] = predict(model, family, pixels, *shown)[0].numpy()
         rows.append((domain.name, image, truth, predictions))
     return rows
 

@@ -23,6 +23,7 @@ from deft_hf.models.opening import inference_family, open_model
 from deft_hf.models.processor import open_processor, segmentation_processor
 from deft_hf.scoring.inference import predict_logits
 from deft_hf.scoring.most_likely import most_likely
+from deft_hf.scoring.test_time import Views
 from deft_hf.trainer.components import refuse_damaged
 from deft_hf.utils.errors import UserError, first_line
 from deft_hf.utils.files import RECIPE
@@ -55,6 +56,8 @@ class Segmenter:
             (height, width) of a sliding window, see [`~deft_hf.scoring.inference.predict`].
         stride (`tuple[int, int]`, *optional*):
             Step of the window, down and across.
+        views (`Views`, *optional*):
+            Test-time augmentation; by default an image is seen once, as it is.
 
     Example:
 
@@ -78,6 +81,7 @@ class Segmenter:
     size: Size | Literal["own"] | None = None
     window: Size | None = None
     stride: Size | None = None
+    views: Views = Views()
 
     @classmethod
     def open(
@@ -158,7 +162,7 @@ class Segmenter:
         pixels = self.pixels(image)
         size = (image.height, image.width)
         try:
-            return predict_logits(self.model, self.family, pixels, size, self.window, self.stride)[0]
+            return predict_logits(self.model, self.family, pixels, size, self.window, self.stride, self.views)[0]
         except (RuntimeError, ValueError) as error:
             if isinstance(error, UserError | torch.cuda.OutOfMemoryError):
                 raise

@@ -32,6 +32,7 @@ from deft_hf.runs.same_data import claim_data
 from deft_hf.runs.settle import settled
 from deft_hf.runs.start import open_start
 from deft_hf.runs.trackers import own_tracker_run
+from deft_hf.scoring.test_time import Views
 from deft_hf.trainer.arguments import DeFTTrainingArguments
 from deft_hf.trainer.trainer import DeFTTrainer
 from deft_hf.utils.console import is_main, say
@@ -200,6 +201,7 @@ def make_trainer(args: DeFTTrainingArguments, model: ModelSection, data: DataSec
         encoder=model.encoder,
         window=data.window,
         stride=data.stride,
+        views=Views(tuple(data.test_scales), data.test_flip),
     )
 
 

@@ -16,6 +16,7 @@ from deft_hf.models.objectives import SetLoss
 from deft_hf.scoring.confusion import ConfusionMatrix
 from deft_hf.scoring.most_likely import most_likely
 from deft_hf.scoring.tally import Tally
+from deft_hf.scoring.test_time import Views
 from deft_hf.utils.errors import UserError
 
 
@@ -128,6 +129,7 @@ def predict(
     size: tuple[int, int],
     window: tuple[int, int] | None = None,
     stride: tuple[int, int] | None = None,
+    views: Views = Views(),  # noqa: B008 (frozen)
 ) -> Tensor:
     """The most likely class of each pixel, with the model in evaluation mode.
 
@@ -144,11 +146,13 @@ def predict(
             As for [`sliding_window_logits`]; whole images by default.
         stride (`tuple[int, int]`, *optional*):
             As for [`sliding_window_logits`]; two thirds of the window by default.
+        views (`Views`, *optional*):
+            Test-time augmentation; by default the image is seen once, as it is.
 
     Returns:
         `Tensor`: int64, shape `(N, *size)`.
     """
-    return most_likely(predict_logits(model, family, pixel_values, size, window, stride))
+    return most_likely(predict_logits(model, family, pixel_values, size, window, stride, views))
 
 
 def predict_logits(
@@ -158,6 +162,7 @@ def predict_logits(
     size: tuple[int, int],
     window: tuple[int, int] | None = None,
     stride: tuple[int, int] | None = None,
+    views: Views = Views(),  # noqa: B008 (frozen)
 ) -> Tensor:
     """The logits that [`predict`] takes the classes from.
 
@@ -174,12 +179,14 @@ def predict_logits(
             As for [`predict`].
         stride (`tuple[int, int]`, *optional*):
             As for [`predict`].
+        views (`Views`, *optional*):
+            As for [`predict`].
 
     Returns:
         `Tensor`: float32, shape `(N, C, *size)`.
     """
     with _evaluating(model):
-        return _logits(model, family, pixel_values, size, window, stride)
+        return _logits(model, family, pixel_values, size, window, stride, views)
 
 
 def score_batches(
@@ -194,6 +201,7 @@ def score_batches(
     images: list[Tensor] | None = None,
     loss: SetLoss | None = None,
     tally: Tally | None = None,
+    views: Views = Views(),  # noqa: B008 (frozen)
 ) -> ConfusionMatrix:
     """Stream batches through the model into one confusion matrix.
 
@@ -227,6 +235,8 @@ def score_batches(
             Receives the loss of each batch.
         tally (`Tally`, *optional*):
             Receives the counts of each image that metrics follow from.
+        views (`Views`, *optional*):
+            As for [`predict`].
     """
     matrix = ConfusionMatrix(num_labels, ignore_index, device)
     with _evaluating(model):
@@ -234,7 +244,7 @@ def score_batches(
             for pixel_values, labels in _equal_sizes(batch):
                 pixel_values = pixel_values.to(device, non_blocking=True)
                 seen = watched(family, loss, pixel_values, labels)
-                logits = _logits(model, seen, pixel_values, _height_width(labels), window, stride)
+                logits = _logits(model, seen, pixel_values, _height_width(labels), window, stride, views)
                 if loss is not None:
                     loss.add(logits, labels)
                 classes = most_likely(logits)
@@ -271,12 +281,17 @@ def _logits(
     size: tuple[int, int],
     window: tuple[int, int] | None,
     stride: tuple[int, int] | None,
+    views: Views,
 ) -> Tensor:
-    if window is None:
-        return semantic_logits(model, family, pixel_values, size)
-    if stride is None:
+    if window is not None and stride is None:
         stride = max(1, window[0] * 2 // 3), max(1, window[1] * 2 // 3)
-    return sliding_window_logits(model, family, pixel_values, size, window, stride)
+
+    def of(images: Tensor) -> Tensor:
+        if window is None or stride is None:
+            return semantic_logits(model, family, images, size)
+        return sliding_window_logits(model, family, images, size, window, stride)
+
+    return of(pixel_values) if views.are_one else views.logits(pixel_values, family.objective, of)
 
 
 def _equal_sizes(batch: Mapping[str, Tensor | list[Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:

@@ -22,6 +22,7 @@ from deft_hf.scoring.metrics import ALWAYS
 from deft_hf.scoring.metrics import METRICS as REGISTRY
 from deft_hf.scoring.metrics import further as further_metrics
 from deft_hf.scoring.tally import Tally
+from deft_hf.scoring.test_time import Views
 from deft_hf.utils.errors import UserError
 from deft_hf.utils.randomness import own_randomness
 
@@ -52,6 +53,8 @@ class Evaluator:
             Further metrics of the caller's, see `OwnMetrics`.
         further (`Sequence[str]`, *optional*, defaults to `()`):
             Names of further metrics of [`~deft_hf.scoring.metrics`].
+        views (`Views`, *optional*):
+            Test-time augmentation; by default an image is seen once, as it is.
 
     Attributes:
         scores (`dict[str, Scores]`):
@@ -75,12 +78,18 @@ class Evaluator:
         stride: tuple[int, int] | None,
         own_metrics: OwnMetrics | None = None,
         further: Sequence[str] = (),
+        views: Views = Views(),  # noqa: B008 (frozen)
     ) -> None:
         self.family = family
         self.class_names = class_names
         self.accelerator = accelerator
         self.seed = seed
-        self.window, self.stride = window, stride
+        self.window, self.stride, self.views = window, stride, views
+        if family.side is not None and window is None and any(scale != 1 for scale in views.scales):
+            raise UserError(
+                f"test_scales: found {list(views.scales)}, but the model takes images of one size alone; give a "
+                "window, or leave the scales out"
+            )
         self.own_metrics = own_metrics
         self.further = further_metrics(further)
         self.scores: dict[str, Scores] = {}
@@ -90,14 +99,14 @@ class Evaluator:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """What is said of each data set; a loss of masks is one of whole images, not of windows."""
+        """What is said of each data set; a loss of masks is one of whole images, seen once."""
         keys = (*METRICS, *(metric.key for metric in self.further))
         return keys if self._set_loss() is None else (*keys, LOSS)
 
     def _set_loss(self) -> SetLoss | None:
         objective = self.family.objective
-        by_windows = objective.needs_masks and self.window is not None
-        return None if by_windows else objective.set_loss(self.accelerator.device)
+        of_parts = self.window is not None or not self.views.are_one
+        return None if objective.needs_masks and of_parts else objective.set_loss(self.accelerator.device)
 
     def evaluate(
         self, models: Mapping[str, nn.Module], dataloader: DataLoader, prefix: str, on_batch: Callable[[], None]
@@ -189,6 +198,7 @@ class Evaluator:
             images=images,
             loss=loss,
             tally=tally,
+            views=self.views,
         )
         matrix.all_reduce()
         return matrix, int(self.accelerator.reduce(count, reduction="sum"))
@@ -223,7 +233,8 @@ class Evaluator:
                 labels = None if item.get("labels") is None else torch.as_tensor(item["labels"])[None].long()
                 height, width = (image if labels is None else labels).shape[-2:]
                 family = self.family if labels is None else watched(self.family, loss, image, labels)
-                logits = predict_logits(model, family, image, (height, width), self.window, self.stride)
+                sizes = (height, width), self.window, self.stride
+                logits = predict_logits(model, family, image, *sizes, self.views)
                 classes = logits.argmax(1).cpu()
                 if labels is not None:
                     single = ConfusionMatrix(size)

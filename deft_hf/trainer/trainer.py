@@ -25,6 +25,7 @@ from deft_hf.models.families import resolve_family
 from deft_hf.models.plain import class_names
 from deft_hf.publish.push import PushFailed
 from deft_hf.scoring.confusion import Scores
+from deft_hf.scoring.test_time import Views
 from deft_hf.trainer import checks
 from deft_hf.trainer.adapters import compose_for
 from deft_hf.trainer.arguments import DeFTTrainingArguments
@@ -67,6 +68,8 @@ class DeFTTrainer(PushingTrainer):
             Height and width in pixels of the window of sliding-window evaluation; the whole image by default.
         stride (`tuple[int, int]`, *optional*):
             Steps between windows down and across, in pixels; two thirds of the window by default.
+        views (`Views`, *optional*):
+            Test-time augmentation of evaluation; by default an image is seen once, as it is.
         model_init (`Callable`, *optional*):
             As for `Trainer`: a function that returns the model in the place of `model`, called anew by each `train`.
         kwargs (`Any`):
@@ -113,11 +116,12 @@ class DeFTTrainer(PushingTrainer):
         encoder: str | None = None,
         window: tuple[int, int] | None = None,
         stride: tuple[int, int] | None = None,
+        views: Views = Views(),  # noqa: B008 (frozen)
         model_init: ModelInit | None = None,
         **kwargs: Any,
     ) -> None:
         args, model = checks.check_arguments(args, model, kwargs, model_init)
-        self.like_this = partial(type(self), encoder=encoder, window=window, stride=stride, **kwargs)
+        self.like_this = partial(type(self), encoder=encoder, window=window, stride=stride, views=views, **kwargs)
         family = family_of(model, encoder, args, kwargs.get("train_dataset"))
         checks.report_default_rate(args, model, kwargs)
         model = checks.prepare_batchnorm(model, args)
@@ -151,7 +155,7 @@ class DeFTTrainer(PushingTrainer):
         self.run_log = RunLog(self.pathways, self.stages, self.accelerator, args.folder, self._readers)
         with own_randomness(args.seed, args.device):
             names = class_names(self.pathways.usual, self.family, self.train_dataset, *self._evaluated.values())
-        scored = names, self.accelerator, args.seed, window, stride, own_metrics, args.metrics or ()
+        scored = names, self.accelerator, args.seed, window, stride, own_metrics, args.metrics or (), views
         self.evaluator = Evaluator(self.family, *scored)
         self.add_callback(self.sigterm)
         looped = self.stages, self.run_log, self.checkpoints, self.batchnorm, self.shards
