@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -6,6 +8,7 @@ from torch.nn import functional as F
 from deft_hf.models.families import resolve_family
 from deft_hf.scoring.inference import predict_logits, score_batches
 from deft_hf.scoring.test_time import Views
+from deft_hf.trainer.evaluation import Evaluator
 from deft_hf.utils.errors import UserError
 from tests import tiny
 from tests.trainer.test_trainer import trainer
@@ -14,7 +17,7 @@ SIZE = (40, 56)
 
 
 def images(seed=0):
-    return torch.randn(2, 3, 32, 48, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(2, 3, 96, 128, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture(params=["segformer", "mask2former"])
@@ -42,7 +45,7 @@ def test_it_is_the_mean_of_the_probabilities_of_the_views(model, views):
     assert not torch.equal(logits, predict_logits(model, family, images(), SIZE))
 
 
-@pytest.mark.parametrize("window", [None, (24, 32)])
+@pytest.mark.parametrize("window", [None, (64, 96)])
 def test_one_view_is_the_image_bit_for_bit(model, window):
     family = resolve_family(model)
     plain = predict_logits(model, family, images(), SIZE, window)
@@ -65,10 +68,10 @@ class Pointwise(nn.Module):
 def test_flips_change_nothing_where_the_model_is_symmetric():
     model = Pointwise()
     family = resolve_family(model, "encoder")
-    plain = predict_logits(model, family, images(), (32, 48))
-    flipped = predict_logits(model, family, images(), (32, 48), views=Views(flip=True))
+    plain = predict_logits(model, family, images(), (96, 128))
+    flipped = predict_logits(model, family, images(), (96, 128), views=Views(flip=True))
     torch.testing.assert_close(flipped.softmax(1), plain.softmax(1))
-    labels = torch.randint(0, 4, (2, 32, 48))
+    labels = torch.randint(0, 4, (2, 96, 128))
     batch = [{"pixel_values": images(), "labels": labels}]
     counts = [score_batches(model, family, batch, 4, "cpu", views=v).counts for v in (Views(), Views(flip=True))]
     assert torch.equal(*counts) and counts[0].sum() == labels.numel()
@@ -85,11 +88,7 @@ def test_the_trainer_scores_so(tmp_path):
 
 
 def test_scales_of_a_model_of_one_size_are_refused():
-    run = tiny.build("beit")
-    family = resolve_family(run)
-    assert family.side is not None
-    from deft_hf.trainer.evaluation import Evaluator
-
+    family = replace(resolve_family(tiny.build("segformer")), side="image_size")
     with pytest.raises(UserError, match="test_scales: found .* the model takes images of one size alone"):
         Evaluator(family, ["a"], None, 0, None, None, views=Views((0.5, 1.0)))
     Evaluator(family, ["a"], None, 0, None, None, views=Views(flip=True))
