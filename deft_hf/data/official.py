@@ -8,10 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from deft_hf.data.columns import as_dataset
-from deft_hf.data.domains import Domain
 from deft_hf.data.files import files_by_id
 from deft_hf.data.labels import LabelSpace
 from deft_hf.data.look import opened
@@ -19,6 +17,9 @@ from deft_hf.data.opening import MaskReader
 from deft_hf.data.report import DomainReport, listed
 from deft_hf.data.splitting import take_share
 from deft_hf.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from deft_hf.data.domains import Domain
 
 _NAMED = 8
 
@@ -191,6 +192,9 @@ def load(layout: Layout, places: Sequence[Place], root: Path, labels: LabelSpace
         columns |= layout.columns(root, ids)
     name = choice.name or root.resolve().name
     report = DomainReport(name, labels, len(ids), *orphans, left_out=unequal)
+    from deft_hf.data.columns import as_dataset
+    from deft_hf.data.domains import Domain  # recipes, which name layouts, are read without it
+
     return Domain(name, labels, as_dataset(columns), report, mask_reader=layout.read_mask)
 
 

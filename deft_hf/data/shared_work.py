@@ -1,4 +1,7 @@
-"""A look at many files, by the threads of one process or of all processes that a launcher started."""
+"""A look at many files, by the threads of one process or of all processes that a launcher started.
+
+Recipes are read without torch, which Accelerate imports: it is imported where processes talk.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import zip_longest
 from typing import TypeVar
 
-from accelerate import PartialState
-from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
 Found = TypeVar("Found")
@@ -47,6 +48,9 @@ def looked_at(
                     bar.update()
                     yield found
                 return
+            from accelerate import PartialState
+            from accelerate.utils import gather_object
+
             state = PartialState()
             first, rank = state.process_index - state.local_process_index, state.local_process_index
             mine = range(rank, count, ranks)
@@ -68,10 +72,16 @@ def everywhere(here: bool, shared: bool) -> bool:
         shared (`bool`):
             As for [`looked_at`].
     """
-    return all(gather_object([here])) if shared else here
+    if not shared:
+        return here
+    from accelerate.utils import gather_object
+
+    return all(gather_object([here]))
 
 
 def _processes_here() -> int:
     """Processes of this machine, which have the ranks from that of the first one on."""
+    from accelerate import PartialState
+
     state = PartialState()
     return int(os.environ.get("LOCAL_WORLD_SIZE", state.num_processes)) if state.num_processes > 1 else 1

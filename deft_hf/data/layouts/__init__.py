@@ -10,12 +10,15 @@ import os
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
+from typing import TYPE_CHECKING
 
 from deft_hf.data import official
-from deft_hf.data.domains import Domain
 from deft_hf.data.labels import LabelSpace
 from deft_hf.data.official import Choice, Layout, Place
 from deft_hf.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from deft_hf.data.domains import Domain
 
 __all__ = [
     "LABELS",
