@@ -20,8 +20,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.disable_progress_bar()
     found = predict(**options, progress=not console.quiet)
     count, archive = len(found.images), f", {found.archive}" if found.archive else ""
-    written = "classes/ (ids), colors/, overlays/" if options["overlays"] else "classes/ (ids), colors/"
-    console.say(f"{count} images in {options['out']}: {written}, predictions.json{archive}")
+    kinds = "classes/ (ids), colors/" + ", overlays/" * options["overlays"]
+    console.say(f"{count} images in {options['out']}: {kinds}, predictions.json{archive}")
     console.result(found.to_dict())
     if found.unreadable:
         left_out = f"{len(found.unreadable)} of {count + len(found.unreadable)} images were left out:"
@@ -44,10 +44,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--size", type=sizes_or_own, metavar="HEIGHT,WIDTH", help="of the images, or 'own' (default: the processor's)")
     add("--window", type=sizes, metavar="HEIGHT,WIDTH", help="slide a window of this size over the image")
     add("--stride", type=sizes, metavar="DOWN,ACROSS", help="step of the window (default: two thirds of it)")
-    deep = "what is black and what is white in images of more than 8 bits (default: as the model was trained)"
-    add("--value-range", type=numbers, metavar="LOW,HIGH", help=deep)
-    server = "write a zip too, with the ids and file names that a benchmark's server takes: cityscapes, acdc, wilddash"
-    add("--as", dest="server", metavar="SERVER", help=server)
+    add("--value-range", type=numbers, metavar="LOW,HIGH", help="of images of more than 8 bits (default: the model's)")
+    add("--as", dest="server", metavar="SERVER", help="write what a server takes too: cityscapes, acdc, wilddash")
     add("--no-overlays", dest="overlays", action="store_false", help="write ids and colours alone, which is quicker")
     add_output_options(parser, overwrite=True)
     return parser
