@@ -128,15 +128,19 @@ def further_tables(
 def class_table(results: Results, domain: str, names: Sequence[str]) -> str:
     """A Markdown table of one domain's IoU in per cent: one row per class, one column per method, the mean last.
 
-    A class that neither occurs in the domain nor is predicted has dashes and is not in the mean.
+    Further metrics of classes have columns of their own. A class that neither occurs in the domain nor is predicted
+    has dashes and is not in the mean.
     """
-    methods = [method for method, scores in results.items() if domain in scores]
-    rows = [
-        [markdown_text(name), *(percent(_number(results[method][domain]["iou"][index])) for method in methods)]
-        for index, name in enumerate(names)
-    ]
-    rows.append(["mean", *(percent(_mean_iou(results[method], domain)) for method in methods)])
-    return markdown_table(["class", *map(markdown_text, methods)], rows)
+    further = [metric for metric in METRICS.values() if metric.by_class and metric.name not in ALWAYS]
+    columns: dict[str, list[str]] = {}
+    for metric in (METRICS["iou"], *further):
+        for method, scores in results.items():
+            if metric.name in scores.get(domain, {}):
+                title = markdown_text(method if metric.name == "iou" else f"{method}, {metric.title}")
+                values = [_number(value) for value in scores[domain][metric.name]]
+                columns[title] = [*map(percent, values), percent(_score(scores, domain, metric.key))]
+    rows = zip(*([*map(markdown_text, names), "mean"], *columns.values()), strict=True)
+    return markdown_table(["class", *columns], [*map(list, rows)])
 
 
 def save_panels(

@@ -54,7 +54,7 @@ def _in_notebook() -> bool:
 
 
 def score_columns(scores: dict, labels: Sequence[str]) -> dict[str, float | int]:
-    """A row of scores for a table: the means, and the IoU of each class as `iou NAME`.
+    """A row of scores for a table: the means, and the IoU of each class as `iou NAME`; so for further metrics.
 
     Args:
         scores (`dict`):
@@ -70,4 +70,9 @@ def score_columns(scores: dict, labels: Sequence[str]) -> dict[str, float | int]
         name: number(scores[name]) for name in ("mean_iou", "pixel_accuracy", "mean_accuracy")
     }
     row |= {f"iou {label}": number(value) for label, value in zip(labels, scores["iou"], strict=True)}
+    for name, value in scores.items():
+        if isinstance(value, list) and name not in ("iou", "accuracy", "absent"):
+            row |= {f"{name} {label}": number(each) for label, each in zip(labels, value, strict=True)}
+        elif not isinstance(value, list) and name not in (*row, "pixels"):
+            row[name] = number(value)
     return {**row, "pixels": scores["pixels"]}

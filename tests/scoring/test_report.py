@@ -12,12 +12,14 @@ from deft_hf.scoring.confusion import ConfusionMatrix
 from deft_hf.scoring.report import (
     class_table,
     domain_table,
+    further_tables,
     image_caption,
     save_domain_bars,
     save_json,
     save_panels,
     unseen_mean,
 )
+from deft_hf.utils.result import score_columns
 
 LABELS = LabelSpace(("road", "sky", "boat"), ((200, 0, 0), (0, 200, 0), (0, 0, 200)))
 NAN = math.nan
@@ -210,3 +212,41 @@ def test_a_caption_says_over_how_many_classes():
     assert image_caption(np.array([[0, 0, 0, 1]]), truth, LABELS) == "IoU 100.0 %, one class"
     assert image_caption(np.array([[0, 1, 2, 1]]), truth, LABELS) == "IoU 33.3 %, one class"
     assert image_caption(np.array([[0, 0, 0, 1]]), np.full((1, 4), 255), LABELS) == "no labelled pixel"
+
+
+def test_further_metrics_have_tables_and_columns():
+    scores = {"mean_iou": 0.5, "iou": [0.4, 0.6, NAN]}
+    further = {"mean_f_score": 0.25, "f_score": [0.5, 0.0, None], "calibration_error": 0.125}
+    found = {"a": {"day": scores | further}, "b": {"day": scores}}
+    bracket = {"calibration_error": [0.1, 0.2], "mean_f_score": [NAN, NAN]}
+    intervals = {"a": {"domains": {"day": bracket}, "unseen_mean": bracket}, "b": None}
+    tables = further_tables(found, [], ["day"], intervals)
+    assert {title: table.splitlines()[2:] for title, table in tables.items()} == {
+        "Mean F-score": ["| a | 25.0 | **25.0** |", "| b | - | - |"],
+        "Calibration error": ["| a | 12.5 [10.0, 20.0] | **12.5 [10.0, 20.0]** |", "| b | - | - |"],
+    }
+    assert class_table(found, "day", ["land", "sea", "sky"]).splitlines() == [
+        "| class | a | b | a, F-score |",
+        "| --- | ---: | ---: | ---: |",
+        "| land | 40.0 | 40.0 | 50.0 |",
+        "| sea | 60.0 | 60.0 | 0.0 |",
+        "| sky | - | - | - |",
+        "| mean | 50.0 | 50.0 | 25.0 |",
+    ]
+
+
+def test_of_an_error_the_lowest_mean_is_bold():
+    found = {name: {"day": {"calibration_error": value}} for name, value in (("a", 0.2), ("b", 0.1))}
+    table = further_tables(found, [], ["day"])["Calibration error"]
+    assert table.splitlines()[2:] == ["| a | 20.0 | 20.0 |", "| b | 10.0 | **10.0** |"]
+
+
+def test_columns_of_further_metrics():
+    scores = {"mean_iou": 0.5, "pixel_accuracy": 0.7, "mean_accuracy": 0.6, "iou": [0.5, None], "accuracy": [1, 0.5]}
+    more = {"absent": ["sea"], "pixels": 9, "mean_f_score": 0.1, "f_score": [0.1, None], "calibration_error": None}
+    row = score_columns(scores | more, ["land", "sea"])
+    assert [*row] == [
+        "mean_iou", "pixel_accuracy", "mean_accuracy", "iou land", "iou sea", "mean_f_score", "f_score land",
+        "f_score sea", "calibration_error", "pixels",
+    ]  # fmt: skip
+    assert row["f_score land"] == 0.1 and math.isnan(row["calibration_error"])
