@@ -20,7 +20,7 @@ from deft_hf.data.constants import IGNORE_INDEX
 from deft_hf.data.labels import LabelSpace
 from deft_hf.scoring.bootstrap import Intervals
 from deft_hf.scoring.confusion import ConfusionMatrix
-from deft_hf.scoring.metrics import ALWAYS, METRICS, Metric
+from deft_hf.scoring.metrics import ALWAYS, METRICS, Metric, metrics
 from deft_hf.utils.text import figure_text, markdown_text
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def further_tables(
 ) -> dict[str, str]:
     """By title, a [`domain_table`] of each further metric that the results have."""
     found = {key for scores in results.values() for values in scores.values() for key in values}
-    further = [metric for name, metric in METRICS.items() if name not in ALWAYS and metric.key in found]
+    further = [metric for name, metric in metrics().items() if name not in ALWAYS and metric.key in found]
     titles = {metric.name: f"mean {metric.title}" if metric.by_class else metric.title for metric in further}
     return {
         titles[metric.name][0].upper() + titles[metric.name][1:]: domain_table(
@@ -131,7 +131,7 @@ def class_table(results: Results, domain: str, names: Sequence[str]) -> str:
     Further metrics of classes have columns of their own. A class that neither occurs in the domain nor is predicted
     has dashes and is not in the mean.
     """
-    further = [metric for metric in METRICS.values() if metric.by_class and metric.name not in ALWAYS]
+    further = [metric for metric in metrics().values() if metric.by_class and metric.name not in ALWAYS]
     columns: dict[str, list[str]] = {}
     for metric in (METRICS["iou"], *further):
         for method, scores in results.items():

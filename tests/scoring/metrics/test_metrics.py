@@ -12,7 +12,7 @@ from deft_hf.data.servers import SERVERS
 from deft_hf.models.masks import MaskClassification
 from deft_hf.models.objectives import PerPixel
 from deft_hf.scoring.confusion import ConfusionMatrix
-from deft_hf.scoring.metrics import METRICS, Metric, Segmented, further, register_metric, unknown
+from deft_hf.scoring.metrics import METRICS, Metric, Segmented, _load_extensions, further, register_metric, unknown
 from deft_hf.scoring.tally import Tally
 from deft_hf.utils.errors import UserError
 from tests.scoring.test_confusion import CLASSES, IGNORE, drawn_maps
@@ -158,6 +158,25 @@ def test_a_metric_of_ones_own(monkeypatch):
     assert tallied(pairs, [own]).more() == {"recall_of_road": pytest.approx(expected)}
     with pytest.raises(UserError, match="is registered already"):
         register_metric(Metric("iou", "mine", "", own.compute))
+
+
+def test_a_metric_of_another_package(monkeypatch, tmp_path):
+    monkeypatch.setattr("deft_hf.scoring.metrics.METRICS", dict(METRICS))
+    (tmp_path / "theirs.py").write_text(
+        "from deft_hf.scoring.metrics import Metric\n"
+        "ours = Metric('share', 'share', 'here', lambda counts: counts[..., 1, 0] / counts[..., 1, :].sum(-1))\n"
+    )
+    (tmp_path / "theirs-1.dist-info").mkdir()
+    (tmp_path / "theirs-1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1\n")
+    points = "[deft_hf.metrics]\nshare = theirs:ours\nbroken = theirs:nothing\n"
+    (tmp_path / "theirs-1.dist-info" / "entry_points.txt").write_text(points)
+    monkeypatch.syspath_prepend(tmp_path)
+    _load_extensions.cache_clear()
+    try:
+        with pytest.warns(UserWarning, match="the metric broken of theirs:nothing cannot be loaded"):
+            assert [metric.name for metric in further(["share"])] == ["share"]
+    finally:
+        _load_extensions.cache_clear()
 
 
 def test_nothing_to_score_is_nan():
