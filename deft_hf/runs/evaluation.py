@@ -93,8 +93,11 @@ class Evaluation(Result):
         return pandas.DataFrame.from_dict(rows, orient="index").rename_axis("domain")
 
     def pictures(self) -> list[Path]:
-        names = [PANELS, OVERLAYS, *(panels_file(found.place) for found in self.places)]
-        return [] if self.folder is None else [self.folder / name for name in names]
+        if self.folder is None:
+            return []
+        overlays = [OVERLAYS] if (self.folder / OVERLAYS).is_file() else []  # drawn where the recipe asks for it
+        names = [PANELS, *overlays, *(panels_file(found.place) for found in self.places)]
+        return [self.folder / name for name in names]
 
     def score_dicts(self) -> dict[str, dict[str, Any]]:
         """`scores` as plain lists and numbers."""
