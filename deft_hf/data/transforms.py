@@ -16,6 +16,7 @@ from PIL import Image, ImageFilter
 from deft_hf.data.colors import distort_photometrically, jitter_colors, lab_recolor
 from deft_hf.data.constants import IGNORE_INDEX
 from deft_hf.data.geometry import Aim, Pose, Window
+from deft_hf.data.sizes import EvalSize, resized
 from deft_hf.data.styles import STYLES
 from deft_hf.utils.errors import UserError
 
@@ -223,22 +224,24 @@ class EvalTransform:
     """Resizes and normalises an image; leaves its labels at their own size.
 
     Args:
-        size (`tuple[int, int]` or `None`):
-            (height, width) that images are resized to (bilinear, antialiased); None: their own.
+        size (`EvalSize`):
+            (height, width) that images are resized to (bilinear, antialiased), `{"short": n}` or `{"long": n}`, which
+            keep the aspect ratio; `"own"` or None: their own.
         mean (`Sequence[float]`, *optional*, defaults to `IMAGENET_MEAN`):
             Mean per channel, of pixels in 0..1; the image processor's.
         std (`Sequence[float]`, *optional*, defaults to `IMAGENET_STD`):
             Standard deviation per channel, of pixels in 0..1; the image processor's.
     """
 
-    size: tuple[int, int] | None
+    size: EvalSize
     mean: Sequence[float] = IMAGENET_MEAN
     std: Sequence[float] = IMAGENET_STD
 
     def __call__(self, image: Image.Image, mask: np.ndarray) -> dict[str, torch.Tensor]:
         """Returns `pixel_values`: float32 (3, h, w), normalised, and `labels`: int64 (H, W)."""
-        if self.size is not None:
-            image = image.resize(self.size[::-1], Image.Resampling.BILINEAR)
+        height, width = resized((image.height, image.width), self.size)
+        if image.size != (width, height):
+            image = image.resize((width, height), Image.Resampling.BILINEAR)
         return {
             "pixel_values": _normalize(_to_unit_range(image), self.mean, self.std),
             "labels": torch.from_numpy(mask).long(),

@@ -19,6 +19,7 @@ from transformers import (
 from transformers.utils import logging
 
 from deft_hf.data.labels import LabelSpace
+from deft_hf.data.sizes import EvalSize
 from deft_hf.models.backbones import under_head
 from deft_hf.models.embedded import resolved
 from deft_hf.models.families import FAMILIES, fixed_size, patch_size, resolve_family
@@ -62,6 +63,7 @@ def open_pretrained(
     image_size: Size | None = None,
     window: Size | None = None,
     seed: int = 42,
+    eval_size: EvalSize = None,
 ) -> Pretrained:
     """A pretrained model with a head for the classes, ready to be trained.
 
@@ -95,6 +97,8 @@ def open_pretrained(
             Height and width of the sliding window used in evaluation, in pixels.
         seed (`int`, *optional*, defaults to `42`):
             Seed of newly initialized tensors; sets the global random states.
+        eval_size (`EvalSize`, *optional*):
+            What images are resized to in evaluation; by default `image_size`.
 
     Returns:
         `Pretrained`: model, processor, and the names of the new tensors.
@@ -136,12 +140,15 @@ def open_pretrained(
         ) from error
     finally:
         logging.set_verbosity(verbosity)
-    _check_sizes(model.config, name, crop_size, image_size, window)
+    _check_sizes(model.config, name, crop_size, image_size, window, eval_size)
     if channels_last:
         # transformers wraps `to` and loses `self`.
         model.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
     # Who opens the export knows of no window.
-    base, size = _base_processor(place, revision, trust_remote_code), fixed_size(model.config) or image_size
+    base, size = (
+        _base_processor(place, revision, trust_remote_code),
+        fixed_size(model.config) or eval_size or image_size,
+    )
     processor = segmentation_processor(base, size, model.config.model_type)
     return Pretrained(model, processor, new)
 
@@ -191,7 +198,12 @@ def _check_config(config: PreTrainedConfig, changes: Mapping[str, Any]) -> None:
 
 
 def _check_sizes(
-    config: PreTrainedConfig, name: str, crop_size: Size | None, image_size: Size | None, window: Size | None
+    config: PreTrainedConfig,
+    name: str,
+    crop_size: Size | None,
+    image_size: Size | None,
+    window: Size | None,
+    eval_size: EvalSize,
 ) -> None:
     channels = getattr(getattr(config, "backbone_config", None) or config, "num_channels", 3)
     if channels != 3:
@@ -199,14 +211,16 @@ def _check_sizes(
             f"{name}: takes images of {channels} bands, but images are read with three, RGB; choose another model."
         )
     patch, only = patch_size(config), fixed_size(config)
-    shown = {"window": window} if window else {"image_size": image_size}
+    shown: dict[str, EvalSize] = {"image_size": image_size}
+    if window or eval_size:
+        shown = {"window": window} if window else {"eval_size": eval_size}
     for key, size in ({"crop_size": crop_size} | shown).items():
-        if only is not None and (size is None or tuple(size) != only):
+        if only is not None and (not isinstance(size, tuple) or size != only):
             raise UserError(
                 f"data.{key}: found {size}, but {name} takes images of {only[0]} x {only[1]} alone: set "
                 "data.crop_size to it, and data.window for larger images."
             )
-        if size is not None and any(length % patch for length in size):
+        if isinstance(size, tuple) and any(length % patch for length in size):
             near = [max(1, round(length / patch)) * patch for length in size]
             raise UserError(
                 f"data.{key}: found {list(size)}, but the encoder takes patches of {patch} x {patch} pixels and "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from PIL import Image
 from transformers import AutoImageProcessor, BaseImageProcessor
 
 from deft_hf.data.constants import IGNORE_INDEX
+from deft_hf.data.sizes import EvalSize
 from deft_hf.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from deft_hf.models.families import FAMILIES, SegmentationFamily
 from deft_hf.utils.errors import UserError, first_line
@@ -59,7 +60,7 @@ def normalization(processor: BaseImageProcessor) -> tuple[Sequence[float], Seque
 
 
 def segmentation_processor(
-    base: BaseImageProcessor | None, size: tuple[int, int] | None, model_type: str | None = None
+    base: BaseImageProcessor | None, size: EvalSize, model_type: str | None = None
 ) -> BaseImageProcessor:
     """The image processor that does to an image what `EvalTransform(size, mean, std)` does, for every architecture.
 
@@ -69,8 +70,9 @@ def segmentation_processor(
         base (`BaseImageProcessor`, *optional*):
             The checkpoint's processor, for its mean and standard deviation; 0 and 1 if it does not normalize,
             ImageNet's if there is none.
-        size (`tuple[int, int]`, *optional*):
-            Height and width that images are resized to, bilinear and antialiased; `None` keeps their size.
+        size (`EvalSize`):
+            Height and width that images are resized to, bilinear and antialiased, `{"short": n}` or `{"long": n}`;
+            `"own"` or `None` keeps their size.
         model_type (`str`, *optional*):
             `config.model_type` of the model, whose family has a class of image processors; SegFormer's by default.
     """
@@ -78,9 +80,11 @@ def segmentation_processor(
     family = FAMILIES.get(model_type or "", SegmentationFamily(encoder=""))
     # Pillow resizes here as in `EvalTransform`, with or without torchvision; saved, its name is that of both.
     cls: Any = getattr(transformers, family.processor)
+    if isinstance(size, Mapping) and "keep_aspect_ratio" in cls.valid_kwargs.__annotations__:
+        cls = getattr(transformers, SegmentationFamily(encoder="").processor)  # DPT's takes height and width alone
     settings = {
         "do_convert_rgb": True,
-        "do_resize": size is not None,
+        "do_resize": size not in (None, "own"),
         "resample": Image.Resampling.BILINEAR,
         "do_rescale": True,
         "rescale_factor": 1 / 255,
@@ -95,6 +99,11 @@ def segmentation_processor(
         "keep_aspect_ratio": False,
         "size_divisor": 0,
     }
-    if size is not None:
+    if isinstance(size, Mapping):
+        short, long = size.get("short"), size.get("long")
+        # Mask2Former's wants a bound on the longer side too: one that no image reaches.
+        sides = {"shortest_edge": short, "longest_edge": 10**6}
+        settings["size"] = sides if short else {"max_height": long, "max_width": long}
+    elif settings["do_resize"] and size is not None:
         settings["size"] = {"height": size[0], "width": size[1]}
     return cls(**{key: value for key, value in settings.items() if key in cls.valid_kwargs.__annotations__})

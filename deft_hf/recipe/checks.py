@@ -37,6 +37,7 @@ def contradictions(recipe: Sections) -> Iterator[str]:
     yield from _weights(recipe.data)
     yield from _sampling(recipe.data)
     yield from _colors(recipe.data)
+    yield from _resized(recipe.data)
     yield from _corruptions(recipe.data)
     yield from _leaks(recipe.data)
     yield from _scored(recipe.data)
@@ -174,6 +175,19 @@ def _colors(data: DataSection) -> Iterator[str]:
         )
     if data.style is None and data.style_probability != DataSection.model_fields["style_probability"].default:
         yield f"data.style_probability: found {data.style_probability} without data.style; name one, or remove it"
+
+
+def _resized(data: DataSection) -> Iterator[str]:
+    for key, entry in _entries(data):
+        changes = [name for name in ("eval_size", "halve", "crop_or_pad") if getattr(entry, name)]
+        if changes and key.startswith("data.source."):
+            yield f"{key}.{changes[0]}: found in source, but only scored domains have it; remove it"
+        elif changes and not entry.labelled:
+            yield f"{key}.{changes[0]}: found beside labels: none, where nothing is scored; remove it"
+        if entry.halve and entry.crop_or_pad is not None:
+            yield f"{key}.crop_or_pad: found beside halve; keep one of them"
+        if entry.pad_label != "ignore" and entry.crop_or_pad is None:
+            yield f"{key}.pad_label: found {entry.pad_label} without crop_or_pad; give its side, or remove it"
 
 
 def _corruptions(data: DataSection) -> Iterator[str]:

@@ -6,13 +6,14 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from deft_hf.data import sizes
 from deft_hf.data.augmentations import AUGMENTATIONS
 from deft_hf.data.labels import LabelSpace
 from deft_hf.data.pictures import check_value_range
 from deft_hf.data.presets import PRESETS
 from deft_hf.recipe.domains import AboveZero, Entries, FolderEntry, label_space
 from deft_hf.recipe.section import Section
-from deft_hf.recipe.values import Expected, OneOf, Positive, Size, rising
+from deft_hf.recipe.values import EvalSize, Expected, OneOf, Positive, Size, rising
 
 _Strength = Annotated[float, Field(ge=0)]
 _HueStrength = Annotated[float, Field(ge=0, le=0.5)]
@@ -70,6 +71,11 @@ class DataSection(Section):
         default=None,
         description="Images are resized to it before the random scale, and for evaluation; scores are at the label's "
         "own size. Default: own size.",
+    )
+    eval_size: EvalSize | None = Field(
+        default=None,
+        description="What images are resized to for evaluation and prediction: `[height, width]`; `{short: N}` or "
+        "`{long: N}`, which keep the aspect ratio; or `own`. Default: `image_size`.",
     )
     crop_size: Size | None = Field(default=None, description="Size of a random crop. Default: `image_size`.")
     augment: Annotated[str, OneOf(AUGMENTATIONS)] | None = Field(
@@ -185,6 +191,14 @@ class DataSection(Section):
             if isinstance(entry, FolderEntry):
                 entry.train_on_the_rest(self.validation, self.root)
         return self
+
+    def shown_size(self) -> sizes.EvalSize:
+        """What images are resized to for evaluation."""
+        return self.eval_size or self.image_size
+
+    def shown_sizes(self) -> dict[str, sizes.EvalSize]:
+        """By name, what the images of the domains that are scored are resized to."""
+        return {entry.name: entry.eval_size or self.shown_size() for entry in (*self.validation, *self.unseen)}
 
     def label_space(self) -> LabelSpace:
         """The classes.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
@@ -19,7 +19,7 @@ from deft_hf.data.places import images_folder
 from deft_hf.data.presets import PRESETS
 from deft_hf.data.streets import LOOKS, STREETS
 from deft_hf.recipe.section import Section
-from deft_hf.recipe.values import Expected, OneOf, Positive, Size, found, mistake, nearest
+from deft_hf.recipe.values import EvalSize, Expected, OneOf, Positive, Size, found, mistake, nearest
 from deft_hf.utils.errors import UserError
 
 AboveZero = Annotated[float, Field(gt=0)]
@@ -47,6 +47,22 @@ class Entry(Section):
         default=None,
         description="What the masks hold, where that differs from `data.labels`, such as `mapillary_rein`; `none` of "
         "an unseen place that nobody labelled.",
+    )
+    eval_size: EvalSize | None = Field(
+        default=None, description="What images of this scored domain are resized to. Default: `data.eval_size`."
+    )
+    halve: bool = Field(
+        default=False,
+        description="Halve images and masks, whose size scores are then at (Rein's Mapillary).",
+    )
+    crop_or_pad: Positive | None = Field(
+        default=None,
+        description="Make squares of this side of images and masks, by height, cropped or padded to the sides "
+        "(RobustNet's Mapillary).",
+    )
+    pad_label: Literal["ignore", 0] = Field(
+        default="ignore",
+        description="What that padding counts as: `ignore`, or 0, the first class, as in RobustNet's public code.",
     )
     corruption: Annotated[str, OneOf(CORRUPTIONS)] | None = Field(
         default=None,

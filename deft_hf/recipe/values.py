@@ -11,7 +11,7 @@ from enum import Enum
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
-from pydantic import Field, GetCoreSchemaHandler
+from pydantic import AfterValidator, Field, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 MISTAKE = "mistake"
@@ -90,6 +90,19 @@ def rising(pair: _Pair) -> _Pair:
 
 Positive = Annotated[int, Field(gt=0), Expected("a whole number above 0")]
 Size = Annotated[tuple[Positive, Positive], Expected("[height, width], two whole numbers above 0")]
+
+
+def _one_side(size: Any) -> Any:
+    if isinstance(size, dict) and [*size] not in (["short"], ["long"]):
+        raise ValueError("one side gives the other")
+    return size
+
+
+EvalSize = Annotated[
+    tuple[Positive, Positive] | dict[str, Positive] | Literal["own"],
+    AfterValidator(_one_side),
+    Expected("[height, width], {short: N} or {long: N}, whole numbers above 0, or own"),
+]
 
 
 # ---- from YAML to a type

@@ -9,6 +9,7 @@ from accelerate import PartialState
 from transformers import BaseImageProcessor
 
 from deft_hf.data.class_index import shared_indices
+from deft_hf.data.constants import IGNORE_INDEX
 from deft_hf.data.corruptions import corrupted
 from deft_hf.data.domains import Domain
 from deft_hf.data.labels import LabelSpace
@@ -19,6 +20,7 @@ from deft_hf.data.places import Place
 from deft_hf.data.roles import Domains, without_labels
 from deft_hf.data.samplers import ClassUniform, RareClass
 from deft_hf.data.sampling import EvaluationSet, TrainingSet
+from deft_hf.data.sizes import CropOrPad, ResizedDomain, halve
 from deft_hf.data.transforms import EvalTransform, TrainTransform
 from deft_hf.models.processor import normalization
 from deft_hf.recipe.data import DataSection
@@ -100,7 +102,13 @@ def open_domain(entry: Entry, data: DataSection) -> Domain:
     Raises:
         UserError: If the place has no images, or cannot be read.
     """
-    return _domain(entry, data, entry.label_space(data.labels))
+    domain = _domain(entry, data, entry.label_space(data.labels))
+    if entry.halve:
+        return ResizedDomain(domain, halve)
+    if entry.crop_or_pad is not None:
+        pad_label = IGNORE_INDEX if entry.pad_label == "ignore" else entry.pad_label
+        return ResizedDomain(domain, CropOrPad(entry.crop_or_pad, pad_label))
+    return domain
 
 
 def _domain(entry: Entry, data: DataSection, labels: LabelSpace) -> Domain:
@@ -246,8 +254,13 @@ def evaluation_sets(
             How many of each at most; `None`: all.
     """
     mean, std = normalization(processor)
-    prepared = EvalTransform(size=data.image_size, mean=mean, std=std)
-    return {domain.name: EvaluationSet(_thinned(domain, images), prepared, data.unreadable) for domain in evaluated}
+    sizes = data.shown_sizes()
+    return {
+        domain.name: EvaluationSet(
+            _thinned(domain, images), EvalTransform(sizes[domain.name], mean, std), data.unreadable
+        )
+        for domain in evaluated
+    }
 
 
 def _thinned(domain: Domain, images: int | None) -> Domain:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from tqdm import tqdm
 from deft_hf.data.domains import Domain
 from deft_hf.data.roles import Domains
 from deft_hf.data.servers import check_names, id_table, server_of, write_archive
+from deft_hf.data.sizes import EvalSize
 from deft_hf.data.unreadable import Reader
 from deft_hf.models.processor import segmentation_processor
 from deft_hf.recipe import Recipe
@@ -63,7 +64,8 @@ def evaluate(
 ) -> Evaluation:
     """Scores a model on the validation and unseen domains of a recipe and writes tables and pictures.
 
-    The model sees images as the recipe shows them: `data.image_size`, `data.window` and `data.stride`. Beside IoU and
+    The model sees images as the recipe shows them: `data.eval_size` or that of a domain, `data.window` and
+    `data.stride`. Beside IoU and
     accuracy it is scored by `training.metrics`.
 
     Args:
@@ -126,6 +128,7 @@ def evaluate(
             unreadable=recipe.data.unreadable,
             pictures=folder if pictures else None,
             progress=progress,
+            sizes=recipe.data.shown_sizes(),
         )
         places = look_at({found.name: segmenter}, domains, progress)
         facts = {
@@ -172,6 +175,7 @@ def score(
     unreadable: str = "stop",
     pictures: str | os.PathLike | OutputFolder | None = None,
     progress: bool = True,
+    sizes: Mapping[str, EvalSize] | None = None,
 ) -> Evaluation:
     """Scores an open model on domains, each image at its own size.
 
@@ -192,6 +196,8 @@ def score(
             Folder for the classes of every image as PNG, in which no file is replaced; none are written without it.
         progress (`bool`, *optional*, defaults to `True`):
             Show a progress bar on a terminal.
+        sizes (`Mapping[str, EvalSize]`, *optional*):
+            By domain, what its images are resized to, where that is not the segmenter's own size.
 
     Returns:
         `Evaluation`: the scores.
@@ -227,6 +233,9 @@ def score(
     found: dict[str, dict[str, Any]] = {}
     examples: list[PanelRow] = []
     for which, domain in enumerate(domains):
+        shown = segmenter
+        if sizes is not None and domain.name in sizes:
+            shown = replace(segmenter, processor=segmentation_processor(segmenter.processor, sizes[domain.name]))
         matrix, tally = ConfusionMatrix(labels.num_labels), Tally(labels.num_labels, chosen)
         read: list[str] = []
         for index in tqdm(range(len(domain)), desc=domain.name, unit="image", disable=None if progress else True):
@@ -234,8 +243,8 @@ def score(
             if not is_it:
                 continue
             read.append(domain.ids[index])
-            logits = segmenter.logits(image) if tally.of_probabilities else None
-            ids = segmenter.classes(image) if logits is None else segmenter.most_likely(logits)
+            logits = shown.logits(image) if tally.of_probabilities else None
+            ids = shown.classes(image) if logits is None else segmenter.most_likely(logits)
             single, seen = ConfusionMatrix(labels.num_labels), (torch.from_numpy(ids), torch.from_numpy(truth))
             single.update(*seen)
             matrix.merge(single)
@@ -284,7 +293,7 @@ def recipe_segmenter(
             f"{model} has the classes {_some(segmenter.names)}, {recipe.path} has {_some(names)}: expected the same "
             "in the same order. Map the recipe's masks to the model's classes under data.labels."
         )
-    processor = segmentation_processor(segmenter.processor, data.image_size)
+    processor = segmentation_processor(segmenter.processor, data.shown_size())
     views = Views(tuple(data.test_scales), data.test_flip)
     palette = labels.colorize(np.arange(len(names)))
     return replace(segmenter, processor=processor, palette=palette, size=None, views=views)

@@ -91,7 +91,7 @@ def _panel_rows(
         image, truth, _ = reader.load(index, len(domain) // 2)
         predictions = {}
         for method, (model, processor) in models.items():
-            prepared = EvalTransform(data.image_size, *normalization(processor))(image, truth)
+            prepared = EvalTransform(data.shown_sizes()[domain.name], *normalization(processor))(image, truth)
             family = resolve_family(model, encoder)
             pixels = prepared["pixel_values"][None]
             shown = truth.shape, data.window, data.stride, Views(tuple(data.test_scales), data.test_flip)

@@ -44,6 +44,7 @@ def open_start(
         channels_last=model.channels_last,
         crop_size=data.crop_size,
         image_size=data.image_size,
+        eval_size=data.eval_size,
         window=data.window,
         seed=seed,
     )
