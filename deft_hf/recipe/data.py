@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from deft_hf.data import sizes
 from deft_hf.data.augmentations import AUGMENTATIONS
 from deft_hf.data.labels import LabelSpace
 from deft_hf.data.pictures import check_value_range
@@ -14,6 +13,9 @@ from deft_hf.data.presets import PRESETS
 from deft_hf.recipe.domains import AboveZero, Entries, FolderEntry, label_space
 from deft_hf.recipe.section import Section
 from deft_hf.recipe.values import EvalSize, Expected, OneOf, Positive, Size, rising
+
+if TYPE_CHECKING:
+    from deft_hf.data import sizes
 
 _Strength = Annotated[float, Field(ge=0)]
 _HueStrength = Annotated[float, Field(ge=0, le=0.5)]
