@@ -30,7 +30,10 @@ Intervals = dict[str, Any]
 
 def draws(images: int, generator: np.random.Generator, resamples: int = RESAMPLES) -> Iterator[np.ndarray]:
     """How often each image is drawn, int64 (resamples, images), in parts that fit into memory."""
-    step = max(1, _AT_ONCE // max(images, 1))
+    if not images:
+        yield np.zeros((resamples, 0), np.int64)
+        return
+    step = max(1, _AT_ONCE // images)
     for start in range(0, resamples, step):
         yield generator.multinomial(images, np.full(images, 1 / images), size=min(step, resamples - start))
 
@@ -50,7 +53,7 @@ def resampled(counts: Tensor, weights: np.ndarray, mean: Callable[[Tensor], Tens
         `np.ndarray`: float64 (resamples,), NaN where nothing counts.
     """
     # Whole numbers below 2^53: float64 products are exact and as fast as BLAS.
-    flat = counts.reshape(len(counts), -1).double()
+    flat = counts.flatten(1).double()
     totals = torch.from_numpy(weights.astype(np.float64, copy=False)) @ flat
     return mean(totals.view(-1, *counts.shape[1:])).numpy()
 

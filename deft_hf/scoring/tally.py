@@ -71,7 +71,8 @@ class Tally:
 
     def by_image(self) -> dict[str, Tensor]:
         """By what is counted, [`REGIONS`] and names of metrics, the counts (images, K, L), on the CPU."""
-        return {name: torch.stack(counts).cpu() for name, counts in self._counts.items() if counts}
+        nothing = torch.zeros(0, 3, self.num_labels)
+        return {name: torch.stack(counts).cpu() if counts else nothing for name, counts in self._counts.items()}
 
     def more(self) -> dict[str, float | list[float]]:
         """The further metrics of the domain, as [`~deft_hf.scoring.confusion.Scores`] has them."""

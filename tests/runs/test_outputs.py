@@ -217,7 +217,7 @@ def test_a_run_that_another_claimed_in_between_is_refused(place, monkeypatch):
 
     monkeypatch.setattr(folder, "check_writable", first)
     with pytest.raises(
-        UserError, match=r"holds another run, whose recipe differs in training.seed \(7 there, None here"
+        UserError, match=r"holds another run, whose recipe differs in training.seed \(7 there, 42 here"
     ):
         with claimed_folder(recipe()):
             pass

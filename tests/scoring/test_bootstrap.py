@@ -4,7 +4,9 @@ import torch
 
 from deft_hf.scoring import bootstrap
 from deft_hf.scoring.bootstrap import draws, intervals, percentiles
+from deft_hf.scoring.extremes import extremes
 from deft_hf.scoring.metrics import METRICS
+from deft_hf.scoring.tally import REGIONS
 from tests.scoring.metrics.test_metrics import tallied
 from tests.scoring.test_confusion import CLASSES, IGNORE, drawn_maps
 
@@ -67,6 +69,14 @@ def test_one_image_and_none():
     empty = torch.zeros(2, 3, CLASSES, dtype=torch.int64)
     found = intervals({"day": {"regions": empty}}, ["day"], resamples=20)
     assert np.isnan(found["domains"]["day"]["mean_iou"]).all() and np.isnan(found["unseen_mean"]["mean_iou"]).all()
+
+
+def test_a_domain_without_an_image():
+    tally = tallied([], FURTHER)
+    found = intervals({"day": tally.by_image()}, ["day"], FURTHER, resamples=5)
+    assert np.isnan([*found["domains"]["day"].values()]).all()
+    assert np.isnan(tally.more()["mean_boundary_iou"])
+    assert extremes(tally.by_image()[REGIONS], []) == {}
 
 
 def test_percentiles_leave_out_what_is_not_known():
