@@ -27,9 +27,10 @@ def _parser() -> argparse.ArgumentParser:
         "is, with the reason of each choice; beside it a picture of what was found.",
         "photos/",
         "photos/ --out recipes/photos.yaml --model nvidia/mit-b1",
+        "OWNER/NAME --out recipe.yaml",
     )
     add = parser.add_argument
-    add("folder", help="folder of images and labels; nothing in it is changed")
+    add("folder", help="folder of images and labels, in which nothing is changed, or data set on the Hub")
     add("--out", default="recipe.yaml", help="the recipe to write (default: recipe.yaml; the picture is recipe.png)")
     add("--model", help="Hub name or folder of the model to start from (default: by size of data and machine)")
     add_output_options(parser, overwrite=True)

@@ -60,7 +60,7 @@ class Classes:
         return ids[raw] if raw in ids else ids.get(REST, IGNORE_INDEX)
 
 
-def propose_classes(found: Survey, folders: Sequence[Path] = ()) -> Classes:
+def propose_classes(found: Survey, folders: Sequence[Path] = (), known: Mapping[int, str] | None = None) -> Classes:
     """Names, ids and palette for the masks that were looked at.
 
     Args:
@@ -68,6 +68,8 @@ def propose_classes(found: Survey, folders: Sequence[Path] = ()) -> Classes:
             What the masks hold.
         folders (`Sequence[Path]`, *optional*):
             Where a list of the classes' names may be: `classes.txt` and the like.
+        known (`Mapping[int, str]`, *optional*):
+            Names by id, where the data set has them; such a list comes before a file.
 
     Raises:
         UserError: The masks hold one value alone, mix ids and colours, or hold more than can be classes.
@@ -76,7 +78,7 @@ def propose_classes(found: Survey, folders: Sequence[Path] = ()) -> Classes:
     if len(kinds) > 1:
         colored, plain = (next(pair.id for pair in found.pairs if pair.by_color is kind) for kind in (True, False))
         raise UserError(f"masks: {colored} holds colours and {plain} ids; save all masks in one of the two ways")
-    values, names = found.values, _named(folders)
+    values, names = found.values, known or _named(folders)
     if len(values) < 2:
         only = _unpacked(next(iter(values))) if kinds == {True} else next(iter(values), None)
         raise UserError(f"masks: all pixels of all masks are {only}, so that there is nothing to tell apart")
@@ -226,7 +228,9 @@ def _names(values: Sequence[Any], known: Mapping[Any, str]) -> list[str]:
 
 def _named(folders: Sequence[Path]) -> dict[Any, str]:
     """By id or colour, the names that a file beside the images lists."""
-    for path in (folder / name for folder in folders for name in (*_NAME_FILES, "meta.json", "classes.json")):
+    for path in (
+        folder / name for folder in folders for name in (*_NAME_FILES, "meta.json", "classes.json", "id2label.json")
+    ):
         try:
             text = path.read_text("utf-8")
             found = _of_json(json.loads(text)) if path.suffix == ".json" else _of_lines(text.splitlines())

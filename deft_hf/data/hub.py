@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import datasets
 
-from deft_hf.utils.errors import UserError
+from deft_hf.utils.errors import UserError, first_line
+
+_FAILURES = (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError)
+
+
+def configurations(path: str) -> list[str]:
+    """Names of a data set's configurations; a folder that `save_to_disk` wrote has none.
+
+    Raises:
+        UserError: It cannot be found.
+    """
+    return [] if _is_saved(path) else _asked(path, lambda: datasets.get_dataset_config_names(path))
+
+
+def split_names(path: str, config: str | None = None) -> list[str]:
+    """Names of a data set's splits.
+
+    Raises:
+        UserError: It cannot be found.
+    """
+    if _is_saved(path):
+        return _asked(path, lambda: [*_saved(path)])
+    return _asked(path, lambda: datasets.get_dataset_split_names(path, config))
 
 
 def load_split(path: str, split: str, config: str | None, revision: str | None) -> datasets.Dataset:
@@ -17,13 +40,37 @@ def load_split(path: str, split: str, config: str | None, revision: str | None) 
     """
     try:
         if path.endswith(".parquet"):
-            return datasets.load_dataset("parquet", data_files={split: path}, split=split)
-        if not any(Path(path, file).is_file() for file in ("dataset_dict.json", "state.json")):
+            return datasets.load_dataset("parquet", data_files={split.partition("[")[0]: path}, split=split)
+        if not _is_saved(path):
             return datasets.load_dataset(path, config, split=split, revision=revision)
-        saved = datasets.load_from_disk(path)
-        splits = saved if isinstance(saved, datasets.DatasetDict) else {str(saved.split or "train"): saved}
-        if split not in splits:
+        splits = _saved(path)
+        name, cut, _ = split.partition("[")
+        if name not in splits:
             raise ValueError(f"its splits are {', '.join(splits)}")
-        return splits[split]
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        if not cut:
+            return splits[name]
+        rows = datasets.ReadInstruction.from_spec(split).to_absolute({name: len(splits[name])})[0]
+        return splits[name].select(range(rows.from_, rows.to))
+    except _FAILURES as error:
         raise UserError(f"{path}: split {split!r} cannot be loaded: {error}") from error
+
+
+def _is_saved(path: str) -> bool:
+    return any(Path(path, file).is_file() for file in ("dataset_dict.json", "state.json"))
+
+
+def _saved(path: str) -> Mapping[str, datasets.Dataset]:
+    saved = datasets.load_from_disk(path)
+    return saved if isinstance(saved, datasets.DatasetDict) else {str(saved.split or "train"): saved}
+
+
+def _asked(path: str, ask: Callable[[], list[str]]) -> list[str]:
+    try:
+        return ask()
+    except _FAILURES as error:
+        raise UserError(
+            f"{path}: found no such folder, and no data set of that name could be read from the Hub: "
+            f"{first_line(error)}"
+            if not Path(path).exists()
+            else f"{path}: cannot be read as a data set: {first_line(error)}"
+        ) from error

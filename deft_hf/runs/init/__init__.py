@@ -15,12 +15,14 @@ from PIL import Image
 from deft_hf.data.constants import IGNORE_INDEX
 from deft_hf.data.pictures import ValueRange
 from deft_hf.recipe import Recipe
+from deft_hf.recipe.domains import is_hub_name
 from deft_hf.runs.init.choices import (
     Machine,
     choose_model,
     choose_sizes,
     choose_value_range,
 )
+from deft_hf.runs.init.hub import find_in_hub, is_saved
 from deft_hf.runs.init.looks import choose_augmentation
 from deft_hf.runs.init.roles import Roles, assign_roles, classes_of
 from deft_hf.runs.init.sheet import SOFTWARE, save_sheet
@@ -132,12 +134,13 @@ def init(
 ) -> Started:
     """Looks at a folder of images and writes a recipe that can be trained as it is, and a picture of what was found.
 
-    Images and labels are found in two folders, beside each other, in a folder for each split or place, or as an
-    official data set is unpacked. Every mask is read once; nothing in the folder is changed.
+    Images and labels are found in two folders, beside each other, in a folder for each split or place, as an official
+    data set is unpacked, or in the columns of a data set on the Hub or of one that `datasets` saved. Every mask is
+    read once; nothing in the folder is changed.
 
     Args:
         folder (`str` or `os.PathLike`):
-            The folder.
+            The folder, or the name of a data set on the Hub.
         out (`str` or `os.PathLike`, *optional*, defaults to `"recipe.yaml"`):
             The recipe to write; the picture stands beside it, with the same name and `.png`.
         model (`str`, *optional*):
@@ -190,7 +193,7 @@ def propose(
 
     Args:
         folder (`str` or `os.PathLike`):
-            The folder.
+            The folder, or the name of a data set on the Hub.
         model (`str`, *optional*):
             Hub name or folder of the model to start from.
         leave_out (`Path`, *optional*):
@@ -202,10 +205,15 @@ def propose(
         UserError: As `init`.
     """
     root = Path(folder).expanduser()
-    if not root.is_dir():
+    if root.is_dir():
+        sources = find_in_hub(str(root), progress) if is_saved(root) else find_sources(root, leave_out, progress)
+    elif not root.exists() and "/" in str(folder) and is_hub_name(str(folder)):
+        sources = find_in_hub(str(folder), progress)
+    else:
         what = "a file" if root.exists() else "no such folder"
-        raise UserError(f"{folder}: found {what}, expected a folder of images")
-    sources = find_sources(root, leave_out, progress)
+        raise UserError(
+            f"{folder}: found {what}, expected a folder of images or the name of a data set on the Hub (owner/name)"
+        )
     roles = assign_roles(sources)
     value_range = choose_value_range(sources.found)
     text = _recipe(root, sources, roles, model, value_range)

@@ -90,8 +90,15 @@ def assign_roles(sources: Sources) -> Roles:
             for part in official or places[place]:
                 name = place if len(places[place]) == 1 else f"{place}_{part.split or 'rest'}"
                 _put(roles, "unseen", part, name, f"another place, {part.count} labelled images: only ever scored")
-    taken = {line.entry.get("name", Path(line.entry["folder"]).name) for line in roles.unseen + roles.validation}
-    homes = [Path(part.entry["folder"], part.entry.get("images", ".")) for part in sources.labelled]
+    taken = {
+        line.entry.get("name", Path(line.entry.get("folder", line.entry.get("hub", ""))).name)
+        for line in roles.unseen + roles.validation
+    }
+    homes = [
+        Path(part.entry["folder"], part.entry.get("images", "."))
+        for part in sources.labelled
+        if "folder" in part.entry
+    ]
     for part in (part for part in sources.parts if part.domain is None):
         images = Path(part.entry["folder"], part.entry.get("images", "."))
         entry = {**part.entry, "labels": "none"}
@@ -153,13 +160,23 @@ def _main(roles: Roles, parts: Sequence[Part], classes: Classes, others: int) ->
         roles.training_images = train.count
     else:
         share, held_out, why = _share(roles, train, classes)
-        _put(roles, "source", train, name, f"{train.count - held_out} of {train.count} labelled images{most}")
-        _put(roles, "validation", train, name, why, split=share)
+        rest: dict[str, Any] = {}
+        last: dict[str, Any] = {"split": share}
+        if "hub" in train.entry:
+            rest, last = _cut(train.entry["split"], share)
+        _put(roles, "source", train, name, f"{train.count - held_out} of {train.count} labelled images{most}", **rest)
+        _put(roles, "validation", train, name, why, **last)
         roles.shown.pop()
         roles.training_images = train.count - held_out
     for split, part in by_split.items():
         if part is not train and split not in ("train", "val"):
             _put(roles, "unseen", part, f"{name}_{split}", f"{part.count} images of the split {split}: only scored")
+
+
+def _cut(split: str, share: float) -> tuple[dict[str, str], dict[str, str]]:
+    """A split of a data set of the Hub's kind in two, as `datasets` slices it."""
+    percent = round(100 * (1 - share))
+    return {"split": f"{split}[:{percent}%]"}, {"split": f"{split}[{percent}%:]"}
 
 
 def _scorable(part: Part, classes: Classes) -> bool:
@@ -190,7 +207,8 @@ def _share(roles: Roles, part: Part, classes: Classes) -> tuple[float, int, str]
     everywhere = set().union(*present.values())
     best: tuple[tuple[bool, int], float, int, set[int]] | None = None
     for share in _SHARES:
-        held_out = set(take_share(ids, -share))
+        start = round(round(100 * (1 - share)) * len(ids) / 100)
+        held_out = set(ids[start:] if "hub" in part.entry else take_share(ids, -share))
         both = [
             set().union(*(found for key, found in present.items() if (key in held_out) is side))
             for side in (True, False)
@@ -207,7 +225,9 @@ def _share(roles: Roles, part: Part, classes: Classes) -> tuple[float, int, str]
             "label more images"
         )
     groups = look_alikes(ids)
-    if len(groups) == len(ids):
+    if "hub" in part.entry:
+        how = "the last rows, since neighbours may look alike"
+    elif len(groups) == len(ids):
         how = "drawn image by image: no two names look like neighbours"
     elif cut := long_sequences(groups):
         how = "the end of " + ("the sequence" if len(groups) == 1 else "each long sequence")

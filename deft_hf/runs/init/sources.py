@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -143,11 +143,41 @@ def find_sources(folder: Path, leave_out: Path | None = None, progress: bool = F
         raise UserError(_without_labels(folder, places))
     parts = [_masked(folder, place) for place in labelled]
     parts += [_unlabelled(folder, place) for place in places if place.masks is None]
-    return _surveyed(folder, parts, progress)
+    homes = [folder, *(Path(part.entry["folder"]) for part in parts)]
+    return surveyed(folder, parts, progress, "images with masks", homes)
 
 
-def _surveyed(folder: Path, parts: list[Part], progress: bool) -> Sources:
-    found, notes = Survey(), []
+def surveyed(
+    folder: Path,
+    parts: list[Part],
+    progress: bool,
+    layout: str,
+    homes: Sequence[Path],
+    names: Mapping[int, str] | None = None,
+    notes: Sequence[str] = (),
+) -> Sources:
+    """Reads the masks of all parts.
+
+    Args:
+        folder (`Path`):
+            Where they are from, for messages.
+        parts (`list[Part]`):
+            The parts.
+        progress (`bool`):
+            Whether to show progress bars.
+        layout (`str`):
+            In words, how they are laid out.
+        homes (`Sequence[Path]`):
+            Where a list of the classes' names may be.
+        names (`Mapping[int, str]`, *optional*):
+            Names of the masks' ids, where they are known.
+        notes (`Sequence[str]`, *optional*, defaults to `()`):
+            What a person should know already.
+
+    Raises:
+        UserError: There are files that cannot be used.
+    """
+    found, notes = Survey(), [*notes]
     for part in parts:
         if part.domain is not None:
             look = survey(part.domain, progress=progress)
@@ -160,8 +190,7 @@ def _surveyed(folder: Path, parts: list[Part], progress: bool) -> Sources:
                 notes.append(f"{part.domain.name}: {len(report.masks_without_image)} masks have no image, left out")
     if found.unfit or not found.pairs:
         raise UserError(_unusable(folder, found))
-    homes = [folder, *(Path(part.entry["folder"]) for part in parts)]
-    return Sources(parts, "images with masks", propose_classes(found, homes), found=found, notes=notes)
+    return Sources(parts, layout, propose_classes(found, homes, names), found=found, notes=notes)
 
 
 def _masked(folder: Path, place: Place) -> Part:
