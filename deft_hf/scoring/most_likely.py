@@ -9,7 +9,7 @@ _ROWS = 64  # so few at a time stay in the processor's cache
 
 
 def most_likely(logits: Tensor) -> Tensor:
-    """`logits.argmax(1)`; on a CPU in a quarter of its time, which goes into steps from channel to channel.
+    """`logits.argmax(1)`; on a CPU in about a third of its time, which goes into steps from channel to channel.
 
     Args:
         logits (`Tensor`):
