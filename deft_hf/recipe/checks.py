@@ -10,6 +10,7 @@ from typing import Protocol
 from deft_hf.models.heads import HEADS
 from deft_hf.recipe.data import DataSection
 from deft_hf.recipe.domains import Entry, FolderEntry, is_hub_name
+from deft_hf.recipe.protocols import problem as protocol_problem
 from deft_hf.recipe.sections import MethodSection, ModelSection, PublishSection
 from deft_hf.recipe.training import TrainingSection
 from deft_hf.trainer.defaults import SELECTION
@@ -37,6 +38,7 @@ def contradictions(recipe: Sections) -> Iterator[str]:
     yield from _weights(recipe.data)
     yield from _sampling(recipe.data)
     yield from _colors(recipe.data)
+    yield from filter(None, [protocol_problem(recipe.data)])
     yield from _resized(recipe.data)
     yield from _corruptions(recipe.data)
     yield from _leaks(recipe.data)

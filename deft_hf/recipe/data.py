@@ -11,6 +11,7 @@ from deft_hf.data.labels import LabelSpace
 from deft_hf.data.pictures import check_value_range
 from deft_hf.data.presets import PRESETS
 from deft_hf.recipe.domains import AboveZero, Entries, FolderEntry, label_space
+from deft_hf.recipe.protocols import PROTOCOLS, fill_in
 from deft_hf.recipe.section import Section
 from deft_hf.recipe.values import EvalSize, Expected, OneOf, Positive, Size, rising
 
@@ -68,6 +69,11 @@ class DataSection(Section):
     )
     unseen: Annotated[Entries, Expected("a list of domains that are only ever evaluated on")] = Field(
         default=[], description="Domains that are only ever scored."
+    )
+    protocol: Annotated[str, OneOf(PROTOCOLS)] | None = Field(
+        default=None,
+        description="Sizes, augmentation and sampling of a published protocol, and test sizes by layout; what is "
+        "stated beside it wins.",
     )
     image_size: Size | None = Field(
         default=None,
@@ -167,6 +173,11 @@ class DataSection(Section):
         description="A file that cannot be read: `stop`, or `skip` and count it: in training the next image of the "
         "domain stands in, scores are without it.",
     )
+
+    @model_validator(mode="after")
+    def _fill_in_protocol(self) -> DataSection:
+        fill_in(self)
+        return self
 
     @model_validator(mode="after")
     def _distort_in_place_of_the_jitter(self) -> DataSection:

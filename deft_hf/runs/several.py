@@ -11,6 +11,7 @@ import torch
 from accelerate import PartialState
 
 from deft_hf.recipe import Recipe
+from deft_hf.recipe.protocols import described
 from deft_hf.recipe.shipped import split_recipes
 from deft_hf.runs.arguments import check_arguments
 from deft_hf.runs.settle import settled
@@ -66,6 +67,6 @@ def train_each(recipe: str, words: Sequence[str] = (), dry_run: bool = False, re
 def _train(name: str, overrides: Sequence[str], dry_run: bool, resume_anyway: bool) -> None:
     recipe = settled(Recipe.load(name, overrides))
     check_arguments(recipe)
-    say(recipe.to_yaml())
+    say(described(recipe.data) + "\n" * (recipe.data.protocol is not None) + recipe.to_yaml())
     if not dry_run:
         train(recipe, resume_anyway)

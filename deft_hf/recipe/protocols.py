@@ -1,0 +1,184 @@
+"""Sizes and augmentation of published protocols, by name: `data.protocol`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deft_hf.recipe.data import DataSection
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A row of [`PROTOCOLS`].
+
+    Args:
+        source (`str`):
+            Where it was published.
+        data (`Mapping[str, Any]`):
+            Keys of the `data` section.
+        image_size (`tuple[int, int]`, *optional*):
+            (height, width) of the training images, which the protocol has for GTA5 alone.
+        scored (`Mapping[str, Mapping[str, Any]]`, *optional*, defaults to `{}`):
+            By layout, keys of the entries that are scored.
+    """
+
+    source: str
+    data: Mapping[str, Any]
+    image_size: tuple[int, int] | None = None
+    scored: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+_DISTORTED = {"photometric_distortion": True, "blur": None, "flip": 0.5, "max_class_share": 0.75}
+_RARE = {**_DISTORTED, "scale": (1.0, 1.0), "sampling": "rare_class", "rare_class_temperature": 0.01}
+# Short sides of 256 to 1024: those of 512, times 0.5 to 2.
+_SHORT = {**_DISTORTED, "crop_size": (512, 512), "scale": (0.5, 2.0), "eval_size": "own"}
+_SLID = {**_SHORT, "window": (512, 512), "stride": (341, 341)}
+_HALVES = {"labels": "mapillary_rein", "halve": True}
+_REIN = {"cityscapes": {"eval_size": (512, 1024)}, "bdd100k": {"eval_size": (720, 1280)}}
+
+PROTOCOLS: dict[str, Protocol] = {
+    "robustnet": Protocol(
+        "RobustNet: Choi et al., CVPR 2021, https://arxiv.org/abs/2103.15597",
+        {
+            "crop_size": (768, 768),
+            "scale": (0.5, 2.0),
+            "flip": 0.5,
+            "color_jitter": (0.4, 0.4, 0.4, 0.1),
+            "color_jitter_probability": 0.5,
+            "blur": (0.15, 1.3),
+            "max_class_share": 1.0,
+            "sampling": "class_uniform",
+            "class_uniform_share": 0.5,
+            "class_uniform_tile": 1024,
+            "eval_size": "own",
+        },
+        scored={"mapillary": {"crop_or_pad": 1536, "pad_label": 0}},
+    ),
+    "daformer": Protocol(
+        "DAFormer, generalizing: Hoyer et al., TPAMI 2023, https://arxiv.org/abs/2304.13615",
+        {**_RARE, "crop_size": (512, 512), "eval_size": (512, 1024)},
+        image_size=(720, 1280),
+    ),
+    "hrda": Protocol(
+        "HRDA, generalizing: Hoyer et al., TPAMI 2023, https://arxiv.org/abs/2304.13615",
+        {
+            **_RARE,
+            "crop_size": (1024, 1024),
+            "eval_size": (1024, 2048),
+            "window": (1024, 1024),
+            "stride": (512, 512),
+        },
+        image_size=(1440, 2560),
+    ),
+    "rein": Protocol(
+        "Rein: Wei et al., CVPR 2024, https://arxiv.org/abs/2312.04265",
+        _SLID,
+        image_size=(512, 931),
+        scored={**_REIN, "mapillary": {**_HALVES, "eval_size": (512, 1024)}},
+    ),
+    "soma": Protocol(
+        "SoMA: Yun et al., CVPR 2025, https://arxiv.org/abs/2412.04077",
+        _SLID,
+        image_size=(512, 931),
+        scored={**_REIN, "mapillary": {**_HALVES, "eval_size": (1024, 2048)}},
+    ),
+}
+
+
+def fill_in(data: DataSection) -> None:
+    """Sets what the protocol of a section says, where the section itself does not."""
+    if data.protocol is None:
+        return
+    said, protocol = set(data.model_fields_set), PROTOCOLS[data.protocol]
+    for key, value in protocol.data.items():
+        # A distortion stands in for the jitter, and a stride is one of its window.
+        instead = {"photometric_distortion": "color_jitter", "stride": "window"}.get(key)
+        if key not in said and instead not in said:
+            setattr(data, key, value)
+    if "image_size" not in said and _from_gtav(data):
+        data.image_size = protocol.image_size
+    for entry in (*data.validation, *data.unseen):
+        for key, value in protocol.scored.get(getattr(entry, "layout", None) or "", {}).items():
+            if entry.labelled and key not in entry.model_fields_set:
+                setattr(entry, key, value)
+
+
+def problem(data: DataSection) -> str | None:
+    """What the protocol of a section does not say of its source."""
+    if data.protocol is None or PROTOCOLS[data.protocol].image_size is None or data.image_size is not None:
+        return None
+    return (
+        f"data.image_size: missing, as data.protocol: {data.protocol} has a size for sources of layout gtav alone; "
+        "state that of the training images"
+    )
+
+
+def _from_gtav(data: DataSection) -> bool:
+    return all(getattr(entry, "layout", None) == "gtav" for entry in data.source)
+
+
+def described(data: DataSection) -> str:
+    """The protocol of a section as it will be run, in the words of a paper, as comments of YAML; else nothing."""
+    if data.protocol is None:
+        return ""
+    protocol = PROTOCOLS[data.protocol]
+    of_sampling = {
+        "uniform": "every image once an epoch",
+        "class_uniform": f"class-uniform sampling (share {data.class_uniform_share}, tiles of "
+        f"{data.class_uniform_tile})",
+        "rare_class": f"rare-class sampling (T = {data.rare_class_temperature})",
+    }
+    colors = [
+        f"ColorJitter({', '.join(map(str, data.color_jitter))}) with probability {data.color_jitter_probability}"
+        if data.color_jitter
+        else "",
+        "PhotoMetricDistortion" if data.photometric_distortion else "",
+        f"Gaussian blur of {data.blur[0]} to {data.blur[1]}" if data.blur else "",
+    ]
+    training = [
+        f"images at {_words(data.image_size)}",
+        f"scaled by {data.scale[0]} to {data.scale[1]}",
+        f"crops of {_words(data.crop_size)}",
+        f"no class above {data.max_class_share:.0%} of a crop",
+        f"flipped with probability {data.flip}",
+        *filter(None, colors),
+        of_sampling[data.sampling],
+    ]
+    shown = data.shown_sizes()
+    tests = []
+    for entry in (*data.validation, *data.unseen):
+        if not entry.labelled:
+            continue
+        changes = [
+            "images and labels halved" if entry.halve else "",
+            f"images and labels cropped or padded to {entry.crop_or_pad}, padding is {entry.pad_label}"
+            if entry.crop_or_pad
+            else "",
+            f"labels {entry.labels}" if entry.labels else "",
+        ]
+        more = ", ".join(filter(None, changes))
+        tests.append(f"{entry.name} at {_words(shown[entry.name])}" + (f" ({more})" if more else ""))
+    slides = "whole images"
+    if data.window is not None:
+        stride = "two thirds of it" if data.stride is None else _words(data.stride)
+        slides = f"sliding windows of {_words(data.window)}, stride {stride}"
+    values = {**protocol.data, **({"image_size": protocol.image_size} if protocol.image_size else {})}
+    other = [f"data.{key}" for key, value in values.items() if getattr(data, key) != value]
+    lines = [
+        f"protocol {data.protocol} ({protocol.source})",
+        f"  training on {', '.join(entry.name for entry in data.source)}: {'; '.join(training)}",
+        f"  test: {'; '.join(tests)}",
+        f"  inference: {slides}; scores at the size of the labels",
+        *([f"  other than the protocol, as the recipe states: {', '.join(other)}"] if other else []),
+    ]
+    return "\n".join(f"# {line}" for line in lines)
+
+
+def _words(size: Any) -> str:
+    if isinstance(size, Mapping):
+        ((side, length),) = size.items()
+        return f"{side} side {length}"
+    return "their own size" if size in (None, "own") else f"{size[0]} x {size[1]}"
