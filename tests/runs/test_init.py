@@ -13,9 +13,9 @@ from deft_hf.recipe import Recipe
 from deft_hf.runs.arguments import check_arguments
 from deft_hf.runs.data import load_domains
 from deft_hf.runs.init import choices, init, propose
-from deft_hf.runs.init.choices import Machine
 from deft_hf.runs.train import train
 from deft_hf.utils.errors import UserError, run_command
+from deft_hf.utils.machine import Machine
 from tests import tiny
 from tests.data.annotations import exports
 from tests.data.test_layouts import png16
@@ -222,6 +222,7 @@ def test_areas_that_cover_all_need_no_background(tmp_path, model):
     recipe, domains, found = written("drone", model)
     assert recipe.data.labels == {"names": ["house", "grass"], "ids": {"background": 255}}
     assert found.shares == {"house": pytest.approx(200 / 1200), "grass": pytest.approx(1000 / 1200)}
+    assert "labels cover every pixel" in found.recipe.read_text("utf-8")
 
 
 def test_exports_in_folders_are_places_and_their_splits_are_kept(tmp_path, model):
@@ -419,9 +420,9 @@ def test_a_folder_can_be_looked_at_from_inside(tmp_path, model, monkeypatch):
 @pytest.mark.parametrize(
     "machine, images, expected",
     [
-        (Machine("cpu", 0, 2, False), 5000, "embedded"),
-        (Machine("cuda", 24, 8, True), 5000, "nvidia/mit-b2"),
-        (Machine("cuda", 24, 8, True), 100, "nvidia/mit-b0"),
+        (Machine("cpu", cores=2), 5000, "embedded"),
+        (Machine("cuda", memory=24 << 30), 5000, "nvidia/mit-b2"),
+        (Machine("cuda", memory=24 << 30), 100, "nvidia/mit-b0"),
     ],
 )
 def test_the_model_fits_data_and_machine(monkeypatch, machine, images, expected):
@@ -431,10 +432,10 @@ def test_the_model_fits_data_and_machine(monkeypatch, machine, images, expected)
 
 def test_a_backbone_gets_a_head(tmp_path):
     tiny.backbone("dinov2").save_pretrained(tmp_path / "vit")
-    chosen = choices.choose_model(str(tmp_path / "vit"), 100, Machine.here())
+    chosen = choices.choose_model(str(tmp_path / "vit"), 100, Machine())
     assert chosen.section == {"backbone": str(tmp_path / "vit"), "head": "dpt"} and chosen.patch == 16
     with pytest.raises(UserError, match="nowhere cannot be read"):
-        choices.choose_model("nowhere", 100, Machine.here())
+        choices.choose_model("nowhere", 100, Machine())
 
 
 @pytest.mark.parametrize(
@@ -448,6 +449,7 @@ def test_a_backbone_gets_a_head(tmp_path):
     ],
 )
 def test_sizes_follow_the_images(model, sizes, image_size, crop_size):
-    machine = Machine("cpu", 0, 2, False)
+    machine = Machine("cpu", cores=2)
     found = choices.choose_sizes(sizes, choices.choose_model(model, 10, machine), machine)
     assert (found.image_size, found.crop_size) == (image_size, crop_size)
+    assert ("not resized" in found.why_crop) == (image_size is None)

@@ -17,7 +17,6 @@ from deft_hf.data.pictures import ValueRange
 from deft_hf.recipe import Recipe
 from deft_hf.recipe.domains import is_hub_name
 from deft_hf.runs.init.choices import (
-    Machine,
     choose_model,
     choose_sizes,
     choose_value_range,
@@ -30,6 +29,7 @@ from deft_hf.runs.init.sources import Sources, find_sources, safe_name
 from deft_hf.runs.init.text import RecipeText
 from deft_hf.utils.errors import UserError
 from deft_hf.utils.integrity import replace_text
+from deft_hf.utils.machine import this_machine
 from deft_hf.utils.places import makeable
 from deft_hf.utils.result import Result
 
@@ -224,7 +224,7 @@ def propose(
 def _recipe(
     folder: Path, sources: Sources, roles: Roles, given: str | None, value_range: tuple[ValueRange, str] | None
 ) -> str:
-    machine = Machine.here()
+    machine = this_machine()
     model = choose_model(given, roles.training_images, machine)
     sizes = choose_sizes([pair.size for part in sources.labelled for pair in part.pairs], model, machine)
     name = safe_name(folder.resolve().name)

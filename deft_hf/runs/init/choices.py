@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-import torch
 from huggingface_hub import constants, try_to_load_from_cache
 from transformers.utils import logging
 
@@ -18,46 +16,16 @@ from deft_hf.data.survey import Survey
 from deft_hf.models.embedded import EMBEDDED, resolved
 from deft_hf.models.families import FAMILIES
 from deft_hf.models.opening import UNREADABLE, read_config
+from deft_hf.trainer.defaults import crop_size
 from deft_hf.utils.errors import UserError, first_line
+from deft_hf.utils.machine import Machine
 
 Size = tuple[int, int]
 
 # A hierarchical encoder halves the image five times.
 _STRIDE = 32
 _FILLED = 2**15
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What trains.
-
-    Attributes:
-        device (`str`):
-            `cuda`, `mps` or `cpu`.
-        memory (`float`):
-            GB of the device's memory.
-        cores (`int`):
-            CPU cores.
-        bf16 (`bool`):
-            Whether the device computes in bfloat16.
-    """
-
-    device: str
-    memory: float
-    cores: int
-    bf16: bool
-
-    @classmethod
-    def here(cls) -> Machine:
-        """This machine."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        if torch.cuda.is_available():
-            memory = torch.cuda.get_device_properties(0).total_memory / 2**30
-            return cls("cuda", memory, cores, torch.cuda.is_bf16_supported())
-        return cls("mps" if torch.backends.mps.is_available() else "cpu", 0.0, cores, False)
-
-    def __str__(self) -> str:
-        return f"a GPU with {self.memory:.0f} GB" if self.device == "cuda" else f"{self.cores} CPU cores"
+_ROOMY = 15 << 30  # bytes
 
 
 @dataclass(frozen=True)
@@ -81,6 +49,12 @@ class Model:
     convolutional: bool
 
 
+def _in_words(machine: Machine) -> str:
+    if machine.device == "cuda":
+        return f"a GPU with {machine.memory / 2**30:.0f} GB"
+    return f"{machine.cores} CPU cores"
+
+
 def choose_model(given: str | None, images: int, machine: Machine) -> Model:
     """The checkpoint to start from.
 
@@ -97,10 +71,10 @@ def choose_model(given: str | None, images: int, machine: Machine) -> Model:
     """
     if given is not None:
         return _described(given, "as you asked")
-    roomy = machine.device == "cuda" and machine.memory > 15
+    roomy = machine.device == "cuda" and machine.memory > _ROOMY
     name = "nvidia/mit-b2" if roomy and images >= 500 else "nvidia/mit-b0"
     size = "larger" if name.endswith("b2") else "smallest"
-    why = f"the {size} SegFormer encoder, for {images} images on {machine}"
+    why = f"the {size} SegFormer encoder, for {images} images on {_in_words(machine)}"
     if isinstance(try_to_load_from_cache(name, "config.json"), str) or not constants.is_offline_mode():
         return Model({"checkpoint": name}, why, _STRIDE, convolutional=False)
     why = "the tiny SegFormer of this package, since the Hub is off (HF_HUB_OFFLINE); name a better one with --model"
@@ -154,7 +128,7 @@ class Sizes:
 
 def choose_sizes(sizes: Sequence[Size], model: Model, machine: Machine) -> Sizes:
     """Image and crop size for images of these sizes (height, width)."""
-    longest, largest = (1024, 512) if machine.device == "cuda" else (512, 256)
+    longest = 1024 if machine.device == "cuda" else 512
     counts = Counter(sizes)
     height, width = (round(median(size[axis] for size in sizes)) for axis in (0, 1))
     several = len(counts) > 1
@@ -169,15 +143,13 @@ def choose_sizes(sizes: Sequence[Size], model: Model, machine: Machine) -> Sizes
         else:
             image_size = _multiple(height * shrink, model.patch), _multiple(width * shrink, model.patch)
             how = "as their shape is"
-        found = f"height, width; {found}; resized to what {machine} can train in time, {how}"
+        found = f"height, width; {found}; resized to what {_in_words(machine)} can train in time, {how}"
         height, width = image_size
     elif several:
         height, width = min(tall for tall, _ in counts), min(wide for _, wide in counts)
-    crop = min(largest, _multiple(height, model.patch)), min(largest, _multiple(width, model.patch))
-    crop = _multiple(crop[0], model.patch), _multiple(crop[1], model.patch)
-    why = f"multiples of {model.patch}, which the model divides images by; " + (
-        "from the resized images" if image_size else f"images keep their own size ({found})"
-    )
+    crop = crop_size((height, width), machine.device, model.patch)
+    whence = "the resized images" if image_size else f"images that are not resized ({found})"
+    why = f"cut from {whence}, as much as {machine.device} trains in time, in multiples of {model.patch} for the model"
     return Sizes(image_size, crop, found, why)
 
 

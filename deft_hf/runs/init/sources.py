@@ -296,7 +296,10 @@ def _of_exports(folder: Path, exports: list[tuple[str, Path]], places: list[Plac
     parts, survey_of = _export_parts(known, classes.space, progress)
     pixels = survey_of.values
     if len(names) > 2 and pixels[0] < _SLIVERS * sum(pixels.values()):
-        why = f"labels cover all but {pixels[0] / sum(pixels.values()):.2%} of the pixels, too little to be a class"
+        rest = (
+            f"all but {max(pixels[0] / sum(pixels.values()), 1e-4):.2%} of the pixels" if pixels[0] else "every pixel"
+        )
+        why = f"labels cover {rest}: what they leave is not a class"
         labels = {"names": names[1:], "ids": {names[0]: IGNORE_INDEX}}
         classes = Classes(labels, {"names": "as the labels call them", "ids": why})
         parts, survey_of = _export_parts(known, classes.space, progress)
