@@ -27,9 +27,11 @@ TINY = {
     "authors_cityscapes_r50.yaml": ("resnet", SMALL["deeplabv3plus"]),
     "authors_gtav_r101.yaml": ("resnet", SMALL["deeplabv3plus"]),
     "authors_gtav_r50.yaml": ("resnet", SMALL["deeplabv3plus"]),
+    "gtav_daformer_segformer_b5.yaml": "segformer",
     "gtav_deeplabv3plus_mobilenetv2.yaml": "mobilenet_v2",
     "gtav_mask2former_swin_large.yaml": ("swin", SMALL["mask2former"]),
     "gtav_mask2former_swin_tiny.yaml": ("swin", SMALL["mask2former"]),
+    "gtav_rein_mask2former_dinov2_large.yaml": ("dinov2", SMALL["mask2former"]),
     "gtav_segformer_b0.yaml": "segformer",
     "gtav_segformer_b5.yaml": "segformer",
     "gtav_upernet_convnext.yaml": ("convnext", SMALL["upernet"]),
@@ -41,7 +43,7 @@ TINY = {
 
 
 def test_all_recipes_are_looked_at():
-    assert len(RECIPES) == 13
+    assert len(RECIPES) == 15
     assert sorted(TINY) == RECIPES
     rows = (FOLDER / "README.md").read_text()
     assert all(f"]({name})" in rows for name in RECIPES)
@@ -69,9 +71,12 @@ def test_recipe(name, tmp_path, monkeypatch):
         model_type, head = TINY[name]
         pretrained(tmp_path / "backbone", model_type)
         overrides += [f"model.backbone={tmp_path / 'backbone'}", f"model.head_config={json.dumps(head)}"]
-    if name.startswith("gtav_"):  # one method shows it; seven recipes with three would take minutes
+    if name.startswith("gtav_"):  # one method shows it; nine recipes with three would take minutes
         recipe["method"]["baselines"] = []
         overrides.append("method.baselines=[]")
+    if "protocol" in recipe["data"]:
+        scored = range(len(recipe["data"]["unseen"]))
+        overrides += ["data.eval_size=own", *(f"data.unseen.{index}.eval_size=[{SIDE}, {SIDE}]" for index in scored)]
     # Each line of the header that starts with the command names this very file.
     assert f"recipes/{name}" in (FOLDER / name).read_text().split("\nmodel:")[0]
     monkeypatch.chdir(tmp_path)
