@@ -168,6 +168,7 @@ class Bench:
             "optimizer": lambda: (with_gradients(), optimizer_alone(), optimizer.zero_grad())[2],
             "ema": pathways.update_generalized,
             "loss": self.loss_alone(joint[0]),
+            "data": self.data_alone(),
         }
         flops = {name: step_flops(each[0], self.batch) for name, each in (("deft", deft), ("split", split))}
         of_joint = step_flops(joint[0], self.batch)
@@ -220,12 +221,11 @@ class Bench:
             del pathways, optimizer
         return {f"memory_{name}": peaks[name] / peaks["joint"] for name in ("deft", "split", "loop")}
 
-    def batch_of_data(self) -> float:
-        """Seconds in which one process makes the batch from pictures of 2 x 2 crops, decoded."""
+    def data_alone(self) -> Callable[[], None]:
+        """One process makes the batch from a picture of 2 x 2 crops, decoded."""
         image, mask = draw_street("clear", 0, (2 * self.side, 2 * self.side))
-        picture, transform = Image.fromarray(image), TrainTransform((self.side, self.side))
-        size = len(self.batch["labels"])
-        return median(timed(lambda: make(transform, picture, mask, size), self.device) for _ in range(5))
+        transform, size = TrainTransform((self.side, self.side)), len(self.batch["labels"])
+        return lambda: make(transform, Image.fromarray(image), mask, size)
 
 
 def make(transform: TrainTransform, picture: Image.Image, mask: np.ndarray, size: int) -> None:
@@ -270,8 +270,7 @@ def measure(bench: Bench, repeats: int) -> dict[str, Any]:
     deft_by_parts = median(own / parts for own, parts in zip(seconds["deft"], seconds["parts"], strict=True))
     ema = median(own / deft for own, deft in zip(seconds["ema"], seconds["deft"], strict=True))
     joint = median(seconds["joint"])
-    data = bench.batch_of_data() / joint
-    row |= {**ratios, "deft_by_parts": deft_by_parts, "ema_of_deft": ema, "data": data, "seconds_joint": joint}
+    row |= {**ratios, "deft_by_parts": deft_by_parts, "ema_of_deft": ema, "seconds_joint": joint}
     del steps
     return {"model": bench.name, "side": bench.side, "batch": len(bench.batch["labels"]), **row, **bench.memory()}
 
