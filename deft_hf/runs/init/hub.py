@@ -12,6 +12,7 @@ from huggingface_hub import hf_hub_download
 from deft_hf.data.domains import Domain
 from deft_hf.data.hub import configurations, load_split, split_names
 from deft_hf.data.likeness import called, split_of
+from deft_hf.data.tree import find_places
 from deft_hf.runs.init.sources import UNKNOWN, Part, Sources, safe_name, surveyed
 from deft_hf.utils.errors import UserError
 
@@ -22,7 +23,8 @@ _NAMES = "id2label.json"
 def is_saved(folder: Path) -> bool:
     """Whether a folder is a data set of `datasets`' own kind: saved by `save_to_disk`, or of parquet files."""
     saved = any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
-    return saved or any(any(folder.glob(pattern)) for pattern in ("*.parquet", "*/*.parquet"))
+    tables = any(any(folder.glob(pattern)) for pattern in ("*.parquet", "*/*.parquet"))
+    return saved or (tables and not find_places(folder))  # a table beside images is no data set of its own
 
 
 def find_in_hub(name: str, progress: bool = False) -> Sources:
