@@ -233,9 +233,7 @@ def score(
     found: dict[str, dict[str, Any]] = {}
     examples: list[PanelRow] = []
     for which, domain in enumerate(domains):
-        shown = segmenter
-        if sizes is not None and domain.name in sizes:
-            shown = replace(segmenter, processor=segmentation_processor(segmenter.processor, sizes[domain.name]))
+        shown = at_its_size(segmenter, sizes or {}, domain.name)
         matrix, tally = ConfusionMatrix(labels.num_labels), Tally(labels.num_labels, chosen)
         read: list[str] = []
         for index in tqdm(range(len(domain)), desc=domain.name, unit="image", disable=None if progress else True):
@@ -297,6 +295,13 @@ def recipe_segmenter(
     views = Views(tuple(data.test_scales), data.test_flip)
     palette = labels.colorize(np.arange(len(names)))
     return replace(segmenter, processor=processor, palette=palette, size=None, views=views)
+
+
+def at_its_size(segmenter: Segmenter, sizes: Mapping[str, EvalSize], domain: str) -> Segmenter:
+    """The segmenter as it resizes images of a domain, if the sizes have it."""
+    if domain not in sizes:
+        return segmenter
+    return replace(segmenter, processor=segmentation_processor(segmenter.processor, sizes[domain]))
 
 
 def _submitted(server: str, domains: Domains, pictures: bool) -> list[Domain]:

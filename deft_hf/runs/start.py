@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from deft_hf.data.labels import LabelSpace
+from deft_hf.models.families import fixed_size
 from deft_hf.models.new_tensors import summary
 from deft_hf.models.pretrained import Pretrained, open_pretrained
 from deft_hf.recipe import ModelSection
 from deft_hf.recipe.data import DataSection
 from deft_hf.utils.console import say
+from deft_hf.utils.errors import UserError
 
 
 def open_start(
@@ -30,7 +32,7 @@ def open_start(
             Print what was opened and what of it is new.
 
     Raises:
-        UserError: If `open_pretrained` refuses the checkpoint.
+        UserError: If `open_pretrained` refuses the checkpoint, or a domain has a size that the model does not take.
     """
     start = open_pretrained(
         model.pretrained,
@@ -48,6 +50,13 @@ def open_start(
         window=data.window,
         seed=seed,
     )
+    only = fixed_size(start.model.config)
+    for entry in (*data.validation, *data.unseen):
+        if only is not None and data.window is None and entry.eval_size not in (None, only):
+            raise UserError(
+                f"data: found eval_size {entry.eval_size} of {entry.name}, but {model.pretrained} takes images of "
+                f"{only[0]} x {only[1]} alone: remove it, or set data.window."
+            )
     if data.value_range is not None:
         # Saved with it, so that `predict` opens images as training did.
         processor: Any = start.processor
