@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from deft_hf.recipe.data import DataSection
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -88,7 +85,7 @@ PROTOCOLS: dict[str, Protocol] = {
 }
 
 
-def fill_in(data: DataSection) -> None:
+def fill_in(data: Any) -> None:
     """Sets what the protocol of a section says, where the section itself does not."""
     if data.protocol is None:
         return
@@ -106,7 +103,7 @@ def fill_in(data: DataSection) -> None:
                 setattr(entry, key, value)
 
 
-def problem(data: DataSection) -> str | None:
+def problem(data: Any) -> str | None:
     """What the protocol of a section does not say of its source."""
     if data.protocol is None or PROTOCOLS[data.protocol].image_size is None or data.image_size is not None:
         return None
@@ -116,11 +113,11 @@ def problem(data: DataSection) -> str | None:
     )
 
 
-def _from_gtav(data: DataSection) -> bool:
+def _from_gtav(data: Any) -> bool:
     return all(getattr(entry, "layout", None) == "gtav" for entry in data.source)
 
 
-def described(data: DataSection) -> str:
+def described(data: Any) -> str:
     """The protocol of a section as it will be run, in the words of a paper, as comments of YAML; else nothing."""
     if data.protocol is None:
         return ""

@@ -347,9 +347,6 @@ def _readable(form: str, path: Path) -> Found:
     return found
 
 
-# ---- official data sets
-
-
 def _official(folder: Path) -> Iterator[tuple[str, Path]]:
     """Official trees: the folder itself, or those in it."""
     if layout := recognise(folder):
