@@ -28,6 +28,8 @@ class Protocol:
     scored: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
+# The authors' configurations keep the aspect ratio at test, within 1024 x 512 say: a short side of 512, but for images
+# wider than 2:1.
 _DISTORTED = {"photometric_distortion": True, "blur": None, "flip": 0.5, "max_class_share": 0.75}
 _RARE = {**_DISTORTED, "scale": (1.0, 1.0), "sampling": "rare_class", "rare_class_temperature": 0.01}
 # Short sides of 256 to 1024: those of 512, times 0.5 to 2.
@@ -56,7 +58,7 @@ PROTOCOLS: dict[str, Protocol] = {
     ),
     "daformer": Protocol(
         "DAFormer, generalizing: Hoyer et al., TPAMI 2023, https://arxiv.org/abs/2304.13615",
-        {**_RARE, "crop_size": (512, 512), "eval_size": (512, 1024)},
+        {**_RARE, "crop_size": (512, 512), "eval_size": {"short": 512}},
         image_size=(720, 1280),
     ),
     "hrda": Protocol(
@@ -64,7 +66,7 @@ PROTOCOLS: dict[str, Protocol] = {
         {
             **_RARE,
             "crop_size": (1024, 1024),
-            "eval_size": (1024, 2048),
+            "eval_size": {"short": 1024},
             "window": (1024, 1024),
             "stride": (512, 512),
         },
@@ -74,13 +76,13 @@ PROTOCOLS: dict[str, Protocol] = {
         "Rein: Wei et al., CVPR 2024, https://arxiv.org/abs/2312.04265",
         _SLID,
         image_size=(512, 931),
-        scored={**_REIN, "mapillary": {**_HALVES, "eval_size": (512, 1024)}},
+        scored={**_REIN, "mapillary": {**_HALVES, "eval_size": {"short": 512}}},
     ),
     "soma": Protocol(
         "SoMA: Yun et al., CVPR 2025, https://arxiv.org/abs/2412.04077",
         _SLID,
         image_size=(512, 931),
-        scored={**_REIN, "mapillary": {**_HALVES, "eval_size": (1024, 2048)}},
+        scored={**_REIN, "mapillary": {**_HALVES, "eval_size": {"short": 1024}}},
     ),
 }
 

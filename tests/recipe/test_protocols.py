@@ -39,12 +39,14 @@ def scored(data):
 PLAIN = (None, False, None, "ignore", None)
 EXPECTED = {
     "robustnet": ((768, 768), None, "own", None, [PLAIN, PLAIN, (None, False, 1536, 0, None)]),
-    "daformer": ((512, 512), (720, 1280), (512, 1024), None, [PLAIN] * 3),
-    "hrda": ((1024, 1024), (1440, 2560), (1024, 2048), (1024, 1024), [PLAIN] * 3),
+    "daformer": ((512, 512), (720, 1280), {"short": 512}, None, [PLAIN] * 3),
+    "hrda": ((1024, 1024), (1440, 2560), {"short": 1024}, (1024, 1024), [PLAIN] * 3),
     "rein": ((512, 512), (512, 931), "own", (512, 512), [
-        ((512, 1024), *PLAIN[1:]), ((720, 1280), *PLAIN[1:]), ((512, 1024), True, None, "ignore", "mapillary_rein")]),
+        ((512, 1024), *PLAIN[1:]), ((720, 1280), *PLAIN[1:]),
+        ({"short": 512}, True, None, "ignore", "mapillary_rein")]),
     "soma": ((512, 512), (512, 931), "own", (512, 512), [
-        ((512, 1024), *PLAIN[1:]), ((720, 1280), *PLAIN[1:]), ((1024, 2048), True, None, "ignore", "mapillary_rein")]),
+        ((512, 1024), *PLAIN[1:]), ((720, 1280), *PLAIN[1:]),
+        ({"short": 1024}, True, None, "ignore", "mapillary_rein")]),
 }  # fmt: skip
 
 
@@ -69,7 +71,7 @@ def test_it_reads_like_a_paper(load):
         "# protocol rein (Rein: Wei et al., CVPR 2024, https://arxiv.org/abs/2312.04265)",
         "#   training on gtav: images at 512 x 931; scaled by 0.5 to 2.0; crops of 512 x 512; no class above 75% of a "
         "crop; flipped with probability 0.5; PhotoMetricDistortion; every image once an epoch",
-        "#   test: cityscapes at 512 x 1024; bdd100k at 720 x 1280; mapillary at 512 x 1024 (images and labels "
+        "#   test: cityscapes at 512 x 1024; bdd100k at 720 x 1280; mapillary at short side 512 (images and labels "
         "halved, labels mapillary_rein)",
         "#   inference: sliding windows of 512 x 512, stride 341 x 341; scores at the size of the labels",
     ]
