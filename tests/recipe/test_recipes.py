@@ -32,6 +32,8 @@ TINY = {
     "gtav_mask2former_swin_large.yaml": ("swin", SMALL["mask2former"]),
     "gtav_mask2former_swin_tiny.yaml": ("swin", SMALL["mask2former"]),
     "gtav_rein_mask2former_dinov2_large.yaml": ("dinov2", SMALL["mask2former"]),
+    "gtav_rein_mask2former_dinov3_large.yaml": ("dinov3_vit", SMALL["mask2former"]),
+    "gtav_rein_upernet_convnext_large.yaml": ("convnext", SMALL["upernet"]),
     "gtav_segformer_b0.yaml": "segformer",
     "gtav_segformer_b5.yaml": "segformer",
     "gtav_upernet_convnext.yaml": ("convnext", SMALL["upernet"]),
@@ -43,7 +45,7 @@ TINY = {
 
 
 def test_all_recipes_are_looked_at():
-    assert len(RECIPES) == 15
+    assert len(RECIPES) == 17
     assert sorted(TINY) == RECIPES
     rows = (FOLDER / "README.md").read_text()
     assert all(f"]({name})" in rows for name in RECIPES)
@@ -71,7 +73,7 @@ def test_recipe(name, tmp_path, monkeypatch):
         model_type, head = TINY[name]
         pretrained(tmp_path / "backbone", model_type)
         overrides += [f"model.backbone={tmp_path / 'backbone'}", f"model.head_config={json.dumps(head)}"]
-    if name.startswith("gtav_"):  # one method shows it; nine recipes with three would take minutes
+    if name.startswith("gtav_"):  # one method shows it; eleven recipes with three would take minutes
         recipe["method"]["baselines"] = []
         overrides.append("method.baselines=[]")
     if "protocol" in recipe["data"]:
