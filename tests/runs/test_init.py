@@ -88,7 +88,8 @@ def test_pairs_in_one_folder_train_as_they_are(tmp_path, model):
         "unseen": [],
     }
     assert (domains.source[0].ids[0], domains.validation[0].ids) == ("IMG_0", ["IMG_5"])
-    assert "background" in str(found) and found.command == "accelerate launch -m deft_hf.train recipe.yaml"
+    assert "background" in str(found) and "give the classes their names" in str(found)
+    assert found.command == "accelerate launch -m deft_hf.train recipe.yaml"
     short = ["training.max_steps=2", "training.dataloader_num_workers=0", "method.decoder_warmup_steps=1"]
     folder = train(Recipe.load(found.recipe, short))
     scores = json.loads((folder / "results" / "metrics.json").read_text())
@@ -148,6 +149,7 @@ def test_an_official_tree_is_recognised(tmp_path, model):
     assert recipe.data.labels == "cityscapes" and recipe.data.source[0].layout == "cityscapes"
     assert recipe.data.augment == "street" and domains.labels == PRESETS["cityscapes"]
     assert found.shares["road"] > 0.5 and found.shares["car"] > 0
+    assert "Look at the picture, then:" in str(found)
 
 
 def test_official_trees_without_splits_and_with_one_to_score_only(tmp_path, model):

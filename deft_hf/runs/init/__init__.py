@@ -87,6 +87,8 @@ class Started(Result):
             Share of the pixels by class, in 0..1.
         notes (`list[str]`):
             What a person should know before training.
+        named (`bool`, *optional*, defaults to `False`):
+            Whether the classes have names that are no proposals: those of an official data set.
     """
 
     recipe: Path
@@ -95,6 +97,7 @@ class Started(Result):
     images: Mapping[str, int]
     shares: Mapping[str, float]
     notes: list[str]
+    named: bool = False
 
     @property
     def command(self) -> str:
@@ -120,7 +123,8 @@ class Started(Result):
         shares = ", ".join(f"{name} {share:.1%}" for name, share in self.shares.items())
         lines = [f"Found {self.layout}. Images: {counts}.", f"Classes, by their share of the pixels: {shares}."]
         lines += [f"note: {note}" for note in self.notes]
-        lines += [f"Wrote {self.recipe} and {self.sheet}. Look at the picture, give the classes their names, then:"]
+        naming = "" if self.named else ", give the classes their names"
+        lines += [f"Wrote {self.recipe} and {self.sheet}. Look at the picture{naming}, then:"]
         return "\n".join([*lines, "", f"    {self.command}"])
 
 
@@ -179,7 +183,8 @@ def init(
     for part in draft.sources.parts:
         images[part.domain.name if part.domain else part.place] += part.count
     notes = [*draft.sources.notes, *draft.roles.notes]
-    return Started(recipe, sheet, draft.sources.layout, images, draft.shares, notes)
+    named = draft.sources.preset is not None
+    return Started(recipe, sheet, draft.sources.layout, images, draft.shares, notes, named)
 
 
 def propose(
