@@ -191,6 +191,21 @@ def test_joint_with_average_keeps_usable_batchnorm_statistics():
     assert all(torch.equal(buffer, usual[name]) for name, buffer in pathways.generalized.named_buffers())
 
 
+def test_values_that_are_not_by_image_go_both_ways():
+    batch = {
+        "labels": torch.zeros(5, 2, 2),
+        "names": list("abcde"),
+        "scale": torch.tensor(2.0),
+        "flag": True,
+        "x": "ab",
+    }
+    own, other = halves(batch)
+    assert (own["names"], other["names"]) == (["a", "c", "e"], ["b", "d"])
+    assert len(own["labels"]) == 3 and len(other["labels"]) == 2
+    for name in ("scale", "flag", "x"):
+        assert own[name] is other[name] is batch[name]
+
+
 def test_masks_are_split_as_their_images_are():
     pathways = dual("mask2former", stage="split")
     batch = tiny.with_masks(tiny.batch(4))
