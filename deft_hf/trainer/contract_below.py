@@ -32,6 +32,11 @@ BELOW: dict[str, tuple[Fact, ...]] = {
     "methods.core.ema": (Fact("torch:_foreach_lerp_", _NO_NAME),),
     "methods.core.pathways": (
         Fact(
+            "torch:Tensor.register_hook",
+            "silent: a hook on a parameter changes its gradient twice",
+            says=("self._backward_hooks = OrderedDict()", "self._backward_hooks[handle.id] = hook"),
+        ),
+        Fact(
             f"{_TRAINER}.__init__",
             "silent: Trainer takes the loss for one that is not normalised over the step",
             says=("unwrapped_model.accepts_loss_kwargs",),

@@ -247,11 +247,12 @@ class DualPathway(nn.Module):
         """Whether the decoder's gradients can be taken ahead of the backward.
 
         Not of shards, which the backward gathers; nor in float16, whose gradients vanish but for the scale that the
-        backward starts with; nor in a compiled step, which takes its gradients as a whole.
+        backward starts with; nor in a compiled step, which takes its gradients as a whole; nor where a hook changes a
+        gradient, which it would do twice.
         """
-        device = self.updates.device.type
+        device, trained = self.updates.device.type, self.trained("decoder")
         half = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16
-        differentiates = torch.is_grad_enabled() and bool(self.trained("decoder"))
+        differentiates = torch.is_grad_enabled() and bool(trained) and not any(p._backward_hooks for p in trained)
         return self._whole and differentiates and not half and not torch.compiler.is_compiling()
 
     def count(self, batch: Mapping[str, Any], stage: Stage) -> Tensor:

@@ -13,26 +13,39 @@ def staged(loss: Callable[[], Tensor], parameters: Sequence[Tensor]) -> Tensor:
     """A loss, of which the gradients are taken at once and handed on by the backward.
 
     What autograd keeps for a second loss so does not come on top of what it keeps for this one. The gradients are
-    those that a backward of both would give, bit for bit.
+    those of one backward through both graphs, bit for bit if that starts with a power of two (1, a scale, 2 ranks).
+    Hooks of `Tensor.register_hook` on a parameter would be called twice; those that wait until its gradient is
+    accumulated are called once.
 
     Args:
         loss (`Callable[[], Tensor]`):
-            Computes the loss, a scalar.
+            Computes the loss, a float scalar.
         parameters (`Sequence[Tensor]`):
-            What takes a gradient of it; nothing else does.
+            Leaves that take a gradient of it; nothing else does.
+
+    Returns:
+        `Tensor`: The loss, a scalar whose graph is those gradients alone.
     """
     value = loss()
-    return _HandOn.apply(value.detach(), torch.autograd.grad(value, parameters, allow_unused=True), *parameters)
+    # A backward stands outside of autocast, which would round the gradients of what a model computes in float32.
+    with torch.autocast(value.device.type, enabled=False):
+        gradients = torch.autograd.grad(value, parameters, allow_unused=True)
+    # Parameters that take none are in no graph, as they would be with one backward: DDP asks which ones there are.
+    found = [(each, gradient) for each, gradient in zip(parameters, gradients, strict=True) if gradient is not None]
+    return _HandOn.apply(value.detach(), [gradient for _, gradient in found], *(each for each, _ in found))
 
 
 class _HandOn(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, value: Tensor, gradients: tuple[Tensor | None, ...], *parameters: Tensor) -> Tensor:
+    def forward(ctx: Any, value: Tensor, gradients: list[Tensor], *parameters: Tensor) -> Tensor:
         ctx.gradients = gradients
         return value.clone()
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
-        # Let go of, so that what accumulates gradients can take these and need not copy them.
-        gradients, ctx.gradients = ctx.gradients, ()
-        return None, None, *(None if each is None else each.mul_(outer[0]) for each in gradients)
+        gradients, scaled = ctx.gradients, []
+        # Not in place: two parameters may share the tensor of their gradient, and an expanded one takes no writing.
+        # Each goes as soon as it is scaled, so that no more than one is in memory twice.
+        while gradients:
+            scaled.append(gradients.pop(0) * outer[0])
+        return None, None, *scaled

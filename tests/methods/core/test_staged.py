@@ -1,10 +1,13 @@
 import weakref
+from functools import partial
 
 import pytest
 import torch
+from torch import nn
 
 from deft_hf.methods.core import pathways as module
 from deft_hf.methods.core.pathways import DualPathway
+from deft_hf.methods.core.staged import staged
 from tests import tiny
 from tests.methods.core.test_pathways import dual
 
@@ -60,3 +63,48 @@ def test_gradients_that_the_backward_gathers_or_scales_wait_for_it(monkeypatch):
     monkeypatch.setattr(module, "is_sharded", lambda model: True)
     pathways.enter("decoupled")
     assert not pathways._may_stage()
+
+
+def gradients(loss, parameters, taken_ahead, autocast=False):
+    for each in parameters:
+        each.grad = None
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        value = staged(loss, parameters) if taken_ahead else loss()
+    (2 * value).backward()
+    return [each.grad for each in parameters]
+
+
+def in_float32(first, second):
+    with torch.autocast("cpu", enabled=False):
+        return (first @ second).sigmoid().sum()
+
+
+@pytest.mark.parametrize(
+    "loss, autocast",
+    [
+        (lambda a, b: ((a + b) * torch.arange(9.0).view(3, 3)).sum(), False),  # the gradients are one tensor
+        (lambda a, b: a.sum() + b.sum(), False),  # each is a single number, expanded
+        (lambda a, b: (2 * a).sum(), False),  # there is one alone
+        (in_float32, True),
+    ],
+)
+def test_any_gradients_are_handed_on_as_they_are(loss, autocast):
+    torch.manual_seed(0)
+    pair = [nn.Parameter(torch.randn(3, 3)) for _ in range(2)]
+    found, expected = (gradients(partial(loss, *pair), pair, ahead, autocast) for ahead in (True, False))
+    for own, wanted in zip(found, expected, strict=True):
+        assert (own is None and wanted is None) or torch.equal(own, wanted)
+
+
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+def test_a_hook_on_a_parameter_changes_its_gradient_once(part):
+    grads = []
+    for hook in (None, lambda gradient: 0.5 * gradient):
+        pathways = dual()
+        parameter = pathways.trained(part)[0]
+        if hook:
+            parameter.register_hook(hook)
+        torch.manual_seed(0)
+        pathways(**tiny.batch(4))["loss"].backward()
+        grads.append(parameter.grad)
+    assert torch.equal(grads[1], 0.5 * grads[0])
