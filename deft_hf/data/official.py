@@ -71,7 +71,7 @@ class Layout:
         places (`tuple[Place, ...]`):
             Where its releases have images and masks; the first that is there counts.
         labels (`str`):
-            What its masks hold: a key of `deft_hf.data.presets.PRESETS`.
+            What its masks hold: a key of `deft_hf.data.layouts.LABELS`.
         title (`str`):
             Name of the data set.
         terms (`str`):
@@ -80,9 +80,9 @@ class Layout:
             Where they stand.
         non_commercial (`bool`, *optional*, defaults to `False`):
             Whether they exclude commercial use.
-        splits (`Mapping[str, str]`, *optional*, defaults to `lambda: {'train': 'train', 'val': 'val'}()`):
+        splits (`Mapping[str, str]`, *optional*, defaults to `{"train": "train", "val": "val"}`):
             Folder of each split; none where the data set has no splits.
-        conditions (`Mapping[str, str]`, *optional*, defaults to `lambda: {}()`):
+        conditions (`Mapping[str, str]`, *optional*, defaults to `{}`):
             Folder of each condition that can be chosen; without a choice it is all of them.
         listed (`bool`, *optional*, defaults to `False`):
             Whether splits are lists of ids rather than folders, and may be left out.
@@ -107,7 +107,7 @@ class Layout:
     url: str
     non_commercial: bool = False
     splits: Mapping[str, str] = field(default_factory=lambda: {"train": "train", "val": "val"})
-    conditions: Mapping[str, str] = field(default_factory=lambda: {})
+    conditions: Mapping[str, str] = field(default_factory=dict)
     listed: bool = False
     members: Callable[[Path, str, Sequence[str]], Sequence[str]] | None = None
     equal_sizes: bool = False
@@ -174,24 +174,28 @@ def load(layout: Layout, places: Sequence[Place], root: Path, labels: LabelSpace
             f"{next(iter(images))!r} and {next(iter(masks))!r}. Unpack both downloads again, as they are"
         )
     orphans = [key for key in images if key not in masks], [key for key in masks if key not in images]
+    notes: list[str] = []
     if layout.members is not None and isinstance(choice.split, str):
         members = {*layout.members(root, choice.split, ids)}
+        if missing := sorted(members - {*ids}):
+            notes.append(f"pairs of the split {choice.split} that are not there: {len(missing)}: {listed(missing)}")
         ids = [key for key in ids if key in members]
-        if not ids:
-            raise UserError(f"{root}: has none of the images of the split {choice.split}; unpack it again")
     unequal: list[str] = []
     if layout.equal_sizes:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             unequal = [text for text in pool.map(lambda key: _unequal(key, images[key], masks[key]), ids) if text]
         left_out = {text.split(":")[0] for text in unequal}
         ids = [key for key in ids if key not in left_out]
+    if not ids:
+        why = listed([*notes, *unequal]) or f"none is of the split {choice.split}"
+        raise UserError(f"{root}: no pair is left ({why}); unpack the download again")
     if isinstance(choice.split, float):
         ids = take_share(ids, choice.split)
     columns = {"id": ids, "image": [images[key] for key in ids], "mask": [masks[key] for key in ids]}
     if layout.columns is not None:
         columns |= layout.columns(root, ids)
     name = choice.name or root.resolve().name
-    report = DomainReport(name, labels, len(ids), *orphans, left_out=unequal)
+    report = DomainReport(name, labels, len(ids), *orphans, left_out=unequal, notes=notes)
     from deft_hf.data.columns import as_dataset
     from deft_hf.data.domains import Domain  # recipes, which name layouts, are read without it
 

@@ -72,7 +72,7 @@ class DomainReport:
         dropped_alpha (`int`, *optional*, defaults to `0`):
             Number of images with transparent pixels, whose alpha channel is dropped.
         notes (`list[str]`, *optional*, defaults to `[]`):
-            A line for each kind of thing that the reader of a label export left out.
+            A line for each kind of thing that a reader left out or missed.
         unequal (`list[str]`, *optional*, defaults to `[]`):
             A message for each pair of unequal sizes.
         outside (`list[str]`, *optional*, defaults to `[]`):
@@ -81,7 +81,7 @@ class DomainReport:
             (height, width) of the masks -> how often.
         highest (`int`, *optional*, defaults to `-1`):
             The highest id that masks of 8 bits hold.
-        pixels (`np.ndarray`, *optional*, defaults to `lambda: np.zeros(IGNORE_INDEX + 1, np.int64)()`):
+        pixels (`np.ndarray`, *optional*, defaults to `np.zeros(256, np.int64)`):
             int64 array (256,): pixels of each train id, the ignored ones at 255.
     """
 

@@ -331,7 +331,7 @@ def gtav(root):
     for frame in frames:
         image(root / f"images/{frame}.png", 3)
         ids(root / f"labels/{frame}.png", [7, 17, 26, 11] if frame == "00005" else [7, 17, 26])
-    savemat(root / "split.mat", {"trainIds": [[1], [5], [12202]], "valIds": [[3], [7]], "testIds": [[5]]})
+    savemat(root / "split.mat", {"trainIds": [[1], [5], [12202]], "valIds": [[3], [7], [9]], "testIds": [[5]]})
 
 
 def test_gtav_leaves_out_what_the_lists_and_the_sizes_do(tmp_path):
@@ -342,11 +342,22 @@ def test_gtav_leaves_out_what_the_lists_and_the_sizes_do(tmp_path):
     assert report.left_out == ["00005: image 3 x 2, mask 4 x 2"] and report.pairs == 1
     assert "pairs of unequal size, left out: 1\n    00005: image" in str(report)
     report.raise_if_bad()
-    assert load_layout("gtav", tmp_path, split="val").ids == ["00003", "00007"]
+    validation = load_layout("gtav", tmp_path, split="val")
+    assert validation.ids == ["00003", "00007"]
+    assert validation.check().notes == ["pairs of the split val that are not there: 1: 00009"] and not report.notes
     assert load_layout("gtav", tmp_path).ids == ["00001", "00003", "00007", "12202"]
-    (tmp_path / "split.mat").write_bytes(b"no mat")
-    with pytest.raises(UserError, match="split.mat: cannot be read as GTA5's splits"):
-        load_layout("gtav", tmp_path, split="train")
+    with pytest.raises(
+        UserError, match=r"no pair is left \(00005: image 3 x 2, mask 4 x 2\); unpack the download again"
+    ):
+        load_layout("gtav", tmp_path, split="test")
+    matrix = (tmp_path / "split.mat").read_bytes()
+    savemat(tmp_path / "split.mat", {"trainIds": np.arange(1, 400)[:, None]}, do_compression=True)
+    damaged = bytearray((tmp_path / "split.mat").read_bytes())
+    damaged[200] ^= 255
+    for content in (b"no mat", bytes(damaged), matrix[:150]):
+        (tmp_path / "split.mat").write_bytes(content)
+        with pytest.raises(UserError, match="split.mat: cannot be read as GTA5's splits"):
+            load_layout("gtav", tmp_path, split="train")
     (tmp_path / "split.mat").unlink()
     with pytest.raises(UserError, match="split.mat: no such file; it is part of GTA5's read_mapping.zip"):
         load_layout("gtav", tmp_path, split="val")
@@ -360,8 +371,12 @@ def test_splits_of_voc_and_isprs_are_lists(tmp_path):
         load_layout("voc", tmp_path, split="val")
     lists = tmp_path / "VOCdevkit/VOC2012/ImageSets/Segmentation"
     lists.mkdir(parents=True)
-    (lists / "val.txt").write_text("b\n")
-    assert load_layout("voc", tmp_path, split="val").ids == ["b"]
+    (lists / "val.txt").write_text("b\nc\n")
+    domain = load_layout("voc", tmp_path, split="val")
+    assert domain.ids == ["b"] and "pairs of the split val that are not there: 1: c" in str(domain.report)
+    (lists / "train.txt").write_bytes(b"a\n\xff")
+    with pytest.raises(UserError, match="train.txt: cannot be read"):
+        load_layout("voc", tmp_path, split="train")
     assert load_layout("voc", tmp_path).ids == ["a", "b"]
     for tile in ("2_10", "2_13", "9_9"):
         image(tmp_path / f"2_Ortho_RGB/top_potsdam_{tile}_RGB.tif", 1)
@@ -492,6 +507,12 @@ def test_damaged_polygons_and_segments_are_one_message(tmp_path):
             load_layout(case.layout, tmp_path, split=case.split).load(0)
     wild = next(case for case in CASES if case.draw is panoptic)
     plant(wild, tmp_path)
+    file = tmp_path / "panoptic.json"
+    whole = file.read_text()
+    file.write_text(whole.replace(": 70000,", ': "first",'))
+    with pytest.raises(UserError, match="panoptic.json: is no file of WildDash 2's panoptic labels"):
+        load_layout("wilddash2", tmp_path)
+    file.write_text(whole)
     image(tmp_path / "images/other.jpg", 2)
     colors(tmp_path / "panoptic/other.png", [(1, 2, 3)] * 2)
     with pytest.raises(UserError, match="panoptic.json: says nothing of other.png; unpack the download again"):

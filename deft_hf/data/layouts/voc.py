@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from deft_hf.data.annotations.reading import read_text
 from deft_hf.data.official import Layout, Place
 from deft_hf.data.spaces import classes
 from deft_hf.utils.errors import UserError
@@ -31,7 +32,7 @@ def _members(root: Path, split: str, ids: Sequence[str]) -> list[str]:
     path = next((file for file in files if file.is_file()), None)
     if path is None:
         raise UserError(f"{files[0]}: no such file, which lists the images of {split}; unpack the download again")
-    return path.read_text("utf-8").split()
+    return read_text(path).split()
 
 
 LAYOUTS = {

@@ -169,7 +169,7 @@ def _segments(root: Path, ids: Sequence[str]) -> dict[str, list[str]]:
     content = read_json(path)
     with read_as(path, "file of WildDash 2's panoptic labels"):
         found = {
-            Path(each["file_name"]).stem: {str(part["id"]): part["category_id"] for part in each["segments_info"]}
+            Path(each["file_name"]).stem: {int(part["id"]): int(part["category_id"]) for part in each["segments_info"]}
             for each in content["annotations"]
         }
     if missing := [key for key in ids if key not in found]:
