@@ -12,6 +12,7 @@ from PIL import Image
 
 from deft_hf.data.constants import IGNORE_INDEX
 from deft_hf.data.look import Look
+from deft_hf.data.png import loaded
 from deft_hf.utils.errors import UserError
 
 Color = tuple[int, int, int]
@@ -39,7 +40,7 @@ def as_stored(mask: Image.Image, name: str) -> Image.Image:
     if problem := _problem(look):
         raise UserError(f"{name}: {problem}")
     scaled = look.maximum not in (None, 255, 65535) and mask.mode in ("L", "I") and not _reads_raw(mask)
-    mask.load()
+    mask = loaded(mask)
     if step := _STEPS.get(look.rawmode[:3]):
         return mask.point([value // step for value in range(256)])
     if scaled and look.maximum:

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from deft_hf.data.look import Look
+from deft_hf.data.png import loaded
 from deft_hf.utils.errors import UserError
 
 ValueRange = tuple[float, float]
@@ -51,7 +52,7 @@ def as_rgb(picture: Image.Image, name: str, value_range: ValueRange | None = Non
     look = Look.at(picture)
     if problem := _problem(look):
         raise UserError(f"{name}: {problem}")
-    picture.load()
+    picture = loaded(picture)
     if ";16" in look.rawmode and not look.mode.startswith("I"):
         _check_upper_bytes(picture, name, value_range)
     dropped = _check_alpha(picture, name) if look.mode in WITH_ALPHA else _hides(picture)
