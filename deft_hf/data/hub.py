@@ -44,13 +44,9 @@ def load_split(path: str, split: str, config: str | None, revision: str | None) 
         if not _is_saved(path):
             return datasets.load_dataset(path, config, split=split, revision=revision)
         splits = _saved(path)
-        name, cut, _ = split.partition("[")
-        if name not in splits:
-            raise ValueError(f"its splits are {', '.join(splits)}")
-        if not cut:
-            return splits[name]
-        rows = datasets.ReadInstruction.from_spec(split).to_absolute({name: len(splits[name])})[0]
-        return splits[name].select(range(rows.from_, rows.to))
+        asked = datasets.ReadInstruction.from_spec(split).to_absolute({name: len(splits[name]) for name in splits})
+        parts = [splits[part.splitname].select(range(part.from_, part.to)) for part in asked]
+        return datasets.concatenate_datasets(parts) if len(parts) > 1 else parts[0]
     except _FAILURES as error:
         raise UserError(f"{path}: split {split!r} cannot be loaded: {error}") from error
 
@@ -60,7 +56,10 @@ def _is_saved(path: str) -> bool:
 
 
 def _saved(path: str) -> Mapping[str, datasets.Dataset]:
-    saved = datasets.load_from_disk(path)
+    try:
+        saved = datasets.load_from_disk(path)
+    except (AttributeError, LookupError, TypeError) as error:
+        raise ValueError(f"its JSON files are damaged ({type(error).__name__}: {error})") from error
     return saved if isinstance(saved, datasets.DatasetDict) else {str(saved.split or "train"): saved}
 
 

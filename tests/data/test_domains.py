@@ -356,8 +356,15 @@ def test_a_folder_of_save_to_disk(tmp_path, as_dict):
     rows = hub_rows()
     (datasets.DatasetDict(train=rows) if as_dict else rows).save_to_disk(tmp_path / "set")
     check_hub_pairs(Domain.from_hub(tmp_path / "set", LABELS, "train", **COLUMNS))
-    with pytest.raises(UserError, match="split 'test' cannot be loaded: its splits are train"):
+    sliced = Domain.from_hub(tmp_path / "set", LABELS, "train[2:]+train[:1]", **COLUMNS)
+    expected = Domain.from_hub(tmp_path / "set", LABELS, "train", **COLUMNS)
+    assert [sliced.load(i)[1].tolist() for i in range(2)] == [expected.load(i)[1].tolist() for i in (2, 0)]
+    with pytest.raises(UserError, match="split 'test' cannot be loaded: Unknown split \"test\".*train"):
         Domain.from_hub(tmp_path / "set", LABELS, "test", **COLUMNS)
+    for content, error in (("{}", "KeyError"), ("[]", "TypeError"), ("{", "")):
+        (tmp_path / "set" / ("dataset_dict.json" if as_dict else "state.json")).write_text(content)
+        with pytest.raises(UserError, match=f"split 'train' cannot be loaded: .*{error}"):
+            Domain.from_hub(tmp_path / "set", LABELS, "train", **COLUMNS)
 
 
 def test_an_image_folder_with_metadata(tmp_path, cache):
