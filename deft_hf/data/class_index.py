@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import zipfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -62,7 +61,7 @@ class ClassIndex:
             workers (`int`, *optional*):
                 Threads; by default one a core.
             cache (`str` or `os.PathLike`, *optional*):
-                Folder in which indices are kept by the contents of images and masks, the label space and the tile; by
+                Folder in which indices are kept by the ids and contents of pairs, the label space and the tile; by
                 default `deft_hf/class_index` in the assets of the Hub's client (`HF_ASSETS_CACHE`).
             progress (`bool`, *optional*, defaults to `False`):
                 Whether to show a progress bar.
@@ -88,9 +87,9 @@ class ClassIndex:
             return known
         with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
             looks = pool.map(lambda index: _look(domain, index, tile), range(len(domain)))
-            bar = tqdm(looks, desc=f"classes of {domain.name}", total=len(domain), disable=not progress)
-            pixels, centroids = zip(*bar, strict=True)
-        found = cls(np.stack(pixels), np.concatenate(centroids))
+            seen = [*tqdm(looks, desc=f"classes of {domain.name}", total=len(domain), disable=not progress)]
+        pixels = np.array([pixels for pixels, _ in seen], np.int64).reshape(-1, domain.labels.num_labels)
+        found = cls(pixels, np.concatenate([np.empty((0, 4), np.int32), *(centroids for _, centroids in seen)]))
         _write(path, found)
         return found
 
@@ -130,10 +129,10 @@ def _look(domain: Domain, position: int, tile: int | None) -> tuple[np.ndarray, 
 
 
 def _mask(domain: Domain, position: int) -> np.ndarray:
-    """The train ids of a pair; its image is decoded only where the mask is drawn for it."""
-    row = domain.dataset[position]
-    if "shapes" in row:
+    """The train ids of a pair; its image is decoded only where the mask is drawn for it, or changed with it."""
+    if type(domain) is not Domain or "shapes" in domain.dataset.column_names:
         return domain.load(position)[1]
+    row = domain.dataset[position]
     return domain.labels.encode(*open_row(row, f"{domain.name}/{row['id']} (mask)", None, domain.mask_reader))
 
 
@@ -157,9 +156,8 @@ def _centroids(mask: np.ndarray, tile: int, classes: np.ndarray) -> list[tuple[i
 
 
 def _key(domain: Domain, tile: int | None) -> str:
-    contents = [(image, mask) for _, image, mask in domain.contents]
     reader = domain.mask_reader and (domain.mask_reader.__module__, domain.mask_reader.__qualname__)
-    return hashlib.sha256(repr((_FORMAT, tile, domain.labels, reader, contents)).encode()).hexdigest()
+    return hashlib.sha256(repr((_FORMAT, tile, domain.labels, reader, domain.contents)).encode()).hexdigest()
 
 
 def _read(path: Path, images: int, classes: int) -> ClassIndex | None:
@@ -167,7 +165,7 @@ def _read(path: Path, images: int, classes: int) -> ClassIndex | None:
     try:
         with np.load(path) as arrays:
             index = ClassIndex(arrays["pixels"], arrays["centroids"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except Exception:  # NumPy, zipfile and zlib raise whatever a damaged archive makes them stumble over
         return None
     return index if index.pixels.shape == (images, classes) else None
 

@@ -20,7 +20,6 @@ from huggingface_hub import constants
 from deft_hf import __version__
 from deft_hf.data.contents import digest
 from deft_hf.data.opening import Stored
-from deft_hf.utils.integrity import replace_bytes
 
 _FORMAT = 1
 # Files that changed so shortly ago may change again without another time: clocks of file systems tick every two
@@ -41,7 +40,7 @@ def stamp(rows: Iterable[dict[str, Any]]) -> str | None:
     Returns:
         `str` or `None`: `None` where a file is missing, or changed a moment ago.
     """
-    found = hashlib.sha256()
+    found = hashlib.sha256(f"{_FORMAT}\n".encode())
     before = time.time_ns() - int(_SETTLED * 1e9)
     for row in rows:
         parts = [row["id"], row.get("shapes"), row.get("segments")]
@@ -135,6 +134,8 @@ def write_bytes(path: Path, content: bytes) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_bytes(path, content)
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")  # the other processes of a launcher keep it too
+        part.write_bytes(content)
+        os.replace(part, path)
     except OSError as error:
         logger.warning(f"{path.parent.name} cannot be kept ({error}); they are made again at the next start.")

@@ -100,13 +100,8 @@ def _sync(path: Path) -> None:
 
 def replace_text(path: Path, text: str) -> None:
     """Replace a file atomically: a reader sees the old content or the new one, also after a crash."""
-    replace_bytes(path, text.encode("utf-8"))
-
-
-def replace_bytes(path: Path, content: bytes) -> None:
-    """As [`replace_text`]."""
     part = path.with_name(f".{path.name}.part")
-    part.write_bytes(content)
+    part.write_bytes(text.encode("utf-8"))
     _sync(part)
     os.replace(part, path)
 

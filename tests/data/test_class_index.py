@@ -4,8 +4,10 @@ from PIL import Image
 
 from deft_hf.data import class_index
 from deft_hf.data.class_index import ClassIndex, frequencies
+from deft_hf.data.corruptions import corrupted
 from deft_hf.data.domains import Domain
 from deft_hf.data.labels import LabelSpace
+from deft_hf.data.sizes import ResizedDomain, halve
 from deft_hf.utils.errors import UserError
 from tests.data.annotations import exports
 
@@ -78,7 +80,9 @@ def test_damaged_and_unwritable_caches_are_done_without(folder, tmp_path, caplog
     domain = Domain.from_folder(folder, LABELS)
     expected = ClassIndex.of(domain, cache=cache)
     (kept,) = cache.iterdir()
-    for damage in (b"", kept.read_bytes()[:100], b"no archive"):
+    whole = kept.read_bytes()
+    flipped = [whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :] for at in range(0, len(whole), 29)]
+    for damage in (b"", whole[:100], b"no archive", *flipped):
         kept.write_bytes(damage)
         assert (ClassIndex.of(domain, cache=cache).pixels == expected.pixels).all()
     (tmp_path / "file").touch()
@@ -101,6 +105,16 @@ def test_drawn_masks_are_indexed_too(tmp_path):
     index = ClassIndex.of(domain, cache=tmp_path / "cache")
     expected = [np.bincount(domain.load(i)[1].ravel(), minlength=len(domain.labels.names)) for i in range(len(domain))]
     assert len(expected) > 0 and (index.pixels == expected).all()
+
+
+def test_changed_pairs_are_indexed_as_they_are_loaded(tmp_path):
+    whole, cache = Domain.from_streets("clear", count=2, size=(48, 64)), tmp_path / "cache"
+    for domain in (whole, ResizedDomain(whole, halve), corrupted(whole, "fog"), whole.select([])):
+        index = ClassIndex.of(domain, 1024, cache=cache)
+        masks = [domain.load(position)[1] for position in range(len(domain))]
+        assert index.pixels.tolist() == [np.bincount(mask.ravel(), minlength=7)[:7].tolist() for mask in masks]
+        assert not masks or (index.centroids[:, 2:] < masks[0].shape).all()
+    assert len([*cache.iterdir()]) == 4
 
 
 def all_sevens(row, name):

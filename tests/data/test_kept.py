@@ -88,6 +88,16 @@ def test_damaged_caches_are_done_without(town):
     assert checked(town) == first
 
 
+def test_every_process_of_a_launcher_may_keep_the_same(town, monkeypatch, caplog):
+    parts = []
+    monkeypatch.setattr(os, "replace", lambda part, path: parts.append(part))
+    for process in (1, 2):
+        monkeypatch.setattr(os, "getpid", lambda process=process: process)
+        kept.write("checks", "name", {})
+    assert len({*parts}) == 2 and {part.parent for part in parts} == {kept.path_of("checks", "name").parent}
+    assert not caplog.text
+
+
 def test_palettes_of_all_masks_are_compared(town):
     for key, palette in (("a", [0, 0, 0, 255, 0, 0]), ("b", [0, 0, 0, 0, 255, 0])):
         mask = Image.fromarray(np.eye(6, 8, dtype=np.uint8)).convert("P")
