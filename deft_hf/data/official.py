@@ -81,7 +81,8 @@ class Layout:
         non_commercial (`bool`, *optional*, defaults to `False`):
             Whether they exclude commercial use.
         splits (`Mapping[str, str]`, *optional*, defaults to `{"train": "train", "val": "val"}`):
-            Folder of each split; none where the data set has no splits.
+            Folder of each split, of lists too, and no name (`""`) for a split that has all of it; none where the
+            data set has no splits.
         conditions (`Mapping[str, str]`, *optional*, defaults to `{}`):
             Folder of each condition that can be chosen; without a choice it is all of them.
         listed (`bool`, *optional*, defaults to `False`):

@@ -167,7 +167,10 @@ class FolderEntry(Entry):
 
     @property
     def part(self) -> str | None:
-        return self.split if isinstance(self.split, str) else None
+        if not isinstance(self.split, str):
+            return None
+        is_all = self.layout is not None and LAYOUTS[self.layout].splits.get(self.split) == ""
+        return None if is_all else self.split
 
     @property
     def portion(self) -> str | float | None:
@@ -211,7 +214,7 @@ class FolderEntry(Entry):
         return one.is_relative_to(two) or two.is_relative_to(one)
 
     def label_space(self, classes: Labels) -> LabelSpace:
-        if self.layout is not None and self.labels is None and isinstance(classes, str) and classes in PRESETS:
+        if self.layout is not None and self.labels is None and isinstance(classes, str):
             return read_as(LAYOUTS[self.layout].labels, classes)
         return super().label_space(classes)
 

@@ -92,17 +92,33 @@ def fill_in(data: Any) -> None:
     if data.protocol is None:
         return
     said, protocol = set(data.model_fields_set), PROTOCOLS[data.protocol]
-    for key, value in protocol.data.items():
-        # A distortion stands in for the jitter, and a stride is one of its window.
-        instead = {"photometric_distortion": "color_jitter", "stride": "window"}.get(key)
-        if key not in said and instead not in said:
-            setattr(data, key, value)
+    # A distortion and a jitter stand in for each other, and a stride is one of its window.
+    if "color_jitter" in said and data.color_jitter is not None:
+        said.add("photometric_distortion")
+    elif "photometric_distortion" in said and data.photometric_distortion:
+        said.add("color_jitter")
+    if "window" in said:
+        said.add("stride")
+    _set(data, protocol.data, said)
     if "image_size" not in said and _from_gtav(data):
         data.image_size = protocol.image_size
     for entry in (*data.validation, *data.unseen):
-        for key, value in protocol.scored.get(getattr(entry, "layout", None) or "", {}).items():
-            if entry.labelled and key not in entry.model_fields_set:
-                setattr(entry, key, value)
+        if not entry.labelled:
+            continue
+        said = set(entry.model_fields_set)
+        if not isinstance(data.labels, str):  # a table of one's own is of what the masks hold
+            said.add("labels")
+        if entry.halve or ("crop_or_pad" in said and entry.crop_or_pad is None):
+            said |= {"crop_or_pad", "pad_label"}
+        elif entry.crop_or_pad is not None:
+            said.add("halve")
+        _set(entry, protocol.scored.get(getattr(entry, "layout", None) or "", {}), said)
+
+
+def _set(section: Any, values: Mapping[str, Any], said: set[str]) -> None:
+    for key, value in values.items():
+        if key not in said:
+            setattr(section, key, value)
 
 
 def problem(data: Any) -> str | None:

@@ -54,6 +54,15 @@ def test_conditions_of_a_tree_are_domains_of_their_own(tmp_path):
         recipe(tmp_path, [{"folder": "ACDC", "condition": "fog"}])
 
 
+def test_a_split_that_is_all_of_a_data_set_shares_images_with_its_parts(tmp_path):
+    (tmp_path / "voc").mkdir()
+    train, val, both = ({"folder": "voc", "layout": "voc", "split": split} for split in ("train", "val", "trainval"))
+    assert recipe(tmp_path, [train], labels="voc", validation=[val]).data.source[0].part == "train"
+    for source, scored in ((both, val), (train, both)):
+        with pytest.raises(UserError, match="data.validation.0: found images that voc of source has"):
+            recipe(tmp_path, [source], labels="voc", validation=[scored])
+
+
 def test_a_share_of_a_data_set_without_splits_is_held_out(tmp_path):
     for frame in range(10):
         image(tmp_path / f"RGB/{frame}.png", 2)
@@ -74,6 +83,8 @@ def test_classes_that_a_tree_cannot_be_read_as_are_refused(tmp_path):
     )
     with pytest.raises(UserError, match=wanted):
         recipe(tmp_path, [entry])
+    with pytest.raises(UserError, match="data.labels: found streets, which masks of loveda cannot be read as"):
+        recipe(tmp_path, [entry], labels="streets")
     sixteen = {"folder": "tree", "layout": "mapillary", "split": "val", "labels": "mapillary_rein"}
     data = recipe(tmp_path, [sixteen], labels="synthia16").data
     space = data.source[0].label_space(data.labels)

@@ -66,6 +66,24 @@ def test_what_is_stated_wins(load):
     assert not jittered.photometric_distortion and jittered.stride is None
 
 
+def test_what_is_stated_takes_the_place_of_what_goes_with_it(load):
+    distorted = load("data.protocol=robustnet", "data.photometric_distortion=true").data
+    assert distorted.color_jitter is None and distorted.blur == (0.15, 1.3)
+    assert load("data.protocol=robustnet", "data.photometric_distortion=false").data.color_jitter is not None
+    assert load("data.protocol=rein", "data.color_jitter=null").data.photometric_distortion
+    for setting, expected in (
+        ("halve=true", (True, None, "ignore")),
+        ("crop_or_pad=null", (False, None, "ignore")),
+        ("crop_or_pad=1024", (False, 1024, 0)),
+    ):
+        entry = load("data.protocol=robustnet", f"data.unseen.2.{setting}").data.unseen[2]
+        assert (entry.halve, entry.crop_or_pad, entry.pad_label) == expected
+    entry = load("data.protocol=rein", "data.unseen.2.crop_or_pad=64").data.unseen[2]
+    assert (entry.halve, entry.crop_or_pad, entry.labels) == (False, 64, "mapillary_rein")
+    own = load("data.protocol=rein", "data.labels={names: [road, rest], ids: {13: 0, rest: 1}}").data
+    assert own.unseen[2].labels is None and own.unseen[2].halve
+
+
 def test_it_reads_like_a_paper(load):
     assert described(load("data.protocol=rein").data).splitlines() == [
         "# protocol rein (Rein: Wei et al., CVPR 2024, https://arxiv.org/abs/2312.04265)",

@@ -44,7 +44,7 @@ LAYOUTS = {
         "Pascal VOC 2012",
         "those of Flickr",
         "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/",
-        splits={"train": "train", "val": "val", "trainval": "trainval"},
+        splits={"train": "train", "val": "val", "trainval": ""},
         listed=True,
         members=_members,
         recognised=False,  # exports of annotation tools look the same
