@@ -18,6 +18,7 @@ from deft_hf.methods.averages import AverageSettings, Averaging
 from deft_hf.methods.base import Ingredient, Method
 from deft_hf.methods.composition import Composition
 from deft_hf.methods.deft import DeFT, DeFTSettings
+from deft_hf.methods.freeze_embed import FreezeEmbed, FreezeEmbedSettings
 from deft_hf.methods.frozen import Frozen
 from deft_hf.methods.joint import Joint
 from deft_hf.methods.l2_sp import L2SP, DistanceSettings
@@ -33,12 +34,20 @@ ENTRY_POINTS = "deft_hf.methods"
 DEFAULT = DeFT.name
 
 METHODS: dict[str, type[Method]] = {method.name: method for method in (DeFT, Joint, Frozen, LPFT)}
-INGREDIENTS: tuple[type[Ingredient], ...] = (L2SP, WiSEFT, LoRA, SPD)
-"""What goes with a method, beside its average."""
+INGREDIENTS: tuple[type[Ingredient], ...] = (L2SP, WiSEFT, FreezeEmbed, LoRA, SPD)
+"""What goes with a method, beside its average. LoRA comes after what leaves layers out."""
 
 
 @dataclass
-class MethodSettings(DeFTSettings, LoRASettings, SPDSettings, DistanceSettings, CommonSettings, AverageSettings):
+class MethodSettings(
+    DeFTSettings,
+    FreezeEmbedSettings,
+    LoRASettings,
+    SPDSettings,
+    DistanceSettings,
+    CommonSettings,
+    AverageSettings,
+):
     """The settings of all methods and ingredients of this package, by one name each."""
 
 

@@ -535,6 +535,7 @@ def test_without_a_warmup_the_first_stage_is_the_decoupled_one(tmp_path):
             3,
         ),
         ("mobilenet_v2", {"method": "lp_ft", "component": "interpolated"}, 7),
+        ("mobilenet_v2", {"freeze_embedding": True}, 7),
     ],
 )
 def test_a_rival_resumed_equals_the_unbroken_one_bit_for_bit(tmp_path, model_type, settings, stop):

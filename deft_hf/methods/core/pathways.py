@@ -358,12 +358,14 @@ class DualPathway(nn.Module):
         """Take `whole`, by name, as the initialisation; this rank keeps its pieces.
 
         Raises:
-            ValueError: It lacks a tensor of what is trained.
+            ValueError: It lacks a tensor of what is trained, or has one of what is not.
         """
         device = self.updates.device if self.initial_at_hand else "cpu"
         trained = self._trained(self.usual)
         if missing := [name for name in trained if name not in whole]:
             raise ValueError(f"{len(missing)} tensors of the initialisation are missing, {missing[0]} first")
+        if frozen := [name for name in whole if name not in trained]:
+            raise ValueError(f"{len(frozen)} tensors that it trained are frozen here, {frozen[0]} first")
         # In the model's order: sums over all tensors then round alike.
         self.initial = {name: cut(whole[name], p).to(device, copy=True) for name, p in trained.items()}
 
