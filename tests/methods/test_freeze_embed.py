@@ -99,9 +99,8 @@ def test_there_is_nothing_to_freeze_in_a_frozen_encoder(tmp_path):
 )
 def test_a_checkpoint_that_trained_other_layers_is_refused(tmp_path, there, message):
     def run(freeze, **settings):
-        return trainer(
-            tmp_path / str(freeze), tiny.mobilenet_v2(), max_steps=2, freeze_embedding=freeze, method="joint", **settings
-        )
+        folder, own = tmp_path / str(freeze), {"method": "joint", "freeze_embedding": freeze}
+        return trainer(folder, tiny.mobilenet_v2(), max_steps=2, **own, **settings)
 
     run(there, save_strategy="steps", save_steps=1).train()
     with pytest.raises(UserError, match=message):
