@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from tqdm import tqdm
 from deft_hf.data.domains import Domain
 from deft_hf.data.roles import Domains
 from deft_hf.data.servers import check_names, id_table, server_of, write_archive
-from deft_hf.data.sizes import EvalSize
 from deft_hf.data.unreadable import Reader
 from deft_hf.models.processor import segmentation_processor
 from deft_hf.recipe import Recipe
@@ -128,7 +127,6 @@ def evaluate(
             unreadable=recipe.data.unreadable,
             pictures=folder if pictures else None,
             progress=progress,
-            sizes=recipe.data.shown_sizes(),
         )
         places = look_at({found.name: segmenter}, domains, progress)
         facts = {
@@ -175,7 +173,6 @@ def score(
     unreadable: str = "stop",
     pictures: str | os.PathLike | OutputFolder | None = None,
     progress: bool = True,
-    sizes: Mapping[str, EvalSize] | None = None,
 ) -> Evaluation:
     """Scores an open model on domains, each image at its own size.
 
@@ -196,8 +193,6 @@ def score(
             Folder for the classes of every image as PNG, in which no file is replaced; none are written without it.
         progress (`bool`, *optional*, defaults to `True`):
             Show a progress bar on a terminal.
-        sizes (`Mapping[str, EvalSize]`, *optional*):
-            By domain, what its images are resized to, where that is not the segmenter's own size.
 
     Returns:
         `Evaluation`: the scores.
@@ -233,7 +228,7 @@ def score(
     found: dict[str, dict[str, Any]] = {}
     examples: list[PanelRow] = []
     for which, domain in enumerate(domains):
-        shown = at_its_size(segmenter, sizes or {}, domain.name)
+        shown = segmenter.at(domain.name)
         matrix, tally = ConfusionMatrix(labels.num_labels), Tally(labels.num_labels, chosen)
         read: list[str] = []
         for index in tqdm(range(len(domain)), desc=domain.name, unit="image", disable=None if progress else True):
@@ -294,14 +289,8 @@ def recipe_segmenter(
     processor = segmentation_processor(segmenter.processor, data.shown_size())
     views = Views(tuple(data.test_scales), data.test_flip)
     palette = labels.colorize(np.arange(len(names)))
-    return replace(segmenter, processor=processor, palette=palette, size=None, views=views)
-
-
-def at_its_size(segmenter: Segmenter, sizes: Mapping[str, EvalSize], domain: str) -> Segmenter:
-    """The segmenter as it resizes images of a domain, if the sizes have it."""
-    if domain not in sizes:
-        return segmenter
-    return replace(segmenter, processor=segmentation_processor(segmenter.processor, sizes[domain]))
+    sizes = data.shown_sizes()
+    return replace(segmenter, processor=processor, palette=palette, size=None, views=views, sizes=sizes)
 
 
 def _submitted(server: str, domains: Domains, pictures: bool) -> list[Domain]:

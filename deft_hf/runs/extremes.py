@@ -31,13 +31,13 @@ def draw_extremes(
         found (`Mapping`):
             By domain, what [`~deft_hf.scoring.extremes.extremes`] found.
     """
-    shown = [domain for domain in domains if found.get(domain.name)]
+    pictured = [domain for domain in domains if found.get(domain.name)]
     rows: dict[str, list[Example]] = {}
-    for domain in shown[:MOST_DOMAINS]:
-        rows[domain.name] = []
+    for domain in pictured[:MOST_DOMAINS]:
+        rows[domain.name], own = [], segmenter.at(domain.name)
         for kind, one in found[domain.name].items():
             image, truth = domain.load(domain.ids.index(one["image"]))
-            example = Example(kind, one["image"], one["mean_iou"], np.asarray(image), truth, segmenter.classes(image))
+            example = Example(kind, one["image"], one["mean_iou"], np.asarray(image), truth, own.classes(image))
             rows[domain.name].append(example)
     if rows:
-        save_overlays(path, rows, domains[0].labels, len(shown))
+        save_overlays(path, rows, domains[0].labels, len(pictured))

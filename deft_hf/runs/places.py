@@ -166,6 +166,7 @@ def _calibrate(
 ) -> tuple[dict[str, Calibration], list[float]]:
     """By model, its calibration; and the share of each class in the truth."""
     clean = [_thinned(domain, _CALIBRATED_ON // len(validation) or 1) for domain in validation]
+    seen = [_at(models, domain.name) for domain in validation]
     copies = [
         (kind, [corrupted(domain, kind, severity) for domain in clean])
         for kind in CORRUPTIONS
@@ -176,14 +177,14 @@ def _calibrate(
     counts: list[tuple[str, dict[str, LabelledCounts]]] = []
     for kind, domains in tqdm([("", clean), *copies], desc="calibrating", disable=None if progress else True):
         counted = source if not kind else {name: LabelledCounts(labels) for name in models}
-        for domain in domains:
+        for domain, shown in zip(domains, seen, strict=True):
             for index in range(len(domain)):
                 try:
                     image, truth = domain.load(index)
                 except UnreadableFile:
                     continue  # the scores say which
                 if (truth != IGNORE_INDEX).any():
-                    for name, probabilities, members in _predictions(models, image):
+                    for name, probabilities, members in _predictions(shown, image):
                         counted[name].update(probabilities, torch.from_numpy(truth), members)
         if kind:
             counts.append((kind, counted))
@@ -198,7 +199,7 @@ def _compare(
     models: Mapping[str, Segmenter], calibrations: Mapping[str, Calibration], domain: Domain, progress: bool
 ) -> dict[str, tuple[Estimate, float]]:
     """By model, the estimate for a domain with labels, and its score on the same images."""
-    domain = _thinned(domain, _COMPARED_ON)
+    domain, models = _thinned(domain, _COMPARED_ON), _at(models, domain.name)
     counts = {name: calibration.counts() for name, calibration in calibrations.items()}
     truths = {name: ConfusionMatrix(len(model.names)) for name, model in models.items()}
     for index in tqdm(range(len(domain)), desc=domain.name, unit="image", disable=None if progress else True):
@@ -278,6 +279,10 @@ def _predictions(models: Mapping[str, Segmenter], image: Image.Image) -> Iterato
     classes = {name: probabilities.argmax(0) for name, probabilities in found.items()}
     for name, probabilities in found.items():
         yield name, probabilities, [other for member, other in classes.items() if member != name]
+
+
+def _at(models: Mapping[str, Segmenter], domain: str) -> dict[str, Segmenter]:
+    return {name: model.at(domain) for name, model in models.items()}
 
 
 def _thinned(domain: Domain, images: int) -> Domain:

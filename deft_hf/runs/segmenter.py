@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from transformers import BaseImageProcessor, PreTrainedModel
 from deft_hf.data.labels import LabelSpace, default_palette
 from deft_hf.data.pictures import check_value_range
 from deft_hf.data.presets import PRESETS
+from deft_hf.data.sizes import EvalSize
 from deft_hf.data.streets import STREETS
 from deft_hf.models.families import SegmentationFamily, fixed_size
 from deft_hf.models.opening import inference_family, open_model
@@ -58,6 +60,8 @@ class Segmenter:
             Step of the window, down and across.
         views (`Views`, *optional*):
             Test-time augmentation; by default an image is seen once, as it is.
+        sizes (`Mapping[str, EvalSize]`, *optional*, defaults to `{}`):
+            By domain, what its images are resized to, see [`Segmenter.at`].
 
     Example:
 
@@ -82,6 +86,7 @@ class Segmenter:
     window: Size | None = None
     stride: Size | None = None
     views: Views = Views()
+    sizes: Mapping[str, EvalSize] = field(default_factory=dict)
 
     @classmethod
     def open(
@@ -134,6 +139,12 @@ class Segmenter:
             # It keeps the aspect ratio, then cuts images up or pads them.
             processor = segmentation_processor(processor, only, model.config.model_type)
         return cls(model, processor, family, names, palette, size, window, stride)
+
+    def at(self, domain: str) -> Segmenter:
+        """The segmenter as it sees images of a domain: resized to the domain's own size, where `sizes` has one."""
+        if domain not in self.sizes:
+            return self
+        return replace(self, processor=segmentation_processor(self.processor, self.sizes[domain]))
 
     @property
     def value_range(self) -> tuple[float, float] | None:

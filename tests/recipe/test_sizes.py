@@ -2,10 +2,13 @@
 
 import pytest
 
+from deft_hf.data.roles import Domains, without_labels
 from deft_hf.models.processor import segmentation_processor
 from deft_hf.recipe import Recipe
 from deft_hf.runs.data import evaluation_sets, open_domain
 from deft_hf.runs.evaluate import recipe_segmenter, score
+from deft_hf.runs.extremes import draw_extremes
+from deft_hf.runs.places import look_at
 from deft_hf.utils.errors import UserError
 from tests import tiny
 
@@ -54,19 +57,29 @@ def test_halves_and_squares_change_the_labels_too():
     assert shapes(recipe(unseen="{crop_or_pad: 32, eval_size: {long: 16}}").data)["night"] == ((16, 16), (32, 32))
 
 
-def test_evaluate_sees_what_training_sees(tmp_path):
+def test_every_command_sees_what_training_sees(tmp_path, monkeypatch):
     asked = recipe("data.eval_size={short: 32}", unseen="{halve: true, eval_size: [32, 64]}")
     data = asked.data
-    seen = {}
+    seen = []
     names = data.label_space().id2label
     tiny.build("segformer", id2label=names).save_pretrained(tmp_path)
     segmentation_processor(None, None).save_pretrained(tmp_path)
     segmenter = recipe_segmenter(str(tmp_path), asked)
-    segmenter.model.register_forward_pre_hook(lambda module, args: seen.update({tuple(args[0].shape[2:]): True}))
+    segmenter.model.register_forward_pre_hook(lambda module, args: seen.append(tuple(args[0].shape[2:])))
     domains = {entry.name: open_domain(entry, data) for entry in (*data.validation, *data.unseen)}
-    found = score(segmenter, [domains["val"]], [domains["night"]], sizes=data.shown_sizes(), progress=False)
-    assert [*seen] == [(32, 48), (32, 64)]
+    found = score(segmenter, [domains["val"]], [domains["night"]], progress=False)
+    assert seen == [(32, 48)] * 2 + [(32, 64)] * 2
     assert [truth.shape for _, _, truth, _ in found.examples] == [(64, 96), (32, 48)]
+    seen.clear()
+    monkeypatch.setattr("deft_hf.runs.extremes.save_overlays", lambda *drawn: None)
+    draw_extremes(tmp_path, segmenter, [*domains.values()], found.extremes)
+    assert seen == [(32, 48)] * 2 + [(32, 64)] * 2
+    seen.clear()
+    monkeypatch.setattr("deft_hf.runs.places.CORRUPTIONS", ["brightness"])
+    monkeypatch.setattr("deft_hf.runs.places._SEVERITIES", (3,))
+    place = without_labels(open_domain(asked.data.source[0], data))
+    look_at({"model": segmenter}, Domains([], [domains["val"]], [domains["night"]], [place]), progress=False)
+    assert (32, 64) in seen and set(seen[:2]) == {(32, 48)}
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from deft_hf.data.opening import open_picture
 from deft_hf.data.places import Place
 from deft_hf.recipe import Recipe
 from deft_hf.runs.data import load_domains
-from deft_hf.runs.evaluate import at_its_size, recipe_segmenter
+from deft_hf.runs.evaluate import recipe_segmenter
 from deft_hf.runs.facts import read_facts
 from deft_hf.runs.folder import method_folders
 from deft_hf.runs.segmenter import Segmenter
@@ -212,8 +212,7 @@ class Gallery:
                 if method not in self._models:
                     folder, trust = self.folders[method], self._recipe.model.trust_remote_code
                     self._models[method] = recipe_segmenter(str(folder), self._recipe, None, self._device, trust)
-                segmenter = at_its_size(self._models[method], self._recipe.data.shown_sizes(), shelf)
-                self._predicted[key] = segmenter.classes(image)
+                self._predicted[key] = self._models[method].at(shelf).classes(image)
                 while len(self._predicted) > _KEPT:
                     self._predicted.popitem(last=False)
             self._predicted.move_to_end(key)
