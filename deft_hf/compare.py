@@ -35,18 +35,18 @@ def _parser() -> argparse.ArgumentParser:
         epilog=f"methods (settings of one's own after colons, as deft:method.ema_decay_steps=40000):\n{listed}",
     )
     add_recipe(parser)
+    parser.argument_default = argparse.SUPPRESS  # the functions have the defaults, and a curve refuses what is not its
     add = parser.add_argument
-    add("--methods", default="joint,lp_ft,deft", help="names with commas between them")
-    add("--seeds", type=int, default=3, help="how many seeds, from 0 (default: 3)")
+    add("--methods", help="names with commas between them (default: joint,lp_ft,deft)")
+    add("--seeds", type=int, help="how many seeds, from 0 (default: 3)")
     baseline = "what the others are compared with (default: joint); several: a page each"
-    add("--baseline", dest="baselines", type=lambda text: text.split(","), default=("joint",), help=baseline)
-    add("--jobs", type=int, default=1, help="runs at once (default: 1)")
+    add("--baseline", dest="baselines", type=lambda text: text.split(","), help=baseline)
+    add("--jobs", type=int, help="runs at once (default: 1)")
     rates = "learning rates, such as 3e-4,1e-3, to choose from on source data"
-    add("--tune", dest="rates", type=numbers, default=(), metavar="RATES", help=rates)
+    add("--tune", dest="rates", type=numbers, metavar="RATES", help=rates)
     add("--tune-values", dest="values", action="store_true", help="tune each method's own value too")
-    add("--curve-points", type=int, default=0, metavar="N", help="score the first seed so often while training")
-    along = "score methods at these values of a recipe key instead"
-    add("--curve", default=argparse.SUPPRESS, metavar="KEY=V,V", help=along)
+    add("--curve-points", type=int, metavar="N", help="score the first seed so often while training")
+    add("--curve", metavar="KEY=V,V", help="score methods at these values of a recipe key instead")
     add("--no-costs", dest="costs", action="store_false", help="do not measure time and memory of a step")
     return parser
 

@@ -6,28 +6,22 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
 from deft_hf.comparison import collect, cost
-from deft_hf.comparison.checks import check_data, check_folder, check_request
+from deft_hf.comparison.checks import sets_both_rates
 from deft_hf.comparison.curve import Curve, MethodCurve
 from deft_hf.comparison.curve_report import write_curve
 from deft_hf.comparison.jobs import execute
-from deft_hf.comparison.plan import Plan, Run
+from deft_hf.comparison.plan import Run
+from deft_hf.comparison.request import Request, check_finished
 from deft_hf.comparison.variants import parse_variants
 from deft_hf.methods.variant import Variant
-from deft_hf.recipe import Recipe
-from deft_hf.runs.data import load_domains
 from deft_hf.runs.provenance import hardware, versions
-from deft_hf.runs.settle import overrides as chosen_overrides
-from deft_hf.runs.settle import settled
 from deft_hf.utils.errors import UserError
-from deft_hf.utils.outputs import claimed
-from deft_hf.utils.places import check_temporary
 
 _EXPONENT = r"[+-]?[\d.]+[eE][+-]?\d+"  # of which YAML makes texts
 
@@ -64,41 +58,41 @@ def along(
         command (`str`, *optional*, defaults to `""`):
             Command to quote on the page.
         others (`Any`):
-            Options of a comparison, none of which goes with a curve.
+            Other options of a comparison, which a curve refuses.
 
     Raises:
         UserError: If recipe or arguments contain a mistake, or OUTPUT holds something else; before any training.
     """
     key, values = parse_curve(curve)
-    if set_ones := [name for name in ("rates", "values", "curve_points") if others.get(name)]:
-        raise UserError(
-            f"curve: found {', '.join(set_ones)} beside it, which choose or score otherwise; leave them out"
-        )
+    if others:
+        raise UserError(f"curve: found {', '.join(others)} beside it, of which a curve makes nothing; leave it out")
     variants = parse_variants(methods)
+    asked = Request.checked(recipe, seeds, overrides, jobs, tunes=key == "training.learning_rate")
+    base, plan, seeds = asked.base, asked.plan, asked.seeds
+    if not base.data.validation or not any(entry.labelled for entry in base.data.unseen):
+        raise UserError(
+            "curve: expected data.validation, on which a value is chosen, and data.unseen with labels, which is scored"
+        )
+    variants = cost.with_equal_compute(plan, variants)
     for name, variant in variants.items():
         if key in variant.own:
             raise UserError(f"curve: {name} sets {key} itself; leave the row out, or vary another key")
-    base = settled(Recipe.load(recipe, overrides), selects=False, tunes=key.endswith("learning_rate"))
-    overrides = [*overrides, *chosen_overrides(base.choices)]
-    check_request(base, seeds, jobs, (), False, 0)
-    if not base.data.validation or not base.data.unseen:
-        raise UserError(
-            "curve: expected data.validation, on which a value is chosen, and data.unseen, which is scored"
-        )
-    seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
-    folder = Path(base.training.output_dir)
-    plan = Plan(recipe, tuple(overrides), folder / "runs")
-    variants = cost.with_equal_compute(plan, variants)
     rows = {name: [replace(each, own={**each.own, key: value}) for value in values] for name, each in variants.items()}
     for name, row in rows.items():
         plan.check({f"{name}:{key}={value}": each for value, each in zip(values, row, strict=True)})
-    check_temporary()
-    with claimed(folder, "compare", lambda: check_folder(folder), "training.output_dir"):
-        domains = load_domains(base.data)
-        check_data(folder / "runs", base, domains)
+        made = [plan.run(each.settings, 0) for each in row]
+        if len({run.folder for run in made}) < len(made):
+            raise UserError(f"curve: two values of {key} make the same run of {name}; vary a key that changes it")
+        if key == "training.learning_rate" and sets_both_rates(made[0].recipe.method):
+            raise UserError(
+                f"curve: {name} sets method.encoder_learning_rate and method.decoder_learning_rate, beside which "
+                "training.learning_rate changes nothing; vary one of these"
+            )
+    with asked.claimed() as domains:
         runs = {
             (name, seed): [plan.run(each.settings, seed) for each in rows[name]] for seed in seeds for name in rows
         }
+        check_finished((run, variants[name].reading) for (name, _), row in runs.items() for run in row)
         reasons = execute([run for row in runs.values() for run in row], jobs)
         names = [domain.name for domain in domains.validation], [domain.name for domain in domains.unseen]
         found = Curve(
@@ -112,7 +106,7 @@ def along(
             command=command,
             recipe=base.to_yaml(),
             versions={**versions(), "hardware": hardware()},
-            folder=folder / "curves" / key,
+            folder=asked.folder / "curves" / key,
         )
         print(f"\n{write_curve(found)}\n\nThe page: {found.folder / 'README.md'}")
         return found
@@ -137,7 +131,7 @@ def _value(text: str) -> Any:
     """A value as YAML has it; `None` for what it cannot read."""
     try:
         return float(text) if re.fullmatch(_EXPONENT, text.strip()) else yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # `1.2.3e4`, or a date such as 2024-13-45
         return None
 
 

@@ -13,7 +13,7 @@ import yaml
 
 from deft_hf.comparison import tuning
 from deft_hf.data.roles import Domains
-from deft_hf.recipe import Recipe
+from deft_hf.recipe import MethodSection, Recipe
 from deft_hf.runs.provenance import data_lists, same_list
 from deft_hf.utils.errors import UserError
 from deft_hf.utils.files import METRICS, RECIPE
@@ -60,11 +60,16 @@ def check_request(
         raise UserError(f"rates: found {', '.join(map(str, rates))}, expected learning rates above 0")
     if not recipe.data.validation:
         raise UserError("data.validation: missing, expected source data, on which tuning chooses")
-    if None not in (recipe.method.encoder_learning_rate, recipe.method.decoder_learning_rate):
+    if sets_both_rates(recipe.method):
         raise UserError(
             "rates: tuning tries values of training.learning_rate, but method.encoder_learning_rate and "
             "method.decoder_learning_rate are both set; take one of them out of the recipe"
         )
+
+
+def sets_both_rates(method: MethodSection) -> bool:
+    """Whether encoder and decoder have rates of their own, beside which `training.learning_rate` says nothing."""
+    return None not in (method.encoder_learning_rate, method.decoder_learning_rate)
 
 
 def check_folder(folder: Path) -> None:

@@ -41,10 +41,19 @@ class MethodCurve:
         """Source mean at a value, over the seeds."""
         return t_interval([row[index] for row in self.source.values() if not math.isnan(row[index])]).mean
 
+    def seeds_at(self, index: int) -> int:
+        """How many seeds have an unseen mean at a value."""
+        return sum(not math.isnan(row[index]) for row in self.unseen.values())
+
     @cached_property
     def best(self) -> int | None:
-        """The value with the highest unseen mean over the seeds, of which nobody who chooses knows."""
-        return _highest([self.at(index).mean for index in range(len(next(iter(self.unseen.values()))))])
+        """The value with the highest unseen mean over the seeds, among those at which most seeds have one.
+
+        Nobody who chooses without labels there can know it.
+        """
+        seeds = [self.seeds_at(index) for index in range(len(next(iter(self.unseen.values()))))]
+        means = [self.at(index).mean if count == max(seeds) else math.nan for index, count in enumerate(seeds)]
+        return _highest(means)
 
     @cached_property
     def chosen(self) -> dict[int, int]:

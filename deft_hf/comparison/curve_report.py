@@ -9,16 +9,16 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from deft_hf.comparison.curve import Curve, MethodCurve
-from deft_hf.comparison.statistics import Interval
 from deft_hf.scoring.report import METHOD_COLORS, markdown_table, percent, save_figure, save_json
 from deft_hf.utils.text import figure_text, markdown_block, markdown_code, markdown_text
 
 _READING = """\
-All scores are mean IoU in per cent, over the unseen domains, each counting once: mean over the seeds, and half the
-width of its 95 % t interval. Bold: the best value of a method, which nobody who has no labels there knows.
+All scores are mean IoU in per cent, averaged over the unseen domains, each of which counts once: the mean over the
+seeds, ± half the width of its 95 % t interval, and in brackets how many seeds have a score, where some have none.
+Bold: a method's best value, of those at which most of its seeds have a score. Without labels there, nobody knows it.
 
-* **Regret**: the score at the value that source validation chooses, seed by seed, less that at the best value.
-* **At ten times the best**: the score there, less that at the best value, where such a value was tried.
+* **Regret**: the score at the value that source validation chooses, minus the score at the best value, seed by seed.
+* **At ten times the best**: the score there, minus the score at the best value, where such a value was tried.
 """
 
 
@@ -51,7 +51,7 @@ def curve_table(curve: Curve) -> str:
     rows = [
         [
             markdown_code(name),
-            *(_cell(own.at(index), index == own.best) for index in range(len(curve.values))),
+            *(_cell(own, index, len(curve.seeds)) for index in range(len(curve.values))),
             ", ".join(_in_words(curve.values[index]) for index in sorted(set(own.chosen.values()))) or "-",
             own.regret.in_points(),
             "-" if (loss := own.loss_at_ten_times(curve.values)) is None else loss.in_points(),
@@ -68,19 +68,22 @@ def draw(curve: Curve) -> Figure:
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     figure.suptitle(f"How methods depend on {figure_text(curve.key)}", fontsize=12)
     panels = figure.subplots(1, 2)
+    order = np.argsort(places, kind="stable")  # along the axis, however they were listed
     for count, (name, own) in enumerate(curve.methods.items()):
         color = "black" if not count else METHOD_COLORS[(count - 1) % len(METHOD_COLORS)]
         line = ("-", "--", ":")[count // (len(METHOD_COLORS) + 1) % 3]
-        intervals = [own.at(index) for index in range(len(places))]
+        along = [places[index] for index in order]
+        intervals = [own.at(index) for index in order]
         mean, low, high = (
             100 * np.array([getattr(each, end) for each in intervals]) for end in ("mean", "low", "high")
         )
-        panels[0].fill_between(places, low, high, color=color, alpha=0.12, linewidth=0)
-        panels[0].plot(places, mean, line, marker="o", markersize=4, color=color, label=figure_text(name))
-        source = 100 * np.array([own.source_at(index) for index in range(len(places))])
-        panels[1].plot(places, source, line, marker="o", markersize=4, color=color)
+        panels[0].fill_between(along, low, high, color=color, alpha=0.12, linewidth=0)
+        panels[0].plot(along, mean, line, marker="o", markersize=4, color=color, label=figure_text(name))
+        source = 100 * np.array([own.source_at(index) for index in order])
+        panels[1].plot(along, source, line, marker="o", markersize=4, color=color)
         for index in set(own.chosen.values()):
-            panels[0].plot(places[index], mean[index], "s", markersize=10, markerfacecolor="none", color=color)
+            score = 100 * own.at(index).mean
+            panels[0].plot(places[index], score, "s", markersize=10, markerfacecolor="none", color=color)
     ordered = numeric and min(curve.values) > 0 and max(curve.values) >= 10 * min(curve.values)
     for axes, title in zip(panels, ("unseen mean (squares: chosen on the source)", "source mean"), strict=True):
         axes.set_title(title, fontsize=10)
@@ -96,12 +99,14 @@ def draw(curve: Curve) -> Figure:
     return figure
 
 
-def _cell(interval: Interval, is_best: bool) -> str:
+def _cell(own: MethodCurve, index: int, seeds: int) -> str:
+    interval, scored = own.at(index), own.seeds_at(index)
     if math.isnan(interval.mean):
         return "-"
     text = percent(interval.mean)
     text += "" if math.isnan(interval.low) else f" ± {100 * (interval.high - interval.mean):.1f}"
-    return f"**{text}**" if is_best else text
+    text += "" if scored == seeds else f" ({scored} of {seeds})"
+    return f"**{text}**" if index == own.best else text
 
 
 def _in_words(value: Any) -> str:

@@ -9,20 +9,13 @@ from hashlib import sha256
 from pathlib import Path
 
 from deft_hf.comparison import collect, cost, places, tuning
-from deft_hf.comparison.checks import check_data, check_folder, check_request
 from deft_hf.comparison.jobs import execute
 from deft_hf.comparison.outcomes import Comparison, Failure
-from deft_hf.comparison.plan import Plan
 from deft_hf.comparison.report import write_report
+from deft_hf.comparison.request import Request, check_finished
 from deft_hf.comparison.variants import parse_variants
-from deft_hf.recipe import Recipe
-from deft_hf.runs.data import load_domains
 from deft_hf.runs.provenance import hardware, versions
-from deft_hf.runs.settle import overrides as chosen_overrides
-from deft_hf.runs.settle import settled
 from deft_hf.utils.errors import UserError
-from deft_hf.utils.outputs import claimed
-from deft_hf.utils.places import check_temporary
 
 
 def compare(
@@ -91,20 +84,11 @@ def compare(
     for name in baselines:
         if name not in variants:
             raise UserError(f"baselines: found {name}, expected among the methods, {', '.join(variants)}")
-    base = settled(Recipe.load(recipe, overrides), selects=False, tunes=bool(rates))
-    overrides = [*overrides, *chosen_overrides(base.choices)]
-    check_request(base, seeds, jobs, rates, values, curve_points)
-    seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
-    folder = Path(base.training.output_dir)
-    plan = Plan(recipe, tuple(overrides), folder / "runs", curve_points)
+    asked = Request.checked(recipe, seeds, overrides, jobs, rates, values, curve_points, tunes=bool(rates))
+    base, plan, seeds, folder = asked.base, asked.plan, asked.seeds, asked.folder
     plan.check(variants, values)
-    check_temporary()
-    with claimed(folder, "compare", lambda: check_folder(folder), "training.output_dir"):
-        domains = load_domains(base.data)  # every image is read once, here and not in every run
+    with asked.claimed() as domains:
         source = [domain.name for domain in domains.validation]
-
-        check_data(folder / "runs", base, domains)
-
         cost.with_equal_compute(plan, variants)  # refuses before anything is trained
         tuned, trials = tuning.tune(plan, variants, rates, values, source, jobs) if rates else ({}, [])
         variants = {
@@ -115,10 +99,7 @@ def compare(
             name: {seed: plan.run(variant.settings, seed, curve=seed == seeds[0]) for seed in seeds}
             for name, variant in variants.items()
         }
-        for name, row in table.items():  # damaged results of earlier runs are found before others are trained
-            for run in row.values():
-                if run.done:
-                    collect.outcome(run, variants[name].reading)
+        check_finished((run, variants[name].reading) for name, row in table.items() for run in row.values())
         # Seed by seed, so that one that is broken off has something of every method.
         reasons = execute([row[seed] for seed in seeds for row in table.values()], jobs)
 

@@ -15,6 +15,7 @@ from tests import processes
 from tests.comparison.test_plan import write_recipe
 
 NAN = math.nan
+UNLABELLED = "data.unseen=[{streets: night, count: 2, size: [64, 96], labels: none}]"
 RATES = [1e-4, 1e-3, 1e-2]
 # Of two seeds, the first chooses 1e-4 and the second 1e-3 on the source; 1e-3 has the highest unseen mean.
 OWN = MethodCurve({0: [0.9, 0.8, 0.1], 1: [0.5, 0.6, NAN]}, {0: [0.3, 0.5, 0.1], 1: [0.4, 0.6, NAN]})
@@ -36,11 +37,16 @@ def test_best_chosen_regret_and_the_loss_at_ten_times():
     assert (NONE.best, NONE.chosen) == (None, {}) and math.isnan(NONE.regret.mean)
 
 
+def test_a_value_at_which_a_seed_failed_is_not_the_best():
+    own = MethodCurve({0: [0.5, 0.6], 1: [0.5, NAN]}, {0: [0.3, 0.9], 1: [0.4, NAN]})
+    assert own.best == 0 and [own.seeds_at(index) for index in (0, 1)] == [2, 1]
+
+
 def test_the_page_shows_what_is_known(tmp_path):
     found = curve(tmp_path, {"joint": OWN, "deft|x": NONE})
     table = write_curve(found)
     assert [cell.strip() for cell in table.splitlines()[2].split("|")[2:6]] == [
-        "35.0 ± 63.5", "**55.0 ± 63.5**", "10.0", "0.0001, 0.001",
+        "35.0 ± 63.5", "**55.0 ± 63.5**", "10.0 (1 of 2)", "0.0001, 0.001",
     ]  # fmt: skip
     assert "| - | - | - | - | - | - |" in table.splitlines()[3]
     facts = json.loads((tmp_path / "curve.json").read_text())
@@ -73,7 +79,19 @@ def test_key_and_values(text, expected):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "training.learning_rate", "a.b=1", "a.b=1,1", "a.b=1,", "rate=1,2", "a.b=1,[", "=1,2"]
+    "text",
+    [
+        "",
+        "training.learning_rate",
+        "a.b=1",
+        "a.b=1,1",
+        "a.b=1,",
+        "rate=1,2",
+        "a.b=1,[",
+        "=1,2",
+        "a.b=1,1.2.3e4",
+        "a.b=1,2024-13-45",
+    ],
 )
 def test_what_is_no_key_with_values_is_refused(text):
     with pytest.raises(UserError, match="curve: found .*expected a recipe key and its values"):
@@ -84,10 +102,22 @@ def test_what_is_no_key_with_values_is_refused(text):
     "options, message",
     [
         ({"curve": "method.ema_decay=0.9,0.99", "methods": "deft_no_ema"}, "deft_no_ema sets method.ema_decay itself"),
-        ({"curve": "training.learning_rate=1e-3,1e-2", "rates": (1e-3,)}, "curve: found rates beside it"),
+        ({"curve": "training.max_steps=4,8", "methods": "joint_equal"}, "joint_equal sets training.max_steps itself"),
+        ({"curve": "training.logging_steps=1,2"}, "two values of training.logging_steps make the same run of joint"),
+        (
+            {
+                "curve": "training.learning_rate=1e-3,1e-2",
+                "overrides": ["method.encoder_learning_rate=1", "method.decoder_learning_rate=1"],
+            },
+            "beside which training.learning_rate changes nothing",
+        ),
+        ({"curve": "training.max_steps=1,2", "overrides": [UNLABELLED]}, "data.unseen with labels"),
         ({"curve": "training.nope=1,2"}, "training.nope: unknown key"),
         ({"curve": "training.learning_rate=1e-3,fast"}, 'training.learning_rate: found "fast"'),
-        ({"curve": "training.max_steps=1,2", "overrides": ["data.unseen=[]"]}, "data.unseen, which is scored"),
+        (
+            {"curve": "training.max_steps=1,2", "overrides": ["data.unseen=[]"]},
+            "data.unseen with labels, which is scored",
+        ),
     ],
 )
 def test_mistakes_are_one_message_before_anything_is_trained(tmp_path, monkeypatch, options, message):
@@ -96,6 +126,30 @@ def test_mistakes_are_one_message_before_anything_is_trained(tmp_path, monkeypat
     with pytest.raises(UserError) as error:
         along(recipe, **options)
     assert message in str(error.value) and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "words, name",
+    [
+        (["--baseline", "deft"], "baselines"),
+        (["--tune", "1e-3"], "rates"),
+        (["--tune-values"], "values"),
+        (["--curve-points", "3"], "curve_points"),
+        (["--no-costs"], "costs"),
+    ],
+)
+def test_what_only_a_comparison_has_is_refused_beside_a_curve(tmp_path, words, name):
+    with pytest.raises(UserError, match=f"curve: found {name} beside it"):
+        command.main([write_recipe(tmp_path), "--curve", "training.learning_rate=1e-3,1e-2", *words])
+
+
+def test_of_two_rates_the_one_that_is_not_varied_is_chosen(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "execute", lambda runs, jobs: {})
+    path = Path(write_recipe(tmp_path, training={"output_dir": str(tmp_path / "out")}))
+    path.write_text(path.read_text().replace("learning_rate: 1e-3", "warmup_steps: 0"))
+    asked = {"curve": "method.encoder_learning_rate=1e-5,1e-4", "methods": "joint", "seeds": 1}
+    found = along(str(path), **asked)
+    assert "decoder_learning_rate: 0.001" in found.recipe and math.isnan(found.methods["joint"].unseen[0][0])
 
 
 def test_methods_are_scored_at_each_value_and_no_run_is_repeated(tmp_path, monkeypatch):
