@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from deft_hf.methods.base import AT_LEAST_ONE, SHARE, Ingredient, Range, Run, setting
+from deft_hf.methods.core.cosine_ema import CosineEMA, FallingEMA, RisingEMA
 from deft_hf.methods.core.ema import EMA, run_decay, share_left
 from deft_hf.methods.core.stages import PARTS, Part
 from deft_hf.methods.variant import Settings, Tries, Variant, values
@@ -56,10 +57,18 @@ class SWA(EMA):
         return share_left(0.0, updates)
 
 
-AVERAGES: dict[str, type[EMA]] = {"ema": EMA, "debiased_ema": DebiasedEMA, "swa": SWA}
+AVERAGES: dict[str, type[EMA]] = {
+    "ema": EMA,
+    "rising_ema": RisingEMA,
+    "falling_ema": FallingEMA,
+    "debiased_ema": DebiasedEMA,
+    "swa": SWA,
+}
 
 MADE_OF = {
     "ema": "moving averages of encoder and decoder that stay biased toward their initialisation",
+    "rising_ema": "moving averages of encoder and decoder that keep what the first steps found",
+    "falling_ema": "moving averages of encoder and decoder that keep to their initialisation at first",
     "debiased_ema": "moving averages of encoder and decoder, corrected for where they started",
     "swa": "the means of encoder and decoder over the late steps",
 }
@@ -72,8 +81,9 @@ class AverageSettings:
 
     average: str | None = setting(
         None,
-        "How the generalized component follows the usual one: ema (DeFT's), debiased_ema (without the "
-        "initialisation's share), swa (the mean of the steps after swa_start, in which the learning rate stands "
+        "How the generalized component follows the usual one: ema (DeFT's), rising_ema and falling_ema (a decay that "
+        "rises to 1, or falls from it, over the stage and leaves the same share of the initialisation), debiased_ema "
+        "(without that share), swa (the mean of the steps after swa_start, in which the learning rate stands "
         "still) or none. Default: ema for deft, else none. With joint or lp_ft it is the control that averages "
         "without decoupling.",
         choices=("none", *AVERAGES),
@@ -138,7 +148,9 @@ class Averaging(Ingredient):
         own = self.settings
         decoder = own.ema_decay if own.decoder_ema_decay is None else own.decoder_ema_decay
         decays = (run_decay(decay, steps, own.ema_decay_steps) for decay in (own.ema_decay, decoder))
-        return AVERAGES[self.kind](**dict(zip(PARTS, decays, strict=True)))
+        kind = AVERAGES[self.kind]
+        length = {"steps": steps} if issubclass(kind, CosineEMA) else {}
+        return kind(**dict(zip(PARTS, decays, strict=True)), **length)
 
     def _start(self, steps: int) -> int:
         return math.floor(self.settings.swa_start * steps)

@@ -71,6 +71,8 @@ class DeFT(Method):
         ),
         "deft_no_warmup": _ablation("the decoupled stage from a random decoder", decoder_warmup_steps=0),
         "deft_debiased": _ablation("DeFT with a bias-corrected EMA", average="debiased_ema"),
+        "deft_rising": _ablation("DeFT with a decay that rises to 1 over the run", average="rising_ema"),
+        "deft_falling": _ablation("DeFT with a decay that falls from 1 over the run", average="falling_ema"),
         "deft_recolor": _data_ablation("DeFT with LAB-recoloured copies in every batch", {"data.recolor": True}),
         "deft_no_recolor": _data_ablation("DeFT without recoloured copies", {"data.recolor": False}),
         "deft_bn_reference": _ablation("DeFT with the BatchNorm statistics that training left", batchnorm="reference"),

@@ -8,12 +8,21 @@ from typing import TYPE_CHECKING
 
 from deft_hf.methods.base import NEEDS_WHOLE, NOT_NEGATIVE, Ingredient, Launcher, setting
 from deft_hf.methods.core.stages import PARTS, Part
-from deft_hf.methods.variant import Variant, values
+from deft_hf.methods.variant import Settings, Variant, values
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from deft_hf.methods.core.pathways import DualPathway
+
+
+_OWN: Settings = {
+    "method.distance_weight": 1e-2,
+    "method.decoder_distance_weight": 0.0,
+    "method.decoder_norm_weight": 1e-2,
+    "method.decoder_weight_decay": 0.0,
+    "method.encoder_weight_decay": 0.0,
+}
 
 
 @dataclass
@@ -52,16 +61,14 @@ class L2SP(Ingredient):
     variants = {
         "l2_sp": Variant(
             "joint with the encoder's squared distance to its start as a penalty (Li et al. 2018)",
-            {
-                "method.name": "joint",
-                "method.distance_weight": 1e-2,
-                "method.decoder_distance_weight": 0.0,
-                "method.decoder_norm_weight": 1e-2,
-                "method.decoder_weight_decay": 0.0,
-                "method.encoder_weight_decay": 0.0,
-            },
+            {"method.name": "joint", **_OWN},
             tries=values("method.distance_weight", 1e-3, 1e-2, 1e-1),
-        )
+        ),
+        "deft_l2_sp": Variant(
+            "DeFT with L2-SP on its usual component (ours)",
+            {"method.name": "deft", **_OWN, "method.evaluate_usual": True},
+            tries=values("method.distance_weight", 1e-3, 1e-2, 1e-1),
+        ),
     }
 
     @property

@@ -40,7 +40,17 @@ class SPD(Ingredient):
             "joint with selective projection decay of the encoder (Tian et al. 2024)",
             {"method.name": "joint", "method.projection_weight": 1.0, "method.encoder_weight_decay": 0.0},
             tries=values("method.projection_weight", 0.3, 1.0, 3.0),
-        )
+        ),
+        "deft_spd": Variant(
+            "DeFT with selective projection decay of its usual encoder (ours)",
+            {
+                "method.name": "deft",
+                "method.projection_weight": 1.0,
+                "method.encoder_weight_decay": 0.0,
+                "method.evaluate_usual": True,
+            },
+            tries=values("method.projection_weight", 0.3, 1.0, 3.0),
+        ),
     }
 
     @property

@@ -23,7 +23,7 @@ class RunFacts:
         method (`str`):
             Name of the method.
         average (`str`, *optional*):
-            How the generalized component follows: `ema`, `debiased_ema`, `swa`, or none.
+            How the generalized component follows: `ema`, `rising_ema`, `falling_ema`, `debiased_ema`, `swa`, or none.
         component (`str`, *optional*, defaults to `"generalized"`):
             Which model of the training was exported: `generalized`, `usual` or `interpolated`.
         seed (`int`):

@@ -266,6 +266,69 @@ def test_debiased_ema_equals_the_closed_form(tmp_path, method):
 
 
 @pytest.mark.parametrize(
+    "method, average", [("deft", "rising_ema"), ("deft", "falling_ema"), ("joint", "falling_ema")]
+)
+def test_a_changing_decay_equals_its_recurrence(tmp_path, method, average):
+    run = trainer(
+        tmp_path,
+        method=method,
+        average=average,
+        ema_decay=0.8,
+        ema_decay_steps=None,
+        max_steps=5,
+        decoder_warmup_steps=2,
+    )
+    start, seen = parameters(run.pathways.usual), Recorder().watch(run)
+    run.train()
+    values = [kept for kept, stage in zip(seen.usual, seen.stages, strict=True) if stage != "warmup"]
+    start = seen.usual[1] if method == "deft" else start
+    sign = 1 if average == "rising_ema" else -1
+    decays = [0.8 ** (1 + sign * np.cos(np.pi * (t - 0.5) / 5)) for t in range(1, 6)]
+    for name, parameter in run.generalized_model.named_parameters():
+        expected = start[name].double()
+        for decay, value in zip(decays, values, strict=True):
+            expected = decay * expected + (1 - decay) * value[name].double()
+        torch.testing.assert_close(parameter.double(), expected, rtol=1e-5, atol=1e-6, msg=name)
+    assert run.pathways.share_left()["encoder"] == pytest.approx(0.8**5)
+
+
+@pytest.mark.parametrize("settings", [{"projection_weight": 1.0}, {"distance_weight": 0.7}])
+def test_a_term_that_deft_gets_acts_on_its_usual_component(tmp_path, settings):
+    runs_ = {}
+    for own in ({}, settings):
+        folder = tmp_path / str(len(own))
+        run = runs_[len(own)] = trainer(
+            folder,
+            model=without_batchnorm(),
+            max_steps=2,
+            decoder_warmup_steps=0,
+            optim="sgd",
+            learning_rate=0.5,
+            lr_scheduler_type="constant",
+            max_grad_norm=0,
+            ema_decay=1.0,  # both see the same gradients in the decoder pathway
+            **own,
+        )
+        run.seen, run.start = Recorder().watch(run), parameters(run.pathways.usual)
+        run.train()
+    plain, pulled = runs_[0], runs_[1]
+    part, encoder_moved = plain.family.part_of, 0
+    for name, start in plain.start.items():
+        first, gradient = plain.seen.usual[0][name], plain.seen.gradients[1][name]
+        torch.testing.assert_close(pulled.seen.usual[0][name], first, rtol=1e-5, atol=1e-7)  # no distance yet
+        expected, drift = first - 0.5 * gradient, first - start
+        if "distance_weight" in settings:
+            expected = expected - 0.5 * 0.7 * drift
+        elif part(name) == "encoder" and (gradient * drift).sum() > 0:
+            moved = expected - start
+            expected = expected - ((moved.norm() - drift.norm()) / moved.norm()).clamp(0, 1) * moved
+            encoder_moved += 1
+        torch.testing.assert_close(pulled.seen.usual[1][name], expected, rtol=1e-4, atol=1e-5, msg=name)
+    assert encoder_moved > 3 or "distance_weight" in settings
+    assert differing(pulled.seen.generalized[-1], pulled.start) == []
+
+
+@pytest.mark.parametrize(
     "model_type, method, settings",
     [
         ("segformer", "joint", {}),
@@ -536,6 +599,9 @@ def test_without_a_warmup_the_first_stage_is_the_decoupled_one(tmp_path):
         ),
         ("mobilenet_v2", {"method": "lp_ft", "component": "interpolated"}, 7),
         ("mobilenet_v2", {"freeze_embedding": True}, 7),
+        ("segformer", {"average": "rising_ema", "ema_decay_steps": 20_000}, 5),
+        ("segformer", {"method": "joint", "average": "falling_ema", "ema_decay_steps": 20_000}, 3),
+        ("mobilenet_v2", {"projection_weight": 1.0, "distance_weight": 0.1, "decoder_norm_weight": 0.1}, 5),
     ],
 )
 def test_a_rival_resumed_equals_the_unbroken_one_bit_for_bit(tmp_path, model_type, settings, stop):
@@ -628,7 +694,10 @@ def test_a_checkpoint_of_an_average_that_started_elsewhere_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "overrides, message",
     [
-        ({"average": "mean"}, "average is 'mean': expected one of none, ema, debiased_ema, swa"),
+        (
+            {"average": "mean"},
+            "average is 'mean': expected one of none, ema, rising_ema, falling_ema, debiased_ema, swa",
+        ),
         ({"average": True}, "average is True: expected one of none"),
         ({"component": "both"}, "component is 'both': expected one of generalized, usual, interpolated"),
         ({"average": "none"}, "method deft needs an average.*set ema_decay: 1 and component: usual"),

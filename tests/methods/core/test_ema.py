@@ -1,7 +1,10 @@
+import math
+
 import pytest
 import torch
 
 from deft_hf.methods.averages import SWA, DebiasedEMA
+from deft_hf.methods.core.cosine_ema import FallingEMA, RisingEMA
 from deft_hf.methods.core.ema import EMA, run_decay, share_left, update_average
 
 
@@ -54,6 +57,32 @@ def test_debiased_average_is_normalised_and_holds_nothing_of_the_start(decay):
     shares = torch.tensor([decay ** (4 - i) for i in range(5)], dtype=torch.float64)
     closed = (shares[:, None] * torch.stack(values)).sum(0) / shares.sum()
     torch.testing.assert_close(averaged(1e6 * start, values, weights), closed.float())
+
+
+@pytest.mark.parametrize("cls, sign", [(RisingEMA, 1), (FallingEMA, -1)])
+def test_a_decay_that_changes_leaves_the_share_of_a_constant_one(cls, sign):
+    start, *values = drawn(6)
+    decay, left = 0.9, 1.0
+    rule, average = cls(decay, 0.0, steps=5), start
+    for t, value in enumerate(values, 1):
+        own = decay ** (1 + sign * math.cos(math.pi * (t - 0.5) / 5))
+        average, left = own * average + (1 - own) * value, left * own
+        assert rule.share_left("encoder", t) == pytest.approx(left, rel=1e-12)
+        assert rule.weight("decoder", t) == 1.0 and rule.share_left("decoder", t) == 0.0
+    assert left == pytest.approx(decay**5, rel=1e-12)
+    torch.testing.assert_close(
+        averaged(start, values, [rule.weight("encoder", t) for t in range(1, 6)]), average.float()
+    )
+    assert rule.share_left("encoder", 0) == 1.0
+
+
+@pytest.mark.parametrize("cls, rises", [(RisingEMA, True), (FallingEMA, False)])
+def test_it_goes_from_one_end_to_the_other_and_stays_there(cls, rises):
+    decays = [1 - cls(0.99, 0.99, steps=50).weight("encoder", t) for t in range(1, 51)]
+    assert (decays == sorted(decays)) == rises and (decays == sorted(decays, reverse=True)) != rises
+    assert max(decays) > 0.9999 and min(decays) == pytest.approx(0.99**2, rel=1e-3)
+    assert cls(0.99, 0.99, steps=50).weight("encoder", 60) == 1 - decays[-1]
+    assert cls(1.0, 0.9, steps=50).weight("encoder", 7) == 0.0
 
 
 @pytest.mark.parametrize("first", [0, 1, 3])
