@@ -155,8 +155,9 @@ class MaskClassification:
         return torch.einsum("bqc,bqhw->bchw", classes, outputs.masks_queries_logits.float().sigmoid())
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """The scores by their sum: what the queries say of a pixel need not add up to 1."""
-        return logits / logits.sum(1, keepdim=True).clamp_min(torch.finfo(logits.dtype).tiny)
+        """The scores by their sum, which need not be 1; all equal where no query says anything."""
+        total = logits.sum(1, keepdim=True)
+        return torch.where(total > 0, logits / total.clamp_min(torch.finfo(logits.dtype).tiny), 1 / logits.shape[1])
 
     def of_probabilities(self, probabilities: Tensor) -> Tensor:
         """Themselves."""

@@ -275,7 +275,7 @@ def _methods(models: Mapping[str, Segmenter]) -> list[str]:
 
 def _predictions(models: Mapping[str, Segmenter], image: Image.Image) -> Iterator[tuple[str, Tensor, list[Tensor]]]:
     """By model, probabilities (C, H, W) and the class ids (H, W) of the others, on the CPU."""
-    found = {name: model.logits(image).softmax(0).cpu() for name, model in models.items()}
+    found = {name: model.probabilities(image).cpu() for name, model in models.items()}
     classes = {name: probabilities.argmax(0) for name, probabilities in found.items()}
     for name, probabilities in found.items():
         yield name, probabilities, [other for member, other in classes.items() if member != name]

@@ -23,7 +23,7 @@ from deft_hf.data.streets import STREETS
 from deft_hf.models.families import SegmentationFamily, fixed_size
 from deft_hf.models.opening import inference_family, open_model
 from deft_hf.models.processor import open_processor, segmentation_processor
-from deft_hf.scoring.inference import predict_logits
+from deft_hf.scoring.inference import predict_logits, probabilities_of
 from deft_hf.scoring.most_likely import most_likely
 from deft_hf.scoring.test_time import Views
 from deft_hf.trainer.components import refuse_damaged
@@ -181,6 +181,17 @@ class Segmenter:
                 f"the model cannot be run on {pixels.shape[-2]} x {pixels.shape[-1]} pixels ({first_line(error)}): "
                 "choose another size or window."
             ) from error
+
+    def probabilities(self, image: Image.Image) -> Tensor:
+        """Probabilities of the classes at each pixel of an RGB image, float32 (classes, H, W), on the model's device.
+
+        Those of per-pixel models are the softmax of the logits; those of mask models the scores by their sum, see
+        [`~deft_hf.models.masks.MaskClassification.logits`].
+
+        Raises:
+            UserError: As `logits`.
+        """
+        return probabilities_of(self.family, self.logits(image))()
 
     def pixels(self, image: Image.Image) -> Tensor:
         """What the model sees of an RGB image: float (1, 3, h, w), on its device."""

@@ -163,3 +163,9 @@ def test_windows_average_scores():
     whole = semantic_logits(model, FAMILY, coordinates(16, 24), (16, 24))
     cut = sliding_window_logits(model, FAMILY, coordinates(16, 24), (16, 24), (16, 16), (8, 8))
     torch.testing.assert_close(cut, whole)
+
+
+def test_where_no_query_says_anything_all_classes_are_equally_likely():
+    scores = torch.tensor([[3.0, 0.0], [1.0, 0.0]])[None, :, None]
+    found = MaskClassification.probabilities(None, scores)
+    assert found[0, :, 0].tolist() == [[0.75, 0.5], [0.25, 0.5]]

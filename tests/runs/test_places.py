@@ -5,10 +5,12 @@ import json
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import interpolate
 
 from deft_hf.data.domains import Domain
 from deft_hf.data.roles import Domains, without_labels
 from deft_hf.data.streets import STREETS
+from deft_hf.models.processor import segmentation_processor
 from deft_hf.recipe import Recipe
 from deft_hf.runs import places
 from deft_hf.runs.evaluate import evaluate
@@ -17,6 +19,7 @@ from deft_hf.runs.segmenter import Segmenter
 from deft_hf.runs.train import train
 from deft_hf.scoring.estimates import DEFAULT_METHOD
 from deft_hf.utils.errors import UserError
+from tests import tiny
 from tests.comparison.test_plan import write_recipe
 from tests.test_predict import exported
 
@@ -99,6 +102,28 @@ def test_one_model_says_where_it_doubts_and_nothing_is_estimated_without_validat
     assert [table.count("\n") for table in found.tables(STREETS.names)] == [1 + STREETS.num_labels]
     (found,) = look_at(alone, domains, progress=False)
     assert "agreement" not in found.estimates["joint"]
+
+
+@pytest.mark.parametrize("family", ["mask2former", "eomt"])
+def test_probabilities_of_mask_models_are_their_scores_by_their_sum(tmp_path, family):
+    exported(tmp_path, family, segmentation_processor(None, (tiny.SIDE, tiny.SIDE)))
+    segmenter, image = Segmenter.open(str(tmp_path)), drawn("clear").load(0)[0]
+    with torch.no_grad():
+        outputs = segmenter.model(segmenter.pixels(image))
+    classes, masks = outputs.class_queries_logits.softmax(-1)[..., :-1], outputs.masks_queries_logits.sigmoid()
+    scores = interpolate(torch.einsum("bqc,bqhw->bchw", classes, masks), size=SIZE, mode="bilinear")[0]
+    found = segmenter.probabilities(image)
+    torch.testing.assert_close(found, scores / scores.sum(0))
+    assert not torch.allclose(found, scores.softmax(0), atol=0.01)
+    night = without_labels(drawn("night"))
+    (place,) = look_at({"model": segmenter}, Domains([], [], [], [night]), progress=False)
+    confidence = float(segmenter.probabilities(night.load(0)).max(0).values.mean())
+    assert place.scores[0] == pytest.approx(1 - confidence)
+
+
+def test_probabilities_of_pixel_models_are_the_softmax_to_the_bit(models):
+    image = drawn("clear").load(0)[0]
+    assert torch.equal(models["deft"].probabilities(image), models["deft"].logits(image).softmax(0))
 
 
 def test_no_place_costs_nothing(models, domains):
