@@ -27,11 +27,12 @@ def _parser() -> argparse.ArgumentParser:
         "is, with the reason of each choice; beside it a picture of what was found.",
         "photos/",
         "photos/ --out recipes/photos.yaml --model nvidia/mit-b1",
-        "OWNER/NAME --out recipe.yaml",
+        "OWNER/NAME --config CONFIGURATION",
     )
     add = parser.add_argument
     add("folder", help="folder of images and labels, in which nothing is changed, or data set on the Hub")
     add("--out", default="recipe.yaml", help="the recipe to write (default: recipe.yaml; the picture is recipe.png)")
+    add("--config", help="configuration of a data set on the Hub that has several")
     add("--model", help="Hub name or folder of the model to start from (default: by size of data and machine)")
     add_output_options(parser, overwrite=True)
     return parser

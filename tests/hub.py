@@ -1,4 +1,6 @@
-"""A small Hub on loopback: the parts of its HTTP API that pushing and loading a model need, and faults on request."""
+"""A small Hub on loopback: the parts of its HTTP API that pushing and loading a model, and loading a data set, need,
+and faults on request.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import PurePosixPath
 from threading import Thread
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 TOKEN = "hf_goodtokenofana"
 
@@ -30,7 +33,7 @@ class FakeHub:
     """The server and what it holds. Its one user is ana, of the organisation lab.
 
     Attributes:
-        repositories, blobs: what was pushed.
+        repositories, blobs: what was pushed; a data set is called `datasets/OWNER/NAME`.
         requests: `METHOD /path` of every request, in order.
         fault: called with the method and path of each request; what it returns happens instead of an answer: a number
             is a status, `"cut"` closes the connection after part of the body was read, a float waits so many seconds
@@ -133,6 +136,12 @@ class _Handler(BaseHTTPRequestHandler):
             return None
         return repository
 
+    def _open(self, name: str, repository: Repository) -> bool:
+        closed = repository.gated and not self._known()
+        if closed:
+            self._answer(401, {"error": f"Access to {name} is restricted"}, {"X-Error-Code": "GatedRepo"})
+        return not closed
+
     def _revision(self, name: str, revision: str) -> str:
         """The branch that a branch or commit stands for."""
         branches = self.state.repositories[name].branches
@@ -163,11 +172,37 @@ class _Handler(BaseHTTPRequestHandler):
             facts = {"id": name, "modelId": name, "private": repository.private, "gated": repository.gated}
             self._answer(200, {**facts, "sha": _commit(name, files), "siblings": siblings, "tags": []})
 
-    def tree(self, body: bytes, name: str, revision: str) -> None:
+    def tree(self, body: bytes, name: str, revision: str, folder: str | None = None) -> None:
         if self._readable(name) is not None:
-            files = self.state.files(name, self._revision(name, revision))
-            listed = [{"type": "file", "path": p, "size": len(c), "oid": _blob(c)} for p, c in files.items()]
-            self._answer(200, listed)
+            inside = f"{folder}/" if folder else ""
+            deep = "recursive=true" in urlsplit(self.path).query.lower()
+            found = self._paths(name, revision)
+            self._answer(
+                200,
+                [
+                    entry
+                    for path, entry in found.items()
+                    if path.startswith(inside) and (deep or "/" not in path.removeprefix(inside))
+                ],
+            )
+
+    def paths_info(self, body: bytes, name: str, revision: str) -> None:
+        if self._readable(name) is not None:
+            asked = json.loads(body)["paths"] if body.startswith(b"{") else parse_qs(body.decode())["paths"]
+            found = self._paths(name, revision)
+            self._answer(200, [found[path] for path in asked if path in found])
+
+    def _paths(self, name: str, revision: str) -> dict[str, dict[str, object]]:
+        """By path, what the Hub says of each file and folder of a revision."""
+        files = self.state.files(name, self._revision(name, revision))
+        folders = sorted({str(parent) for path in files for parent in PurePosixPath(path).parents} - {"."})
+        found: dict[str, dict[str, object]] = {
+            path: {"type": "directory", "path": path, "oid": ""} for path in folders
+        }
+        return found | {
+            path: {"type": "file", "path": path, "size": len(content), "oid": _blob(content)}
+            for path, content in files.items()
+        }
 
     def refs(self, body: bytes, name: str) -> None:
         repository = self._readable(name)
@@ -177,6 +212,11 @@ class _Handler(BaseHTTPRequestHandler):
                 for branch, files in repository.branches.items()
             ]
             self._answer(200, {"branches": branches, "converts": [], "tags": []})
+
+    def auth_check(self, body: bytes, name: str) -> None:
+        repository = self._readable(name)
+        if repository is not None and self._open(name, repository):
+            self._answer(200, {})
 
     def branch(self, body: bytes, name: str, branch: str) -> None:
         if self._writable(name):
@@ -236,16 +276,22 @@ class _Handler(BaseHTTPRequestHandler):
         repository = self._readable(name)
         if repository is None:
             return
-        if repository.gated and not self._known():
-            return self._answer(401, {"error": f"Access to model {name} is restricted"}, {"X-Error-Code": "GatedRepo"})
+        if not self._open(name, repository):
+            return
         branch = self._revision(name, revision)
         headers = {"X-Repo-Commit": _commit(name, repository.branches[branch])}
         content = self.state.files(name, branch).get(path)
         if content is None:
             return self._answer(404, {"error": "Entry not found"}, {"X-Error-Code": "EntryNotFound", **headers})
-        self._answer(200, content, {**headers, "ETag": f'"{hashlib.sha256(content).hexdigest()}"'})
+        headers["ETag"] = f'"{hashlib.sha256(content).hexdigest()}"'
+        if part := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or ""):
+            first, last = int(part[1]), min(int(part[2] or len(content)), len(content) - 1)
+            headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
+            return self._answer(206, content[first : last + 1], headers)
+        self._answer(200, content, headers)
 
 
+_NAME = r"(?:models/)?((?:datasets/)?[^/]+/[^/]+)"
 _ROUTES = [
     (("POST",), r"/api/repos/create", "create"),
     (("POST",), r"/api/validate-yaml", "validate"),
@@ -254,11 +300,13 @@ _ROUTES = [
     (("POST",), r"/api/models/([^/]+/[^/]+)/commit/(.+)", "commit"),
     (("POST",), r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch", "batch"),
     (("PUT",), r"/storage/(\w+)", "store"),
-    (("GET",), r"/api/models/([^/]+/[^/]+)", "info"),
-    (("GET",), r"/api/models/([^/]+/[^/]+)/revision/(.+)", "info"),
-    (("GET",), r"/api/models/([^/]+/[^/]+)/tree/([^/]+)", "tree"),
-    (("GET",), r"/api/models/([^/]+/[^/]+)/refs", "refs"),
-    (("GET", "HEAD"), r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", "resolve"),
+    (("GET",), rf"/api/{_NAME}", "info"),
+    (("GET",), rf"/api/{_NAME}/revision/(.+)", "info"),
+    (("GET",), rf"/api/{_NAME}/tree/([^/]+)(?:/(.+))?", "tree"),
+    (("POST",), rf"/api/{_NAME}/paths-info/([^/]+)", "paths_info"),
+    (("GET",), rf"/api/{_NAME}/refs", "refs"),
+    (("GET",), rf"/api/{_NAME}/auth-check", "auth_check"),
+    (("GET", "HEAD"), rf"/{_NAME}/resolve/([^/]+)/(.+)", "resolve"),
 ]
 
 

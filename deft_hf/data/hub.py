@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import datasets
+from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
 from deft_hf.utils.errors import UserError, first_line
 
+Answer = TypeVar("Answer")
 _FAILURES = (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError)
 
 
@@ -19,6 +23,31 @@ def configurations(path: str) -> list[str]:
         UserError: It cannot be found.
     """
     return [] if _is_saved(path) else _asked(path, lambda: datasets.get_dataset_config_names(path))
+
+
+def choose_configuration(path: str, wanted: str | None = None) -> str | None:
+    """The configuration that is asked for, or that is loaded where none is: the only one, or the set's own default.
+
+    Args:
+        path (`str`):
+            The data set.
+        wanted (`str`, *optional*):
+            The one that is asked for.
+
+    Returns:
+        `str` or `None`: its name; `None` where there is nothing to choose from.
+
+    Raises:
+        UserError: The data set cannot be found, has no such configuration, or several and no default.
+    """
+    names = configurations(path)
+    if wanted is not None and wanted not in names:
+        raise UserError(f"config: found {wanted}, but {path} has {_listed(names)}")
+    if wanted is None and len(names) > 1:
+        wanted = _asked(path, lambda: datasets.get_dataset_default_config_name(path))
+        if wanted is None:
+            raise UserError(f"{path}: has {_listed(names)}; name one of them as config")
+    return wanted
 
 
 def split_names(path: str, config: str | None = None) -> list[str]:
@@ -48,7 +77,13 @@ def load_split(path: str, split: str, config: str | None, revision: str | None) 
         parts = [splits[part.splitname].select(range(part.from_, part.to)) for part in asked]
         return datasets.concatenate_datasets(parts) if len(parts) > 1 else parts[0]
     except _FAILURES as error:
-        raise UserError(f"{path}: split {split!r} cannot be loaded: {error}") from error
+        if config is None and isinstance(error, ValueError) and not path.endswith(".parquet"):
+            choose_configuration(path)  # says so where one has to be named
+        raise UserError(f"{path}: split {split!r} cannot be loaded: {_reason(path, error)}") from error
+
+
+def _listed(names: list[str]) -> str:
+    return f"the configurations {', '.join(names)}" if names else "no configurations"
 
 
 def _is_saved(path: str) -> bool:
@@ -63,13 +98,28 @@ def _saved(path: str) -> Mapping[str, datasets.Dataset]:
     return saved if isinstance(saved, datasets.DatasetDict) else {str(saved.split or "train"): saved}
 
 
-def _asked(path: str, ask: Callable[[], list[str]]) -> list[str]:
+def _asked(path: str, ask: Callable[[], Answer]) -> Answer:
     try:
         return ask()
     except _FAILURES as error:
-        raise UserError(
-            f"{path}: found no such folder, and no data set of that name could be read from the Hub: "
-            f"{first_line(error)}"
-            if not Path(path).exists()
-            else f"{path}: cannot be read as a data set: {first_line(error)}"
-        ) from error
+        if Path(path).exists():
+            raise UserError(f"{path}: cannot be read as a data set: {first_line(error)}") from error
+        raise UserError(f"{path}: found no such folder, and on the Hub: {_reason(path, error)}") from error
+
+
+def _reason(path: str, error: Exception) -> str:
+    """Why a data set of the Hub cannot be had, and the way out."""
+    if Path(path).exists():
+        return str(error)
+    if constants.is_offline_mode() and isinstance(error, ConnectionError):
+        return "the Hub is off (HF_HUB_OFFLINE), and it is not in the cache"
+    log_in = "log in (hf auth login, or HF_TOKEN)"
+    try:
+        HfApi().auth_check(path, repo_type="dataset")
+    except GatedRepoError:
+        return f"it is gated: accept its terms at https://huggingface.co/datasets/{path}, then {log_in}"
+    except RepositoryNotFoundError:
+        return f"there is no data set of that name, or it is private: correct it, or {log_in}"
+    except Exception:  # whatever keeps the Hub from answering: what failed before says it better
+        pass
+    return first_line(error)

@@ -287,6 +287,8 @@ class HubEntry(Entry):
         return hub.resolve() if hub.exists() else self.hub, self.config, self.image_column
 
     def problem(self, root: str | None) -> str | None:
+        if not self.labelled and self.mask_column != type(self).model_fields["mask_column"].default:
+            return "mask_column: found beside labels: none, which reads images alone; remove one of them"
         if Path(self.hub).exists() or is_hub_name(self.hub):
             return None
         return f"hub: found {self.hub!r}, expected a Hub name (owner/name) or a folder that exists"

@@ -26,8 +26,10 @@ from deft_hf.comparison.jobs import execute
 from deft_hf.comparison.outcomes import Comparison, Trial
 from deft_hf.comparison.plan import Plan
 from deft_hf.comparison.variants import parse_variants
+from deft_hf.data.domains import Domain
 from deft_hf.methods import variants as known_variants
 from deft_hf.recipe import Recipe
+from deft_hf.runs import places
 from deft_hf.runs.arguments import method_arguments
 from deft_hf.runs.data import load_domains
 from deft_hf.runs.provenance import Origin, git_state
@@ -115,6 +117,36 @@ def mean_iou(counts):
 
 
 # ---- what comes of it
+
+
+def test_places_without_labels_are_looked_at_without_another_run(finished, tmp_path, monkeypatch):
+    shutil.copytree(finished.place, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    monkeypatch.setattr(places, "_SEVERITIES", (3,))
+    monkeypatch.setattr(places, "CORRUPTIONS", ("fog", "contrast"))
+    drawn = Domain.from_streets("night", count=3, seed=7, size=(64, 96))
+    drawn.dataset.save_to_disk("saved")
+    Path("client").mkdir()
+    for index in range(3):
+        drawn.load(index)[0].save(f"client/{index}.png")
+    unseen = [
+        {"streets": "night", "count": 4, "seed": 2, "size": [64, 96]},
+        {"folder": "client", "labels": "none"},
+        {"hub": "saved", "split": "train", "labels": "none"},
+    ]
+    trained = touched(Path())
+    found = experiment.compare(
+        "recipe.yaml", "joint,deft", seeds=(0,), curve_points=2, costs=False, overrides=[f"data.unseen={unseen}"]
+    )
+    assert touched(Path()) == trained
+    assert found.unseen == ["night"] and found.places.keys() == {"client", "saved"}
+    client, saved = found.places["client"], found.places["saved"]
+    assert client.images == 3 and client.shares.keys() == {"joint", "deft"}
+    assert saved.shares == client.shares and saved.estimates["deft"][0].keys() == client.estimates["deft"][0].keys()
+    text = Path("out/README.md").read_text()
+    assert "### client, 3 images" in text and "### saved, 3 images" in text and "estimated mean IoU" in text
+    assert Path("out/to_label/saved.txt").read_text().split()[0].startswith("00000")
+    assert Path("out/figures/places/client.png").is_file()
 
 
 def test_a_comparison_has_every_method_at_every_seed(finished):

@@ -177,6 +177,7 @@ def test_a_run_an_evaluation_and_their_pages_have_the_place(tmp_path, monkeypatc
         ({"corruption": "fog"}, "data.unseen.0.corruption: found fog beside labels: none"),
         ({"folder": "client", "masks": "classes"}, "data.unseen.0.masks: found beside labels: none"),
         ({"folder": "client", "layout": "cityscapes"}, "data.unseen.0.layout: found beside labels: none"),
+        ({"hub": "client", "split": "x", "mask_column": "m"}, "data.unseen.0.mask_column: found beside labels: none"),
         ({"folder": "nowhere"}, "data.unseen.0.folder: found no folder"),
         ({"folder": "client", "images": "photos"}, "data.unseen.0.images: found no folder client/photos"),
     ],
@@ -185,7 +186,11 @@ def test_what_cannot_be_without_labels_is_refused(entry, message, tmp_path, monk
     monkeypatch.chdir(tmp_path)
     (tmp_path / "client").mkdir()
     section = entry.pop("section", "unseen")
-    place = {"labels": "none", **({} if "folder" in entry else {"streets": "night", "count": 2}), **entry}
+    place = {
+        "labels": "none",
+        **({} if {"folder", "hub"} & entry.keys() else {"streets": "night", "count": 2}),
+        **entry,
+    }
     with pytest.raises(UserError) as refused:
         Recipe.load(write_recipe(tmp_path, data={section: [place]}))
     assert message in str(refused.value)

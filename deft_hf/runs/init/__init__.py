@@ -133,6 +133,7 @@ def init(
     out: str | os.PathLike = "recipe.yaml",
     *,
     model: str | None = None,
+    config: str | None = None,
     overwrite: bool = False,
     progress: bool = True,
 ) -> Started:
@@ -149,6 +150,8 @@ def init(
             The recipe to write; the picture stands beside it, with the same name and `.png`.
         model (`str`, *optional*):
             Hub name or folder of the model to start from; by default one that fits data and machine.
+        config (`str`, *optional*):
+            Configuration of a data set on the Hub that has several; by default the one that it names as its default.
         overwrite (`bool`, *optional*, defaults to `False`):
             Replace what an earlier call wrote, unless it was edited; never anything else.
         progress (`bool`, *optional*, defaults to `True`):
@@ -174,7 +177,7 @@ def init(
     sheet = recipe.with_suffix(".png")
     for path, is_ours in ((recipe, _is_our_text), (sheet, _is_our_picture)):
         _check_free(path, is_ours, overwrite)
-    draft = propose(folder, model=model, leave_out=sheet, progress=progress)
+    draft = propose(folder, model=model, config=config, leave_out=sheet, progress=progress)
     with makeable(recipe.parent):
         recipe.parent.mkdir(parents=True, exist_ok=True)
         save_sheet(sheet, f"{folder}: {_counts(draft)}", draft.sources, draft.roles, draft.value_range)
@@ -191,6 +194,7 @@ def propose(
     folder: str | os.PathLike,
     *,
     model: str | None = None,
+    config: str | None = None,
     leave_out: Path | None = None,
     progress: bool = False,
 ) -> Draft:
@@ -201,6 +205,8 @@ def propose(
             The folder, or the name of a data set on the Hub.
         model (`str`, *optional*):
             Hub name or folder of the model to start from.
+        config (`str`, *optional*):
+            Configuration of a data set on the Hub.
         leave_out (`Path`, *optional*):
             A picture in the folder that is none of the images.
         progress (`bool`, *optional*, defaults to `False`):
@@ -210,10 +216,13 @@ def propose(
         UserError: As `init`.
     """
     root = Path(folder).expanduser()
-    if root.is_dir():
-        sources = find_in_hub(str(root), progress) if is_saved(root) else find_sources(root, leave_out, progress)
-    elif not root.exists() and "/" in str(folder) and is_hub_name(str(folder)):
-        sources = find_in_hub(str(folder), progress)
+    in_hub = not root.exists() and "/" in str(folder) and is_hub_name(str(folder))
+    if in_hub or (root.is_dir() and is_saved(root)):
+        sources = find_in_hub(str(folder if in_hub else root), config, progress)
+    elif root.is_dir() and config is not None:
+        raise UserError(f"config: found {config}, but {folder} is a folder of images, which has no configurations")
+    elif root.is_dir():
+        sources = find_sources(root, leave_out, progress)
     else:
         what = "a file" if root.exists() else "no such folder"
         raise UserError(

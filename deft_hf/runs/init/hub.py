@@ -10,7 +10,7 @@ import datasets
 from huggingface_hub import hf_hub_download
 
 from deft_hf.data.domains import Domain
-from deft_hf.data.hub import configurations, load_split, split_names
+from deft_hf.data.hub import choose_configuration, configurations, load_split, split_names
 from deft_hf.data.likeness import called, split_of
 from deft_hf.data.tree import find_places
 from deft_hf.runs.init.sources import UNKNOWN, Part, Sources, safe_name, surveyed
@@ -27,40 +27,51 @@ def is_saved(folder: Path) -> bool:
     return saved or (tables and not find_places(folder))  # a table beside images is no data set of its own
 
 
-def find_in_hub(name: str, progress: bool = False) -> Sources:
+def find_in_hub(name: str, config: str | None = None, progress: bool = False) -> Sources:
     """Looks for images and masks in a data set of the Hub.
 
     Args:
         name (`str`):
             Its name on the Hub, or a folder that `datasets` saved.
+        config (`str`, *optional*):
+            Its configuration, where it has several and none of them is its default.
         progress (`bool`, *optional*, defaults to `False`):
             Whether to show progress bars.
 
     Raises:
         UserError: It cannot be loaded, its columns cannot be told, or it has masks that cannot be used.
     """
-    notes, config = [], None
-    configs = configurations(name)
-    if len(configs) > 1:
-        config = "default" if "default" in configs else configs[0]
-        notes.append(f"{name}: took the configuration {config} of {', '.join(configs)}")
+    notes = []
+    chosen = choose_configuration(name, config)
+    if chosen != config:
+        others = ", ".join(other for other in configurations(name) if other != chosen)
+        notes.append(f"{name}: took its default configuration {chosen}; to choose another (config): {others}")
+    config = chosen
     parts: list[Part] = []
+    unlabelled: list[Part] = []
     names: dict[int, str] = {}
     for split in split_names(name, config):
         features = load_split(name, split, config, None).features
         columns = _columns(name, split, features)
         place = safe_name(Path(name).resolve().name)
         domain = Domain.from_hub(name, UNKNOWN, split, place, columns["image_column"], columns["mask_column"], config)
-        if missing := domain.dataset.data.column("mask").null_count:
+        missing = domain.dataset.data.column("mask").null_count
+        if 0 < missing < len(domain):
             notes.append(f"{name}: {missing} of {len(domain)} rows of the split {split} have no mask, it is left out")
             continue
         own = {key: column for key, column in columns.items() if column != key.removesuffix("_column")}
         entry = {"hub": name, "split": split, **own} | ({"config": config} if config else {})
+        if missing:
+            entry.pop("mask_column", None)
+            unlabelled.append(Part(entry, f"{place}_{split}", split_of(split), None, len(domain)))
+            continue
         parts.append(Part(entry, place, split_of(split), domain, len(domain)))
         names = names or _listed(features)
     if not parts:
         raise UserError(f"{name}: no split has a mask in every row, which training needs")
-    return surveyed(Path(name), parts, progress, "a data set of the Hub's kind", [_home(name)], names, notes)
+    return surveyed(
+        Path(name), parts + unlabelled, progress, "a data set of the Hub's kind", [_home(name)], names, notes
+    )
 
 
 def _columns(name: str, split: str, features: Mapping[str, Any]) -> dict[str, str]:

@@ -100,12 +100,14 @@ def assign_roles(sources: Sources) -> Roles:
         if "folder" in part.entry
     ]
     for part in (part for part in sources.parts if part.domain is None):
-        images = Path(part.entry["folder"], part.entry.get("images", "."))
+        images = Path(part.entry.get("folder", part.entry.get("hub", "")), part.entry.get("images", "."))
         entry = {**part.entry, "labels": "none"}
         if (name := part.place if part.place not in taken else f"{part.place}_unlabelled") != images.name:
             entry["name"] = name
         taken.add(name)
-        nested = any(images.is_relative_to(home) or home.is_relative_to(images) for home in homes)
+        nested = "folder" in part.entry and any(
+            images.is_relative_to(home) or home.is_relative_to(images) for home in homes
+        )
         why = f"{part.count} images without labels: looked at, never scored"
         if nested:
             roles.notes.append(
