@@ -105,6 +105,38 @@ def test_pictures_become_ids_colours_and_overlays(model, pictures, tmp_path, cap
     assert bare.pictures() == [bare.folder / "colors" / "single.png"]
 
 
+@pytest.mark.parametrize("most", [0, 3000, 1 << 25])
+def test_pictures_read_ahead_keep_their_order_and_their_classes(model, tmp_path, monkeypatch, most):
+    """Large ones, which are read and written alone, between small ones and what is no picture."""
+    _, folder = model
+    monkeypatch.setattr("deft_hf.runs.predict._MOST_PIXELS", most)
+    (tmp_path / "in").mkdir()
+    images = {f"{index}": picture(40 + 9 * (index % 3), 50 + index, index) for index in range(6)}
+    for key, image in images.items():
+        image.save(tmp_path / "in" / f"{key}.png")
+    (tmp_path / "in" / "2.png").write_bytes(b"nothing")
+    images.pop("2")
+    found = predict_pictures(str(folder), tmp_path / "in", tmp_path / "out", window=(48, 48), progress=False)
+    assert [one["image"] for one in found.images] == [str(tmp_path / "in" / f"{key}.png") for key in images]
+    assert len(found.unreadable) == 1
+    segmenter = Segmenter.open(str(folder), window=(48, 48))
+    for key, image in images.items():
+        alone = segmenter.save(tmp_path / "alone", key, image, segmenter.classes(image))
+        for kind, path in alone.items():
+            assert (tmp_path / "out" / kind / f"{key}.png").read_bytes() == open(path, "rb").read()
+
+
+def test_saving_draws_on_no_picture_of_others(model, tmp_path):
+    segmenter, image = Segmenter.open(str(model[1])), picture()
+    before, ids = image.tobytes(), segmenter.classes(image)
+    segmenter.save(tmp_path, "a", image, ids)
+    assert image.tobytes() == before
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "overlays" / "a.png")), segmenter.overlay(image, ids))
+    segmenter.save(tmp_path, "b", image, ids, in_place=True)
+    for kind in ("overlays", "colors"):
+        assert (tmp_path / kind / "a.png").read_bytes() == (tmp_path / kind / "b.png").read_bytes()
+
+
 def test_a_window_slides_over_images_of_their_own_size(model):
     net, folder = model
     image = picture(90, 130)

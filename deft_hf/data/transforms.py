@@ -14,14 +14,11 @@ import torch
 from PIL import Image, ImageFilter
 
 from deft_hf.data.colors import distort_photometrically, jitter_colors, lab_recolor
-from deft_hf.data.constants import IGNORE_INDEX
+from deft_hf.data.constants import IGNORE_INDEX, IMAGENET_MEAN, IMAGENET_STD
 from deft_hf.data.geometry import Aim, Pose, Window
 from deft_hf.data.sizes import EvalSize, resized
 from deft_hf.data.styles import STYLES
 from deft_hf.utils.errors import UserError
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 _CROP_TRIES = 10
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import transformers
 from PIL import Image
 from transformers import AutoImageProcessor, BaseImageProcessor
 
-from deft_hf.data.constants import IGNORE_INDEX
-from deft_hf.data.sizes import EvalSize
-from deft_hf.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from deft_hf.data.constants import IGNORE_INDEX, IMAGENET_MEAN, IMAGENET_STD
 from deft_hf.models.families import FAMILIES, SegmentationFamily
 from deft_hf.utils.errors import UserError, first_line
+
+if TYPE_CHECKING:
+    from deft_hf.data.sizes import EvalSize
 
 
 def open_processor(name: str, revision: str | None = None, trust_remote_code: bool = False) -> BaseImageProcessor:

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+from PIL import Image
+from torch import Tensor
 from tqdm import tqdm
 
 from deft_hf.data.files import IMAGE_SUFFIXES, check_name, files_by_id
+from deft_hf.data.look import opened
 from deft_hf.data.opening import open_picture
 from deft_hf.data.pictures import ValueRange, check_value_range
 from deft_hf.data.servers import check_names, id_table, server_of, write_archive
 from deft_hf.runs.segmenter import Segmenter, Size
 from deft_hf.scoring.report import save_json
+from deft_hf.utils.ahead import done_ahead
 from deft_hf.utils.errors import UserError
 from deft_hf.utils.integrity import writing
 from deft_hf.utils.outputs import claim_output
@@ -27,6 +35,10 @@ if TYPE_CHECKING:
 
 PREDICTIONS = "predictions.json"
 _MOST_SHOWN = 4
+_READERS = min(4, os.cpu_count() or 1)
+_WRITTEN_BEHIND = 2
+# That wait for the model; a picture with more is read when the model is idle, and written at once.
+_MOST_PIXELS = 1 << 25
 
 
 @dataclass(frozen=True)
@@ -167,18 +179,36 @@ def predict(
         value_range = check_value_range(value_range or segmenter.value_range)
         if benchmark is not None:
             id_table(benchmark, segmenter.names)  # refuses before the first picture is segmented
-        for key, path in tqdm(pictures.items(), unit="image", disable=None if progress else True):
+
+        def read(path: str) -> tuple[Image.Image, Tensor | None] | str:
             try:
                 image, _ = open_picture({"bytes": None, "path": path}, path, value_range)
             except UserError as error:
-                unreadable.append(str(error))
-                continue
-            ids = segmenter.classes(image)
+                return str(error)
+            return image, None if segmenter.slides_over(image) else segmenter.pixels(image)
+
+        def write(key: str, path: str, image: Image.Image, ids: np.ndarray) -> dict[str, Any]:
+            facts = {"image": path, "height": image.height, "width": image.width, "shares": segmenter.shares(ids)}
             with writing(folder.path, lambda: "The files written so far are complete; make room and start again."):
-                written = segmenter.save(folder, key, image, ids, overlays=overlays)
+                written = segmenter.save(folder, key, image, ids, overlays=overlays, in_place=True)
             by_key[key] = written["classes"]
-            sides = {"height": image.height, "width": image.width}
-            listed.append({"image": path, **sides, "shares": segmenter.shares(ids), **written})
+            return facts | written
+
+        # Small pictures are read ahead of the model, and written behind it.
+        ahead = done_ahead(read, pictures.values(), _pixels_of, _READERS, _MOST_PIXELS)
+        behind: deque[Future[dict[str, Any]]] = deque()
+        with ThreadPoolExecutor(1) as writer, closing(ahead):
+            for key, path in tqdm(pictures.items(), unit="image", disable=None if progress else True):
+                given_there = next(ahead)
+                if isinstance(given_there, str):
+                    unreadable.append(given_there)
+                    continue
+                image, pixels = given_there
+                behind.append(writer.submit(write, key, path, image, segmenter.classes(image, pixels)))
+                while behind and (len(behind) > _WRITTEN_BEHIND or image.width * image.height > _MOST_PIXELS):
+                    listed.append(behind.popleft().result())
+                del image, pixels, given_there  # they may be large, and the next ones come first
+            listed += [future.result() for future in behind]
         archive = None
         if benchmark is not None:
             archive = f"{server}.zip"
@@ -187,6 +217,15 @@ def predict(
         found = Predictions(model, revision, segmenter.legend(), listed, unreadable, folder.path, archive)
         save_json(folder.file(PREDICTIONS), found.to_dict())
     return found
+
+
+def _pixels_of(path: str) -> int:
+    """How large a picture is; 0 of what is none, as whoever reads it will say."""
+    try:
+        with opened(path) if os.path.isfile(path) else Image.new("L", (0, 0)) as picture:
+            return picture.width * picture.height
+    except Exception:  # Pillow raises whatever a broken file makes it stumble over
+        return 0
 
 
 def _pictures(inputs: Sequence[str | os.PathLike]) -> dict[str, str]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -18,7 +19,6 @@ from transformers import BaseImageProcessor, PreTrainedModel
 from deft_hf.data.labels import LabelSpace, default_palette
 from deft_hf.data.pictures import check_value_range
 from deft_hf.data.presets import PRESETS
-from deft_hf.data.sizes import EvalSize
 from deft_hf.data.streets import STREETS
 from deft_hf.models.families import SegmentationFamily, fixed_size
 from deft_hf.models.opening import inference_family, open_model
@@ -26,13 +26,18 @@ from deft_hf.models.processor import open_processor, segmentation_processor
 from deft_hf.scoring.inference import predict_logits, probabilities_of
 from deft_hf.scoring.most_likely import most_likely
 from deft_hf.scoring.test_time import Views
-from deft_hf.trainer.components import refuse_damaged
+from deft_hf.scoring.windows import sliding_window_classes
 from deft_hf.utils.errors import UserError, first_line
 from deft_hf.utils.files import RECIPE
+from deft_hf.utils.integrity import refuse_damaged
 from deft_hf.utils.outputs import OutputFolder
 from deft_hf.utils.places import name_problem, new_file
 
+if TYPE_CHECKING:
+    from deft_hf.data.sizes import EvalSize
+
 Size = tuple[int, int]
+_ROWS = 256  # of a picture that are drawn and counted at a time
 _NAMED = {"streets": STREETS, **PRESETS}
 
 
@@ -151,36 +156,62 @@ class Segmenter:
         """What was black and what was white in the images of more than 8 bits that the model was trained on."""
         return check_value_range(getattr(self.processor, "value_range", None))
 
-    def classes(self, image: Image.Image) -> np.ndarray:
+    def classes(self, image: Image.Image, pixels: Tensor | None = None) -> np.ndarray:
         """Class ids (H, W) of an RGB image at its own size: uint8, or uint16 of models with more than 256 classes.
+
+        Args:
+            image (`Image.Image`):
+                The image.
+            pixels (`Tensor`, *optional*):
+                What `pixels` made of it, if that is known already.
 
         Raises:
             UserError: The model takes no images of this size.
         """
-        return self.most_likely(self.logits(image))
+        if self.window is None or pixels is not None or not self.slides_over(image):
+            return self.most_likely(self.logits(image, pixels))
+
+        def cut(top: int, left: int, bottom: int, right: int) -> Tensor:
+            return self.pixels(image.crop((left, top, right, bottom)))
+
+        size = (image.height, image.width)
+        with _told_of(self.window):
+            return self._as_array(sliding_window_classes(self.model, self.family, cut, size, self.window, self.stride))
+
+    def slides_over(self, image: Image.Image) -> bool:
+        """Whether `classes` prepares and classifies an image a window at a time, so that it may be of any size.
+
+        Only where the model sees it as it is: logits that are resized or averaged over views are held as a whole.
+        """
+        own = self.size == "own" if self.size else getattr(self.processor, "do_resize", None) is False
+        if self.window is None or not own or not hasattr(self.processor, "do_resize") or not self.views.are_one:
+            return False
+        down, across = image.height - self.window[0], image.width - self.window[1]
+        return min(down, across) >= 0 < max(down, across)
 
     def most_likely(self, logits: Tensor) -> np.ndarray:
         """Class ids (H, W) of logits (classes, H, W), as `classes` gives them."""
-        ids = most_likely(logits[None])[0]
-        return ids.cpu().numpy().astype(np.uint8 if len(self.names) <= 256 else np.uint16)
+        return self._as_array(most_likely(logits[None])[0])
 
-    def logits(self, image: Image.Image) -> Tensor:
+    def _as_array(self, ids: Tensor) -> np.ndarray:
+        return ids.cpu().numpy().astype(np.uint8 if len(self.names) <= 256 else np.uint16, copy=False)
+
+    def logits(self, image: Image.Image, pixels: Tensor | None = None) -> Tensor:
         """Logits of an RGB image at its own size, float32 (classes, H, W), on the device of the model.
+
+        Args:
+            image (`Image.Image`):
+                The image.
+            pixels (`Tensor`, *optional*):
+                What `pixels` made of it, if that is known already.
 
         Raises:
             UserError: The model takes no images of this size.
         """
-        pixels = self.pixels(image)
+        pixels = self.pixels(image) if pixels is None else pixels
         size = (image.height, image.width)
-        try:
+        with _told_of((pixels.shape[-2], pixels.shape[-1])):
             return predict_logits(self.model, self.family, pixels, size, self.window, self.stride, self.views)[0]
-        except (RuntimeError, ValueError) as error:
-            if isinstance(error, UserError | torch.cuda.OutOfMemoryError):
-                raise
-            raise UserError(
-                f"the model cannot be run on {pixels.shape[-2]} x {pixels.shape[-1]} pixels ({first_line(error)}): "
-                "choose another size or window."
-            ) from error
 
     def probabilities(self, image: Image.Image) -> Tensor:
         """Probabilities of the classes at each pixel of an RGB image, float32 (classes, H, W), on the model's device.
@@ -211,11 +242,20 @@ class Segmenter:
 
     def overlay(self, image: Image.Image, ids: np.ndarray) -> Image.Image:
         """The colours of the classes over the image, half and half."""
-        return Image.blend(image.convert("RGB"), self.paint(ids), 0.5)
+        over = image.convert("RGB")  # a copy
+        self._draw(over, ids, 0.5)
+        return over
+
+    def _draw(self, canvas: Image.Image, ids: np.ndarray, opacity: float) -> None:
+        """Draws the colours of the classes on an RGB image, a few rows at a time."""
+        for top in range(0, canvas.height, _ROWS):
+            rows = (0, top, canvas.width, min(top + _ROWS, canvas.height))
+            canvas.paste(Image.blend(canvas.crop(rows), self.paint(ids[top : top + _ROWS]), opacity), rows)
 
     def shares(self, ids: np.ndarray) -> dict[str, float]:
         """Share of the pixels of each class that occurs, the largest first."""
-        counts = np.bincount(ids.ravel(), minlength=len(self.names)) / ids.size
+        strips = (ids[top : top + _ROWS].ravel() for top in range(0, len(ids), _ROWS))
+        counts = np.sum([np.bincount(strip, minlength=len(self.names)) for strip in strips], axis=0) / ids.size
         return {
             self.names[index]: float(counts[index]) for index in np.argsort(-counts, kind="stable") if counts[index]
         }
@@ -228,6 +268,7 @@ class Segmenter:
         ids: np.ndarray,
         place: str = "",
         overlays: bool = True,
+        in_place: bool = False,
     ) -> dict[str, str]:
         """Writes `classes/KEY.png` (ids), `colors/KEY.png` and `overlays/KEY.png`; gives their paths by kind.
 
@@ -244,28 +285,51 @@ class Segmenter:
                 The folder in `folder` that the three lie in.
             overlays (`bool`, *optional*, defaults to `True`):
                 Whether to write the overlay too, which is most of the work.
+            in_place (`bool`, *optional*, defaults to `False`):
+                Whether an RGB image may be drawn on, so that no copy of it is held.
 
         Raises:
             UserError: A file would lie outside of `folder`, or is there already.
         """
         if problem := name_problem(key):
             raise UserError(f"key: {key[:200]!r} {problem}, so that no picture can be named after it.")
-        pictures = {"classes": Image.fromarray(ids), "colors": self.paint(ids)}
-        if overlays:
-            pictures["overlays"] = self.overlay(image, ids)
-        written = {}
-        for kind, picture in pictures.items():
+        written: dict[str, str] = {}
+
+        def write(kind: str, picture: Image.Image) -> None:
             name = f"{place}/{kind}/{key}.png".removeprefix("/")
             path = folder.file(name) if isinstance(folder, OutputFolder) else new_file(Path(folder), name)
             # Noise of a camera is not compressed well, however long it is tried.
             picture.save(path, compress_level=1 if kind == "overlays" else 6)
             written[kind] = str(path)
-        return written
+
+        write("classes", Image.fromarray(ids))
+        canvas = image if in_place else image.convert("RGB")
+        if overlays:
+            self._draw(canvas, ids, 0.5)
+            write("overlays", canvas)
+        self._draw(canvas, ids, 1.0)
+        canvas.info = {}  # colours of classes have no profile of a camera
+        write("colors", canvas)
+        return {kind: written[kind] for kind in ("classes", "colors", "overlays") if kind in written}
 
     def legend(self) -> list[dict[str, object]]:
         """Id, name and colour of every class."""
         colors = self.palette.tolist()
         return [{"id": index, "name": name, "color": colors[index]} for index, name in enumerate(self.names)]
+
+
+@contextmanager
+def _told_of(size: Size) -> Iterator[None]:
+    """An error that names the pixels (height, width) that a model was given and refused."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        if isinstance(error, UserError | torch.cuda.OutOfMemoryError):
+            raise
+        raise UserError(
+            f"the model cannot be run on {size[0]} x {size[1]} pixels ({first_line(error)}): choose another size or "
+            "window."
+        ) from error
 
 
 def _own_palette(folder: Path, names: list[str]) -> tuple | None:

@@ -91,11 +91,7 @@ def sliding_window_logits(
     Raises:
         UserError: If the stride is not positive or would leave gaps between windows.
     """
-    if not all(1 <= step <= side for step, side in zip(stride, window, strict=True)):
-        raise UserError(
-            f"stride {stride} does not fit window {window}: each step must be from 1 to the window's side."
-        )
-
+    check_stride(stride, window)
     height, width = pixel_values.shape[-2:]
     missing = max(0, window[0] - height), max(0, window[1] - width)
     if family.side is not None and any(missing):
@@ -106,8 +102,8 @@ def sliding_window_logits(
     if (window_height, window_width) == (height, width):
         return semantic_logits(model, family, pixel_values, size)
 
-    tops = _window_starts(height, window_height, stride[0])
-    lefts = _window_starts(width, window_width, stride[1])
+    tops = window_starts(height, window_height, stride[0])
+    lefts = window_starts(width, window_width, stride[1])
     total: Tensor | None = None
     for top in tops:
         for left in lefts:
@@ -118,7 +114,7 @@ def sliding_window_logits(
             total[place] += logits
     assert total is not None  # there is a window, however small the image
     # The windows form a grid, so how many cover a pixel is a product of how many cover its row and its column.
-    covers = torch.outer(_covers(tops, window_height, height), _covers(lefts, window_width, width))
+    covers = torch.outer(covers_of(tops, window_height, height), covers_of(lefts, window_width, width))
     return _resize(total.div_(covers.to(total)), size)
 
 
@@ -185,7 +181,7 @@ def predict_logits(
     Returns:
         `Tensor`: float32, shape `(N, C, *size)`.
     """
-    with _evaluating(model):
+    with evaluating(model):
         return _logits(model, family, pixel_values, size, window, stride, views)
 
 
@@ -239,7 +235,7 @@ def score_batches(
             As for [`predict`].
     """
     matrix = ConfusionMatrix(num_labels, ignore_index, device)
-    with _evaluating(model):
+    with evaluating(model):
         for batch in batches:
             for pixel_values, labels in _equal_sizes(batch):
                 pixel_values = pixel_values.to(device, non_blocking=True)
@@ -284,7 +280,7 @@ def _logits(
     views: Views,
 ) -> Tensor:
     if window is not None and stride is None:
-        stride = max(1, window[0] * 2 // 3), max(1, window[1] * 2 // 3)
+        stride = usual_stride(window)
 
     def of(images: Tensor) -> Tensor:
         if window is None or stride is None:
@@ -305,7 +301,8 @@ def _equal_sizes(batch: Mapping[str, Tensor | list[Tensor]]) -> Iterator[tuple[T
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode, without gradients; afterwards each module is in the mode that it was in."""
     # Module by module: model.train() would also set to train what its owner froze in evaluation mode.
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -328,12 +325,27 @@ def _height_width(images: Tensor) -> tuple[int, int]:
     return images.shape[-2], images.shape[-1]
 
 
-def _window_starts(length: int, window: int, stride: int) -> list[int]:
+def usual_stride(window: tuple[int, int]) -> tuple[int, int]:
+    """Two thirds of a window (height, width)."""
+    return max(1, window[0] * 2 // 3), max(1, window[1] * 2 // 3)
+
+
+def check_stride(stride: tuple[int, int], window: tuple[int, int]) -> None:
+    """Refuse windows that would leave gaps between them."""
+    if not all(1 <= step <= side for step, side in zip(stride, window, strict=True)):
+        raise UserError(
+            f"stride {stride} does not fit window {window}: each step must be from 1 to the window's side."
+        )
+
+
+def window_starts(length: int, window: int, stride: int) -> list[int]:
+    """Where the windows along a side begin; the last one ends where the side does."""
     last = length - window
     return [*range(0, last, stride), last]
 
 
-def _covers(starts: list[int], window: int, length: int) -> Tensor:
+def covers_of(starts: list[int], window: int, length: int) -> Tensor:
+    """How many windows cover each position along a side, float."""
     covers = torch.zeros(length)
     for start in starts:
         covers[start : start + window] += 1

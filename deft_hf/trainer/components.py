@@ -15,8 +15,8 @@ from deft_hf.models.families import resolve_family
 from deft_hf.models.opening import open_model
 from deft_hf.trainer.checkpoints import load_pathways, read_state
 from deft_hf.utils.errors import UserError
-from deft_hf.utils.files import CONFIG, MANIFEST, STATE
-from deft_hf.utils.integrity import checkpoints, damage
+from deft_hf.utils.files import CONFIG, STATE
+from deft_hf.utils.integrity import checkpoints, refuse_damaged
 
 Which = Literal["generalized", "usual", "interpolated"]
 
@@ -34,17 +34,6 @@ def model_folder(folder: str | Path) -> Path:
             f"{folder} holds no model (config.json and model.safetensors): give a final folder or a checkpoint-N."
         )
     return folder
-
-
-def refuse_damaged(folder: Path) -> None:
-    """Look at a checkpoint's manifest, where the folder is one.
-
-    Raises:
-        UserError: If it is damaged.
-    """
-    is_checkpoint = (folder / MANIFEST).exists() or (folder / STATE).exists() or folder.name.startswith("checkpoint-")
-    if is_checkpoint and folder.is_dir() and (problem := damage(folder)):
-        raise UserError(f"{folder} is damaged: {problem}. Take another checkpoint.")
 
 
 def load_component(

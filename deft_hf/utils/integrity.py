@@ -17,7 +17,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from deft_hf.utils.errors import UserError, first_line
-from deft_hf.utils.files import MANIFEST
+from deft_hf.utils.files import MANIFEST, STATE
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +72,17 @@ def damage(folder: str | Path) -> str | None:
     except OSError as error:
         return f"it cannot be read ({error})"
     return None
+
+
+def refuse_damaged(folder: Path) -> None:
+    """Look at a checkpoint's manifest, where the folder is one.
+
+    Raises:
+        UserError: If it is damaged.
+    """
+    is_checkpoint = (folder / MANIFEST).exists() or (folder / STATE).exists() or folder.name.startswith("checkpoint-")
+    if is_checkpoint and folder.is_dir() and (problem := damage(folder)):
+        raise UserError(f"{folder} is damaged: {problem}. Take another checkpoint.")
 
 
 def _sha256(path: Path, flush: bool = False) -> str:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from scipy.io import loadmat
-
 from deft_hf.data.labels import LabelSpace
 from deft_hf.data.official import Layout, Place
 from deft_hf.utils.errors import UserError
@@ -27,6 +25,8 @@ def _split_mat(path: Path, split: str) -> set[int]:
         raise UserError(
             f"{path}: no such file; it is part of GTA5's read_mapping.zip. Put it there, or leave the split out"
         )
+    from scipy.io import loadmat  # every command reads this table
+
     try:
         return {int(frame) for frame in loadmat(path)[f"{split}Ids"].ravel()}
     except Exception as error:  # SciPy raises whatever a damaged file makes it stumble over
