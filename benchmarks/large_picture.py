@@ -2,9 +2,10 @@
 
     python benchmarks/large_picture.py [--height 9000 --width 12000] [--window 512] [--out FILE.json]
 
-The picture is made of drawn streets, the model a MobileNetV2 + DeepLabV3+ with random weights, which costs what a
-trained one does. The command runs in a process of its own with one thread, whose largest resident set is reported:
-libraries, model, picture and all. `sha256` is that of the class ids, so that two versions can be compared.
+The picture is made of drawn streets. The model has random weights, which cost what trained ones do: `mobilenetv2`
+(with DeepLabV3+), or `tiny`, a SegFormer of a few thousand parameters, beside which libraries and picture are all. The
+command runs in a process of its own with one thread, whose largest resident set is reported: libraries, model, picture
+and all. `sha256` is that of the class ids, so that two versions can be compared.
 """
 
 from __future__ import annotations
@@ -24,7 +25,13 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from transformers import MobileNetV2Config, MobileNetV2ForSemanticSegmentation
+from transformers import (
+    MobileNetV2Config,
+    MobileNetV2ForSemanticSegmentation,
+    PreTrainedModel,
+    SegformerConfig,
+    SegformerForSemanticSegmentation,
+)
 
 from deft_hf.data import draw_street
 from deft_hf.models.processor import segmentation_processor
@@ -45,10 +52,15 @@ def draw(path: Path, height: int, width: int) -> None:
     Image.fromarray(np.concatenate(rows)[:height, :width]).save(path, compress_level=1)
 
 
-def build(folder: Path, classes: int) -> None:
-    """Writes the model."""
+def build(name: str, folder: Path, classes: int) -> None:
+    """Writes a model."""
     torch.manual_seed(0)
-    model = MobileNetV2ForSemanticSegmentation(MobileNetV2Config(output_stride=16, num_labels=classes))
+    model: PreTrainedModel
+    if name == "tiny":
+        few = {"depths": [1] * 4, "hidden_sizes": [8] * 4, "num_attention_heads": [1] * 4, "decoder_hidden_size": 8}
+        model = SegformerForSemanticSegmentation(SegformerConfig(**few, num_labels=classes))
+    else:
+        model = MobileNetV2ForSemanticSegmentation(MobileNetV2Config(output_stride=16, num_labels=classes))
     export_generalized(model.eval(), folder, segmentation_processor(None, (512, 512)))
 
 
@@ -70,6 +82,7 @@ def main() -> None:
     parser.add_argument("--height", type=int, default=9000)
     parser.add_argument("--width", type=int, default=12000)
     parser.add_argument("--window", type=int, default=512)
+    parser.add_argument("--model", choices=("mobilenetv2", "tiny"), default="mobilenetv2")
     parser.add_argument("--classes", type=int, default=7)
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
     given = parser.parse_args()
@@ -78,7 +91,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         draw(folder / "large.png", given.height, given.width)
-        build(folder / "model", given.classes)
+        build(given.model, folder / "model", given.classes)
         command = [sys.executable, "-m", "deft_hf", "predict", str(folder / "model"), str(folder / "large.png")]
         window = f"{given.window},{given.window}"
         found |= run([*command, "--out", str(folder / "out"), "--window", window, "--quiet"])
