@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import datasets
 from huggingface_hub import HfApi, constants
@@ -14,6 +14,7 @@ from deft_hf.utils.errors import UserError, first_line
 
 Answer = TypeVar("Answer")
 _FAILURES = (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError)
+_MANY = 10**6  # rows of a split whose number is not known
 
 
 def configurations(path: str) -> list[str]:
@@ -84,6 +85,32 @@ def load_split(path: str, split: str, config: str | None, revision: str | None) 
 
 def _listed(names: list[str]) -> str:
     return f"the configurations {', '.join(names)}" if names else "no configurations"
+
+
+def share_rows(one: str, two: str) -> bool:
+    """Whether two splits of a data set, as `load_dataset` takes them, have rows in common, as far as they say.
+
+    Slices in percent and in rows are taken for apart, of which only the data set could tell.
+
+    Args:
+        one (`str`):
+            A split, such as `train[:80%]` or `train+validation`.
+        two (`str`):
+            Another.
+    """
+    sliced = [part for split in (one, two) for part in split.split("+") if "[" in part]
+    if len({"%" in part for part in sliced}) > 1:
+        return False
+    try:
+        first, second = map(_parts, (one, two))
+    except ValueError:  # said when it is loaded
+        return one == two
+    return any(a.splitname == b.splitname and a.from_ < b.to and b.from_ < a.to for a in first for b in second)
+
+
+def _parts(split: str) -> Sequence[Any]:
+    names = {part.partition("[")[0].strip(): _MANY for part in split.split("+")}
+    return datasets.ReadInstruction.from_spec(split).to_absolute(names)
 
 
 def _is_saved(path: str) -> bool:

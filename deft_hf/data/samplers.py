@@ -50,12 +50,16 @@ class ClassUniform:
             Share of the crops that are drawn by class, from 0 to 1.
 
     Raises:
-        UserError: `share` is out of its range.
+        UserError: `share` is out of its range, or the index was made without tiles.
     """
 
     def __init__(self, index: ClassIndex, share: float = 0.5) -> None:
         if not 0 <= share <= 1:
             raise UserError(f"share: found {share}, expected 0 to 1")
+        if index.pixels.any() and not len(index.centroids):
+            raise UserError(
+                "index: found no centroids, by which crops are drawn; make it with ClassIndex.of(tile=...)"
+            )
         self.share = share
         self.images = len(index.pixels)
         self.centroids = [index.centroids[index.centroids[:, 1] == each] for each in np.unique(index.centroids[:, 1])]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,6 +14,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr, SerializeAsAny, model_
 from deft_hf.data.annotations import FORMATS
 from deft_hf.data.corruptions import CORRUPTIONS, SEVERITIES, corrupted_name
 from deft_hf.data.files import split_ids
+from deft_hf.data.hub import share_rows
 from deft_hf.data.labels import LabelSpace
 from deft_hf.data.layouts import LAYOUTS, condition_problem, read_as, split_problem
 from deft_hf.data.places import images_folder
@@ -182,6 +184,10 @@ class FolderEntry(Entry):
             (low, high), (start, end) = self._interval, other._interval
             if high <= start or end <= low:
                 return False
+            if self.layout is None and self.annotations is None and self.part and other.part:
+                with suppress(UserError):  # said of the entry
+                    one, two = (split_ids(self._lists(root), part) for part in (self.part, other.part))
+                    return not {*one}.isdisjoint(two)
         return super().shares_images(other, root)
 
     def train_on_the_rest(self, held_out: Iterable[Entry], root: str | None) -> None:
@@ -222,6 +228,9 @@ class FolderEntry(Entry):
         """The folder itself; a relative one starts at `root` (`data.root`), or at the working folder if None."""
         return Path(root or "").expanduser() / Path(self.folder).expanduser()
 
+    def _lists(self, root: str | None) -> Path:
+        return self.resolved_folder(root) / "split.json"
+
     def images_folder(self, root: str | None) -> Path:
         """The folder of the images; of a place without labels it may be the folder itself, of a label export it is."""
         folder = self.resolved_folder(root)
@@ -257,7 +266,7 @@ class FolderEntry(Entry):
                 return f"{key}: found no folder {places[key]}; name the one that has the {key}"
         if isinstance(self.split, str):
             try:
-                split_ids(folder / "split.json", self.split)
+                split_ids(self._lists(root), self.split)
             except UserError as error:
                 return f"split: {error}"
         return None
@@ -278,13 +287,12 @@ class HubEntry(Entry):
         return Path(self.hub).name
 
     @property
-    def part(self) -> str | None:
-        return self.split
-
-    @property
     def origin(self) -> Hashable:
         hub = Path(self.hub)
         return hub.resolve() if hub.exists() else self.hub, self.config, self.image_column
+
+    def shares_images(self, other: Entry, root: str | None) -> bool:
+        return isinstance(other, HubEntry) and self.origin == other.origin and share_rows(self.split, other.split)
 
     def problem(self, root: str | None) -> str | None:
         if not self.labelled and self.mask_column != type(self).model_fields["mask_column"].default:

@@ -115,6 +115,11 @@ def test_there_is_a_sampler_for_each_domain():
         TrainingSet([domain(0, 12), domain(1, 4)], aimed, samplers=[EveryImage(12)])
 
 
+def test_an_index_without_tiles_has_no_places_to_draw_from():
+    with pytest.raises(UserError, match="index: found no centroids, by which crops are drawn; make it with ClassInd"):
+        ClassUniform(ClassIndex(INDEX.pixels, np.empty((0, 4), np.int32)))
+
+
 def test_domains_keep_their_weights():
     training_set = fresh(weights=[1, 3])
     numbers = []

@@ -49,7 +49,7 @@ def path(tmp_path: Path) -> Path:
     for folder in ("town", "coast", "new coast"):
         for kind in ("images/a", "masks", "rgb", "day_images", "night_images"):
             (tmp_path / "data" / folder / kind).mkdir(parents=True)
-        splits = dict.fromkeys(("train", "val", "test", "more"), ["a"])
+        splits = {name: [name] for name in ("train", "val", "test", "more")}
         (tmp_path / "data" / folder / "split.json").write_text(json.dumps(splits))
     path = tmp_path / "town.yaml"
     path.write_text(RECIPE.replace("ROOT", str(tmp_path / "data")))
@@ -468,20 +468,11 @@ def test_merge_keys_are_no_repetition(path: Path):
             "data.unseen.0.labels=mapillary",
             "data.unseen.0.labels: found mapillary, whose classes are not those of data.",
         ),
-        (
-            "data.unseen.0={folder: coast, layout: mapillary}",
-            "data.unseen.0.split: found None, expected one of train, v",
-        ),
-        (
-            "data.unseen.0={folder: coast, layout: mapillary, split: val, masks: m}",
-            "data.unseen.0.masks: found beside layout, which knows it",
-        ),
         ("data.unseen.0.weight=2", "data.unseen.0.weight: found 2.0, but only source domains are drawn by weight"),
         ("data.source=[{folder: town, split: train, weight: 2}, {folder: town, split: more}]", "no weight for town"),
         ("data.unseen.0={folder: town, name: sea}", "data.unseen.0: found images that town of source"),
         ("data.unseen.0={folder: ./town/../town, name: sea}", "data.unseen.0: found images that town of source"),
         ("data.unseen.0={folder: town, images: images/a, name: sea}", "data.unseen.0: found images that town of"),
-        ("data.unseen.0={folder: town, layout: gtav, name: sea}", "data.unseen.0: found images that town of source"),
         ("data.validation.0={folder: town, split: train}", "data.validation.0: found images that town of source has"),
         ("data.validation.0={folder: town}", "data.validation.0: found images that town of source has, on which no"),
         (
@@ -510,9 +501,53 @@ def test_contradictions(path: Path, override: str, text: str):
     assert text in message and message.count("\n") == 0
 
 
+@pytest.mark.parametrize(
+    ("entry", "text"),
+    [
+        ("folder: coast, layout: mapillary", "data.unseen.0.split: found None, expected one of train, v"),
+        ("folder: coast, layout: mapillary, split: val, masks: m", "data.unseen.0.masks: found beside layout, which"),
+        ("folder: town, layout: gtav, name: sea", "data.unseen.0: found images that town of source"),
+    ],
+)
+def test_contradictions_of_a_layout(path: Path, entry: str, text: str):
+    message = refusal(path, "data.labels=cityscapes", f"data.unseen.0={{{entry}}}")
+    assert text in message and message.count("\n") == 0
+
+
 def test_an_absolute_path_is_the_same_place(path: Path, tmp_path: Path):
     town = tmp_path / "data" / "town"
     assert "data.unseen.0: found images" in refusal(path, f"data.unseen.0={{folder: {town}, split: train, name: sea}}")
+
+
+def test_lists_with_an_image_in_common_are_not_two_splits(path: Path, tmp_path: Path):
+    lists = tmp_path / "data" / "town" / "split.json"
+    splits = json.loads(lists.read_text())
+    assert not {*splits["train"]} & {*splits["val"]}
+    lists.write_text(json.dumps(splits | {"val": [*splits["val"], splits["train"][0]]}))
+    assert "data.validation.0: found images that town of source has" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("source", "scored", "shared"),
+    [
+        ("train", "validation", False),
+        ("train[:80%]", "train[80%:]", False),
+        ("train[:900]", "train[900:]", False),
+        ("train", "train[:10%]", True),
+        ("train[:80%]", "train[-30%:]", True),
+        ("train[:900]", "train[899:]", True),
+        ("train+validation", "validation", True),
+        ("train[:80%]", "train[900:]", False),  # the number of rows would tell
+        ("train[", "train[:5]", False),
+    ],
+)
+def test_splits_of_the_hub_with_rows_in_common_are_not_two(path: Path, source, scored, shared):
+    hubs = [f"{{hub: user/hills, split: {json.dumps(split)}, name: x}}" for split in (source, scored)]
+    settings = [f"data.source=[{hubs[0]}]", f"data.validation=[{hubs[1]}]", "data.unseen=[{folder: coast}]"]
+    if shared:
+        assert "data.validation.0: found images that x of source has" in refusal(path, *settings)
+    else:
+        Recipe.load(path, settings)
 
 
 SHARE = "data.validation.0={folder: town, split: 0.2}"

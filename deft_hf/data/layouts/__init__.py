@@ -1,7 +1,7 @@
 """Data sets as they are unpacked from their official downloads: nothing is converted on disk.
 
 Each file here has a data set, or a few that are alike: `LAYOUTS`, where its trees have what, and `LABELS`, what its
-masks hold and the classes that this can be read as. A file that is added is found.
+masks hold, unless another file has that, and the classes that it can be read as. A file that is added is found.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ __all__ = [
 
 _FILES = [import_module(f"{__name__}.{file.name}") for file in iter_modules(__path__)]
 LAYOUTS: dict[str, Layout] = {name: layout for file in _FILES for name, layout in file.LAYOUTS.items()}
-LABELS: dict[str, dict[str, LabelSpace]] = {key: held for file in _FILES for key, held in file.LABELS.items()}
+LABELS: dict[str, dict[str, LabelSpace]] = {
+    key: held for file in _FILES for key, held in getattr(file, "LABELS", {}).items()
+}
 """By what masks hold, the classes that it can be read as; the first are the usual ones."""
 
 

@@ -37,39 +37,45 @@ LABELS = {
 }
 
 
-def _places(images: str, masks: str, image_suffix: str, kind: str) -> tuple[Place, ...]:
-    """With the ids of the download, or else with the train ids that Cityscapes' scripts make of them."""
-    ids = Place(images, masks, image_suffix, f"{kind}_labelIds")
-    return ids, Place(images, masks, image_suffix, f"{kind}_labelTrainIds", labels="cityscapes_train_ids")
+def in_ids_or_train_ids(*places: tuple[str, str], suffix: str, kind: str) -> tuple[Place, ...]:
+    """Masks with the ids of a download, or else with the train ids that Cityscapes' scripts make of them.
+
+    Args:
+        *places (`tuple[str, str]`):
+            Folders of images and of masks.
+        suffix (`str`):
+            Of the images' names.
+        kind (`str`):
+            What the masks are called before `_labelIds` or `_labelTrainIds`.
+    """
+    held = (("labelIds", None), ("labelTrainIds", "cityscapes_train_ids"))
+    return tuple(
+        Place(images, masks, suffix, f"{kind}_{name}", labels=labels)
+        for images, masks in places
+        for name, labels in held
+    )
 
 
 _TERMS = ("non-commercial, after registration", "https://www.cityscapes-dataset.com/license/", True)
-_ROOTS = (("", ""), ("leftImg8bit_trainvaltest/", "gtFine_trainvaltest/"))
-_FOGGY = (("", ""), ("leftImg8bit_trainvaltest_foggy/", "gtFine_trainvaltest/"))
 
 LAYOUTS = {
     "cityscapes": Layout(
-        tuple(
-            place
-            for images, masks in _ROOTS
-            for place in _places(
-                f"{images}leftImg8bit/{{split}}", f"{masks}gtFine/{{split}}", "_leftImg8bit", "_gtFine"
-            )
+        in_ids_or_train_ids(
+            ("leftImg8bit/{split}", "gtFine/{split}"),
+            ("leftImg8bit_trainvaltest/leftImg8bit/{split}", "gtFine_trainvaltest/gtFine/{split}"),
+            suffix="_leftImg8bit",
+            kind="_gtFine",
         ),
         "cityscapes",
         "Cityscapes",
         *_TERMS,
     ),
     "foggy_cityscapes": Layout(
-        tuple(
-            place
-            for images, masks in _FOGGY
-            for place in _places(
-                f"{images}leftImg8bit_foggy/{{split}}",
-                f"{masks}gtFine/{{split}}",
-                "_leftImg8bit_foggy_{condition}",
-                "_gtFine",
-            )
+        in_ids_or_train_ids(
+            ("leftImg8bit_foggy/{split}", "gtFine/{split}"),
+            ("leftImg8bit_trainvaltest_foggy/leftImg8bit_foggy/{split}", "gtFine_trainvaltest/gtFine/{split}"),
+            suffix="_leftImg8bit_foggy_{condition}",
+            kind="_gtFine",
         ),
         "cityscapes",
         "Foggy Cityscapes",

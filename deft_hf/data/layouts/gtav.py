@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from deft_hf.data.labels import LabelSpace
 from deft_hf.data.official import Layout, Place
 from deft_hf.utils.errors import UserError
 
@@ -33,7 +32,6 @@ def _split_mat(path: Path, split: str) -> set[int]:
         raise UserError(f"{path}: cannot be read as GTA5's splits ({error}); unpack read_mapping.zip again") from error
 
 
-LABELS: dict[str, dict[str, LabelSpace]] = {}  # those of Cityscapes
 LAYOUTS = {
     "gtav": Layout(
         (Place("images", "labels"),),

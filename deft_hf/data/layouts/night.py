@@ -5,28 +5,16 @@ Each is read by its `labelIds`, or by its `labelTrainIds` where those are not th
 
 from __future__ import annotations
 
-from deft_hf.data.labels import LabelSpace
-from deft_hf.data.official import Layout, Place
-
-LABELS: dict[str, dict[str, LabelSpace]] = {}  # those of Cityscapes
-
-
-def _places(*places: tuple[str, str], suffix: str, kind: str) -> tuple[Place, ...]:
-    held = (("labelIds", None), ("labelTrainIds", "cityscapes_train_ids"))
-    return tuple(
-        Place(images, masks, suffix, f"_{kind}_{name}", labels=labels)
-        for images, masks in places
-        for name, labels in held
-    )
-
+from deft_hf.data.layouts.cityscapes import in_ids_or_train_ids
+from deft_hf.data.official import Layout
 
 LAYOUTS = {
     "acdc": Layout(
-        _places(
+        in_ids_or_train_ids(
             ("rgb_anon/{condition}/{split}", "gt/{condition}/{split}"),
             ("rgb_anon_trainvaltest/rgb_anon/{condition}/{split}", "gt_trainval/gt/{condition}/{split}"),
             suffix="_rgb_anon",
-            kind="gt",
+            kind="_gt",
         ),
         "cityscapes",
         "ACDC",
@@ -36,11 +24,11 @@ LAYOUTS = {
         conditions={name: name for name in ("fog", "night", "rain", "snow")},
     ),
     "dark_zurich": Layout(
-        _places(
+        in_ids_or_train_ids(
             ("rgb_anon/{split}", "gt/{split}"),
             ("Dark_Zurich_val_anon/rgb_anon/{split}", "Dark_Zurich_val_anon/gt/{split}"),
             suffix="_rgb_anon",
-            kind="gt",
+            kind="_gt",
         ),
         "cityscapes",
         "Dark Zurich",
@@ -50,10 +38,10 @@ LAYOUTS = {
         splits={"val": "val"},
     ),
     "nighttime_driving": Layout(
-        _places(
+        in_ids_or_train_ids(
             ("leftImg8bit/{split}", "gtCoarse_daytime_trainvaltest/{split}"),
             suffix="_leftImg8bit",
-            kind="gtCoarse",
+            kind="_gtCoarse",
         ),
         "cityscapes",
         "Nighttime Driving",
