@@ -24,6 +24,7 @@ from deft_hf.methods.joint import Joint
 from deft_hf.methods.l2_sp import L2SP, DistanceSettings
 from deft_hf.methods.lora import LoRA, LoRASettings
 from deft_hf.methods.lp_ft import LPFT
+from deft_hf.methods.mixout import Mixout, MixoutSettings
 from deft_hf.methods.settings import CommonSettings
 from deft_hf.methods.spd import SPD, SPDSettings
 from deft_hf.methods.variant import Variant
@@ -34,7 +35,7 @@ ENTRY_POINTS = "deft_hf.methods"
 DEFAULT = DeFT.name
 
 METHODS: dict[str, type[Method]] = {method.name: method for method in (DeFT, Joint, Frozen, LPFT)}
-INGREDIENTS: tuple[type[Ingredient], ...] = (L2SP, WiSEFT, FreezeEmbed, LoRA, SPD)
+INGREDIENTS: tuple[type[Ingredient], ...] = (L2SP, WiSEFT, Mixout, FreezeEmbed, LoRA, SPD)
 """What goes with a method, beside its average. LoRA comes after what leaves layers out."""
 
 
@@ -43,6 +44,7 @@ class MethodSettings(
     DeFTSettings,
     FreezeEmbedSettings,
     LoRASettings,
+    MixoutSettings,
     SPDSettings,
     DistanceSettings,
     CommonSettings,

@@ -185,6 +185,9 @@ class Ingredient:
         """Terms to add to the loss of each optimizer step after the warm-up, float32 scalars with a graph."""
         yield from ()
 
+    def view(self, pathways: DualPathway) -> nn.Module | None:
+        """The model that a joint step takes its loss of, over the usual component's weights; `None`: that one."""
+
     def before_step(self, pathways: DualPathway) -> None:
         """After the backward, before the optimizer moves the usual component; not in the warm-up."""
 

@@ -143,6 +143,7 @@ class Composition:
             family,
             average=None if self.average is None else EMA(),
             penalties=self.penalties,
+            view=self.view,
             exported="usual" if self.exports_usual else "generalized",
             exports_copy=any(each.adapts for each in self.active),
             initial_at_hand=initial_at_hand,
@@ -164,6 +165,10 @@ class Composition:
         """Terms to add to the loss of an optimizer step."""
         for each in self.active:
             yield from each.penalties(pathways)
+
+    def view(self, pathways: DualPathway) -> nn.Module:
+        """The model that the loss of a joint step is of."""
+        return next((model for each in self.active if (model := each.view(pathways))), pathways.usual)
 
     def before_step(self, pathways: DualPathway) -> None:
         """Before the optimizer moves the usual component."""

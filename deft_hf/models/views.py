@@ -1,10 +1,12 @@
-"""Views: a model in which one submodule is another one, without copying a parameter."""
+"""Views: a model in which one submodule, or some parameters, are others, without copying a parameter."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 
 def with_module(model: nn.Module, path: str, module: nn.Module) -> nn.Module:
@@ -29,6 +31,23 @@ def with_module(model: nn.Module, path: str, module: nn.Module) -> nn.Module:
         node = child
     node._modules[name] = module
     return view
+
+
+def sharing(model: nn.Module) -> nn.Module:
+    """A copy of `model`'s modules over its own parameters and buffers, in which `exchange` may put others.
+
+    The modules are all copied, since what transformers hooks into some of them to record hidden states must not be
+    there twice.
+    """
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
+
+
+def exchange(view: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Put tensors, which may have a graph, in the place of parameters of a copy that `sharing` made, by name."""
+    for name, tensor in tensors.items():
+        path, _, own = name.rpartition(".")
+        parameters: dict[str, Any] = view.get_submodule(path)._parameters
+        parameters[own] = tensor
 
 
 def _shallow_copy(module: nn.Module) -> nn.Module:

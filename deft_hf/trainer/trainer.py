@@ -147,6 +147,7 @@ class DeFTTrainer(PushingTrainer):
         self.pathways.autocast = check_launcher(self.accelerator, args, self.composition)
         # Every rank's loss is its share of the sum over ranks, of which the gradients are averaged.
         self.pathways.ranks = self.accelerator.num_processes
+        self.pathways.seed = args.seed
         self.shards = Shards(self.pathways, self.accelerator)
         self.stages = StageRunner(self.pathways, self.composition)
         self.batchnorm = BatchNormRefresher(self.pathways, args, self.shards, self.loaders, self.train_dataset)

@@ -581,6 +581,9 @@ def test_without_a_warmup_the_first_stage_is_the_decoupled_one(tmp_path):
 # ---- checkpoints
 
 
+GMIXOUT = {"mixout_probability": 0.6, "mixout_anchor": "average", "mixout_period": 2}
+
+
 @pytest.mark.parametrize(
     "model_type, settings, stop",
     [
@@ -599,6 +602,8 @@ def test_without_a_warmup_the_first_stage_is_the_decoupled_one(tmp_path):
         ),
         ("mobilenet_v2", {"method": "lp_ft", "component": "interpolated"}, 7),
         ("mobilenet_v2", {"freeze_embedding": True}, 7),
+        ("mobilenet_v2", {"method": "lp_ft", "mixout_probability": 0.6}, 5),
+        ("segformer", {"method": "joint", "average": "ema", **GMIXOUT}, 3),
         ("segformer", {"average": "rising_ema", "ema_decay_steps": 20_000}, 5),
         ("segformer", {"method": "joint", "average": "falling_ema", "ema_decay_steps": 20_000}, 3),
         ("mobilenet_v2", {"projection_weight": 1.0, "distance_weight": 0.1, "decoder_norm_weight": 0.1}, 5),
@@ -663,6 +668,7 @@ def resumed(folder, **settings):
         ({"decoder_distance_weight": 0.2}, "decoder_distance_weight None, this run has 0.2"),
         ({"decoder_norm_weight": 0.3}, "decoder_norm_weight 0.0, this run has 0.3"),
         ({"projection_weight": 0.4}, "projection_weight 0.0, this run has 0.4"),
+        ({"mixout_probability": 0.5}, "mixout_probability 0.0, this run has 0.5"),
     ],
 )
 def test_a_checkpoint_of_another_rival_is_refused(tmp_path, changes, message):
@@ -723,6 +729,11 @@ def test_a_checkpoint_of_an_average_that_started_elsewhere_is_refused(tmp_path):
         ({"swa_start": -0.1}, "swa_start is -0.1: expected a share from 0"),
         ({"decoder_distance_weight": -1.0}, "decoder_distance_weight is -1.0: expected 0 or more"),
         ({"decoder_norm_weight": -1.0}, "decoder_norm_weight is -1.0: expected 0 or more"),
+        ({"mixout_probability": 0.5}, "mixout_probability goes with method joint or lp_ft"),
+        ({"method": "joint", **GMIXOUT}, "mixout_anchor average needs an average: set average: ema"),
+        ({"mixout_probability": 1.0}, "mixout_probability is 1.0: expected a share from 0, below 1"),
+        ({"mixout_period": 0}, "mixout_period is 0: expected 1 or more"),
+        ({"lora_rank": 4, "method": "joint", "mixout_probability": 0.5}, "mixout_probability, interpolation out"),
         ({"projection_weight": -1.0}, "projection_weight is -1.0: expected 0 or more"),
     ],
 )

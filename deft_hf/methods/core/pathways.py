@@ -70,6 +70,8 @@ class DualPathway(nn.Module):
             How the generalized copy follows, until `enter` says otherwise; `None` keeps no copy.
         penalties (`Penalties`, *optional*):
             Terms to add to the loss of an optimizer step after the warm-up, float32 scalars, from this object.
+        view (`Callable`, *optional*):
+            The model that the loss of a joint step is of, from this object, over the weights of `usual`, the default.
         exported (`Literal["generalized", "usual"]`, *optional*, defaults to `"generalized"`):
             The component that evaluation, checkpoints and the export are of.
         exports_copy (`bool`, *optional*, defaults to `False`):
@@ -113,6 +115,7 @@ class DualPathway(nn.Module):
         family: SegmentationFamily,
         average: EMA | None = EMA(),  # noqa: B008 (frozen)
         penalties: Penalties | None = None,
+        view: Callable[[DualPathway], nn.Module] | None = None,
         exported: Literal["generalized", "usual"] = "generalized",
         exports_copy: bool = False,
         initial_at_hand: bool = False,
@@ -122,6 +125,7 @@ class DualPathway(nn.Module):
         self.family = family = without_frozen(model, family)
         self.average = average
         self.penalties = penalties
+        self.view = view
         self.usual = model if next(model.parameters()).dtype == torch.float64 else model.float()
         for tensor in [*self.usual.parameters(), *self.usual.buffers()]:
             # Weights read from a file lie wherever the file has them, and the CPU's kernels round differently at other
@@ -144,6 +148,7 @@ class DualPathway(nn.Module):
         # and the processes over which gradients are averaged afterwards.
         self.step: tuple[Tensor, int] | None = None
         self.ranks = 1
+        self.seed = 0  # of what an ingredient draws
         self.stage: Stage = "joint"
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         self.initial: dict[str, Tensor] = {}
@@ -232,7 +237,7 @@ class DualPathway(nn.Module):
     def _losses(self, batch: dict[str, Any], items: Tensor) -> dict[str, Tensor]:
         loss = self.family.objective.loss
         if self.stage == "joint":
-            return {"joint": loss(self.usual, batch, items)}
+            return {"joint": loss(self.usual if self.view is None else self.view(self), batch, items)}
         encoders_batch, decoders_batch = halves(batch) if self.stage == "split" else (batch, batch)
         encoders_items, decoders_items = items if self.stage == "split" else (items, items)
         decoder_pathway = self.pathway(encoder=self.generalized, decoder=self.usual)
