@@ -15,7 +15,7 @@ from deft_hf.data.domains import Domain
 from deft_hf.data.report import DomainReport
 
 EvalSize = tuple[int, int] | Mapping[str, int] | Literal["own"] | None
-"""(height, width), `{"short": n}`, `{"long": n}`, or an image's own size (`"own"`, or `None`)."""
+"""(height, width); `{"short": n}`, `{"long": n}` or both; or an image's own size (`"own"`, or `None`)."""
 
 Change = Callable[[Image.Image, np.ndarray], tuple[Image.Image, np.ndarray]]
 
@@ -24,7 +24,8 @@ def resized(own: tuple[int, int], size: EvalSize) -> tuple[int, int]:
     """What an image is resized to.
 
     With `short` or `long` the aspect ratio is kept, and the other side rounded down, as the image processors of
-    transformers do for `shortest_edge`, and for `max_height` and `max_width`.
+    transformers do for `shortest_edge`, and for `max_height` and `max_width`. With both, the shorter side becomes
+    `short`, or less where the longer one would exceed `long`: mmsegmentation's `Resize` with `keep_ratio`.
 
     Args:
         own (`tuple[int, int]`):
@@ -40,11 +41,14 @@ def resized(own: tuple[int, int], size: EvalSize) -> tuple[int, int]:
     if not isinstance(size, Mapping):
         return size[0], size[1]
     height, width = own
-    if "short" in size:
-        short, long = min(own), int(size["short"] * max(own) / min(own))
-        return (size["short"], long) if height == short else (long, size["short"])
-    scale = min(size["long"] / height, size["long"] / width)
-    return max(int(height * scale), 1), max(int(width * scale), 1)
+    if "short" not in size:
+        scale = min(size["long"] / height, size["long"] / width)
+        return max(int(height * scale), 1), max(int(width * scale), 1)
+    exact: float = size["short"]
+    if (long := size.get("long")) is not None and max(own) / min(own) * exact > long:
+        exact = long * min(own) / max(own)
+    sides = max(round(exact), 1), max(int(exact * max(own) / min(own)), 1)
+    return sides if height <= width else sides[::-1]
 
 
 def halve(image: Image.Image, mask: np.ndarray) -> tuple[Image.Image, np.ndarray]:

@@ -219,8 +219,8 @@ class EvalTransform:
 
     Args:
         size (`EvalSize`):
-            (height, width) that images are resized to (bilinear, antialiased), `{"short": n}` or `{"long": n}`, which
-            keep the aspect ratio; `"own"` or None: their own.
+            (height, width) that images are resized to (bilinear, antialiased), `{"short": n}`, `{"long": n}` or both,
+            which keep the aspect ratio; `"own"` or None: their own.
         mean (`Sequence[float]`, *optional*, defaults to `IMAGENET_MEAN`):
             Mean per channel, of pixels in 0..1; the image processor's.
         std (`Sequence[float]`, *optional*, defaults to `IMAGENET_STD`):

@@ -72,8 +72,8 @@ def segmentation_processor(
             The checkpoint's processor, for its mean and standard deviation; 0 and 1 if it does not normalize,
             ImageNet's if there is none.
         size (`EvalSize`):
-            Height and width that images are resized to, bilinear and antialiased, `{"short": n}` or `{"long": n}`;
-            `"own"` or `None` keeps their size.
+            Height and width that images are resized to, bilinear and antialiased, `{"short": n}`, `{"long": n}` or
+            both; `"own"` or `None` keeps their size.
         model_type (`str`, *optional*):
             `config.model_type` of the model, whose family has a class of image processors; SegFormer's by default.
     """
@@ -102,8 +102,8 @@ def segmentation_processor(
     }
     if isinstance(size, Mapping):
         short, long = size.get("short"), size.get("long")
-        # Mask2Former's wants a bound on the longer side too: one that no image reaches.
-        sides = {"shortest_edge": short, "longest_edge": 10**6}
+        # Mask2Former's wants a bound on the longer side in any case: one that no image reaches.
+        sides = {"shortest_edge": short, "longest_edge": long or 10**6}
         settings["size"] = sides if short else {"max_height": long, "max_width": long}
     elif settings["do_resize"] and size is not None:
         settings["size"] = {"height": size[0], "width": size[1]}

@@ -82,8 +82,9 @@ class DataSection(Section):
     )
     eval_size: EvalSize | None = Field(
         default=None,
-        description="What images are resized to for evaluation and prediction: `[height, width]`; `{short: N}` or "
-        "`{long: N}`, which keep the aspect ratio; or `own`. Default: `image_size`.",
+        description="What images are resized to for evaluation and prediction: `[height, width]`; `{short: N}`, "
+        "`{long: N}` or both, which keep the aspect ratio, with both as large as fits; or `own`. Default: "
+        "`image_size`.",
     )
     crop_size: Size | None = Field(default=None, description="Size of a random crop. Default: `image_size`.")
     augment: Annotated[str, OneOf(AUGMENTATIONS)] | None = Field(

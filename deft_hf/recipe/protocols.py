@@ -28,15 +28,17 @@ class Protocol:
     scored: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
-# The authors' configurations keep the aspect ratio at test, within 1024 x 512 say: a short side of 512, but for images
-# wider than 2:1.
+# Within 1024 x 512, with the aspect ratio kept (`keep_ratio` of mmsegmentation), and so on.
+_512 = {"short": 512, "long": 1024}
+_720 = {"short": 720, "long": 1280}
+_1024 = {"short": 1024, "long": 2048}
 _DISTORTED = {"photometric_distortion": True, "blur": None, "flip": 0.5, "max_class_share": 0.75}
 _RARE = {**_DISTORTED, "scale": (1.0, 1.0), "sampling": "rare_class", "rare_class_temperature": 0.01}
 # Short sides of 256 to 1024: those of 512, times 0.5 to 2.
 _SHORT = {**_DISTORTED, "crop_size": (512, 512), "scale": (0.5, 2.0), "eval_size": "own"}
 _SLID = {**_SHORT, "window": (512, 512), "stride": (341, 341)}
+_OWN_TESTS = {"gtav": {"eval_size": _720}, "bdd100k": {"eval_size": _720}}
 _HALVES = {"labels": "mapillary_rein", "halve": True}
-_REIN = {"cityscapes": {"eval_size": (512, 1024)}, "bdd100k": {"eval_size": (720, 1280)}}
 
 PROTOCOLS: dict[str, Protocol] = {
     "robustnet": Protocol(
@@ -58,7 +60,7 @@ PROTOCOLS: dict[str, Protocol] = {
     ),
     "daformer": Protocol(
         "DAFormer, generalizing: Hoyer et al., TPAMI 2023, https://arxiv.org/abs/2304.13615",
-        {**_RARE, "crop_size": (512, 512), "eval_size": {"short": 512}},
+        {**_RARE, "crop_size": (512, 512), "eval_size": _512},
         image_size=(720, 1280),
     ),
     "hrda": Protocol(
@@ -66,7 +68,7 @@ PROTOCOLS: dict[str, Protocol] = {
         {
             **_RARE,
             "crop_size": (1024, 1024),
-            "eval_size": {"short": 1024},
+            "eval_size": _1024,
             "window": (1024, 1024),
             "stride": (512, 512),
         },
@@ -76,13 +78,13 @@ PROTOCOLS: dict[str, Protocol] = {
         "Rein: Wei et al., CVPR 2024, https://arxiv.org/abs/2312.04265",
         _SLID,
         image_size=(512, 931),
-        scored={**_REIN, "mapillary": {**_HALVES, "eval_size": {"short": 512}}},
+        scored={**_OWN_TESTS, "cityscapes": {"eval_size": _512}, "mapillary": {**_HALVES, "eval_size": _512}},
     ),
     "soma": Protocol(
         "SoMA: Yun et al., CVPR 2025, https://arxiv.org/abs/2412.04077",
         _SLID,
         image_size=(512, 931),
-        scored={**_REIN, "mapillary": {**_HALVES, "eval_size": {"short": 1024}}},
+        scored={**_OWN_TESTS, "cityscapes": {"eval_size": _1024}, "mapillary": {**_HALVES, "eval_size": _1024}},
     ),
 }
 
@@ -160,6 +162,8 @@ def described(data: Any) -> str:
         f"no class above {data.max_class_share:.0%} of a crop",
         f"flipped with probability {data.flip}",
         *filter(None, colors),
+        f"the style {data.style} with probability {data.style_probability}" if data.style else "",
+        "a LAB-recolored copy of each crop" if data.recolor else "",
         of_sampling[data.sampling],
     ]
     shown = data.shown_sizes()
@@ -180,11 +184,14 @@ def described(data: Any) -> str:
     if data.window is not None:
         stride = "two thirds of it" if data.stride is None else _words(data.stride)
         slides = f"sliding windows of {_words(data.window)}, stride {stride}"
+    if data.test_flip or [*data.test_scales] != [1.0]:
+        scales = ", ".join(map(str, data.test_scales))
+        slides += f"; mean over the scales {scales}" + (", each mirrored too" if data.test_flip else "")
     values = {**protocol.data, **({"image_size": protocol.image_size} if protocol.image_size else {})}
     other = [f"data.{key}" for key, value in values.items() if getattr(data, key) != value]
     lines = [
         f"protocol {data.protocol} ({protocol.source})",
-        f"  training on {', '.join(entry.name for entry in data.source)}: {'; '.join(training)}",
+        f"  training on {', '.join(entry.name for entry in data.source)}: {'; '.join(filter(None, training))}",
         f"  test: {'; '.join(tests)}",
         f"  inference: {slides}; scores at the size of the labels",
         *([f"  other than the protocol, as the recipe states: {', '.join(other)}"] if other else []),
@@ -194,6 +201,6 @@ def described(data: Any) -> str:
 
 def _words(size: Any) -> str:
     if isinstance(size, Mapping):
-        ((side, length),) = size.items()
-        return f"{side} side {length}"
+        short, long = size.get("short"), size.get("long")
+        return f"long side {long}" if short is None else f"short side {short}" + (f", long at most {long}" if long else "")
     return "their own size" if size in (None, "own") else f"{size[0]} x {size[1]}"

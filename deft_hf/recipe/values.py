@@ -92,16 +92,18 @@ Positive = Annotated[int, Field(gt=0), Expected("a whole number above 0")]
 Size = Annotated[tuple[Positive, Positive], Expected("[height, width], two whole numbers above 0")]
 
 
-def _one_side(size: Any) -> Any:
-    if isinstance(size, dict) and [*size] not in (["short"], ["long"]):
-        raise ValueError("one side gives the other")
+def _sides(size: Any) -> Any:
+    if isinstance(size, dict) and not (size and {*size} <= {"short", "long"}):
+        raise ValueError("unknown sides")
+    if isinstance(size, dict) and len(size) == 2 and size["short"] > size["long"]:
+        raise ValueError("the shorter side is the longer one")
     return size
 
 
 EvalSize = Annotated[
     tuple[Positive, Positive] | dict[str, Positive] | Literal["own"],
-    AfterValidator(_one_side),
-    Expected("[height, width], {short: N} or {long: N}, whole numbers above 0, or own"),
+    AfterValidator(_sides),
+    Expected("[height, width], {short: N}, {long: N} or {short: N, long: M}, whole numbers above 0, or own"),
 ]
 
 

@@ -25,6 +25,11 @@ from deft_hf.models.processor import segmentation_processor
         ((2448, 3264), {"long": 1024}, (768, 1024)),
         ((3264, 2448), {"long": 1024}, (1024, 768)),
         ((1, 4000), {"long": 10}, (1, 10)),
+        ((1024, 2048), {"short": 512, "long": 1024}, (512, 1024)),
+        ((1052, 1914), {"short": 512, "long": 1024}, (512, 931)),
+        ((2448, 3264), {"short": 1024, "long": 2048}, (1024, 1365)),
+        ((800, 2000), {"short": 512, "long": 1024}, (410, 1024)),  # 409.6
+        ((2000, 800), {"short": 512, "long": 1024}, (1024, 410)),
     ],
 )
 def test_resized(own, size, expected):
@@ -32,7 +37,7 @@ def test_resized(own, size, expected):
 
 
 @pytest.mark.parametrize("model_type", sorted({family.processor: name for name, family in FAMILIES.items()}.values()))
-@pytest.mark.parametrize("size", [None, "own", (40, 64), {"short": 40}, {"long": 40}], ids=str)
+@pytest.mark.parametrize("size", [None, "own", (40, 64), {"short": 40}, {"long": 40}, {"short": 40, "long": 50}], ids=str)
 @pytest.mark.parametrize("own", [(50, 77), (77, 50)])
 def test_the_processor_does_what_the_transform_does(model_type, size, own):
     pixels = np.random.default_rng(0).integers(0, 256, (*own, 3), np.uint8)

@@ -37,16 +37,16 @@ def scored(data):
 
 
 PLAIN = (None, False, None, "ignore", None)
+HALVED = (True, None, "ignore", "mapillary_rein")
+WITHIN = {short: {"short": short, "long": long} for short, long in ((512, 1024), (720, 1280), (1024, 2048))}
 EXPECTED = {
     "robustnet": ((768, 768), None, "own", None, [PLAIN, PLAIN, (None, False, 1536, 0, None)]),
-    "daformer": ((512, 512), (720, 1280), {"short": 512}, None, [PLAIN] * 3),
-    "hrda": ((1024, 1024), (1440, 2560), {"short": 1024}, (1024, 1024), [PLAIN] * 3),
+    "daformer": ((512, 512), (720, 1280), WITHIN[512], None, [PLAIN] * 3),
+    "hrda": ((1024, 1024), (1440, 2560), WITHIN[1024], (1024, 1024), [PLAIN] * 3),
     "rein": ((512, 512), (512, 931), "own", (512, 512), [
-        ((512, 1024), *PLAIN[1:]), ((720, 1280), *PLAIN[1:]),
-        ({"short": 512}, True, None, "ignore", "mapillary_rein")]),
+        (WITHIN[512], *PLAIN[1:]), (WITHIN[720], *PLAIN[1:]), (WITHIN[512], *HALVED)]),
     "soma": ((512, 512), (512, 931), "own", (512, 512), [
-        ((512, 1024), *PLAIN[1:]), ((720, 1280), *PLAIN[1:]),
-        ({"short": 1024}, True, None, "ignore", "mapillary_rein")]),
+        (WITHIN[1024], *PLAIN[1:]), (WITHIN[720], *PLAIN[1:]), (WITHIN[1024], *HALVED)]),
 }  # fmt: skip
 
 
@@ -89,13 +89,18 @@ def test_it_reads_like_a_paper(load):
         "# protocol rein (Rein: Wei et al., CVPR 2024, https://arxiv.org/abs/2312.04265)",
         "#   training on gtav: images at 512 x 931; scaled by 0.5 to 2.0; crops of 512 x 512; no class above 75% of a "
         "crop; flipped with probability 0.5; PhotoMetricDistortion; every image once an epoch",
-        "#   test: cityscapes at 512 x 1024; bdd100k at 720 x 1280; mapillary at short side 512 (images and labels "
-        "halved, labels mapillary_rein)",
+        "#   test: cityscapes at short side 512, long at most 1024; bdd100k at short side 720, long at most 1280; "
+        "mapillary at short side 512, long at most 1024 (images and labels halved, labels mapillary_rein)",
         "#   inference: sliding windows of 512 x 512, stride 341 x 341; scores at the size of the labels",
     ]
     robustnet = described(load("data.protocol=robustnet").data)
     assert "mapillary at their own size (images and labels cropped or padded to 1536, padding is 0)" in robustnet
     assert "class-uniform sampling (share 0.5, tiles of 1024)" in robustnet
+    more = ["data.recolor=true", "data.style=randconv", "data.test_flip=true", "data.test_scales=[0.5, 1]"]
+    said = described(load("data.protocol=robustnet", "data.eval_size={long: 64}", *more).data)
+    assert "the style randconv with probability 0.5; a LAB-recolored copy of each crop; class-uniform" in said
+    assert "whole images; mean over the scales 0.5, 1.0, each mirrored too; scores" in said
+    assert "bdd100k at long side 64;" in said
     assert described(load().data) == ""
 
 

@@ -140,6 +140,10 @@ def test_the_authors_recipes_have_their_figures(name, tmp_path):
     assert (data.crop_size, data.scale, data.flip, data.recolor) == ((768, 768), (0.5, 2.0), 0.5, True)
     assert (data.color_jitter, data.color_jitter_probability) == ((0.4, 0.4, 0.4, 0.1), 0.5)
     assert (data.blur, data.max_class_share) == ((0.15, 1.3), 1.0)
+    assert (data.eval_size, data.window, data.test_scales, data.test_flip) == ("own", None, [1.0], False)
+    squares = {entry.name: (entry.crop_or_pad, entry.pad_label) for entry in data.unseen if entry.crop_or_pad}
+    assert squares == {"mapillary": (1536, 0)} and args.per_device_eval_batch_size == 1
+    assert (args.per_device_train_batch_size, args.dataloader_drop_last) == (4, True)
     assert (data.sampling, data.class_uniform_share, data.class_uniform_tile) == ("class_uniform", 0.5, 1024)
 
 

@@ -40,7 +40,7 @@ def test_by_default_images_are_tested_at_the_image_size():
 
 @pytest.mark.parametrize(
     "size, shown",
-    [("[32, 64]", (32, 64)), ("{short: 32}", (32, 48)), ("{long: 48}", (32, 48)), ("own", (64, 96))],
+    [("[32, 64]", (32, 64)), ("{short: 32}", (32, 48)), ("{long: 48}", (32, 48)), ("{short: 48, long: 48}", (32, 48)), ("own", (64, 96))],
 )
 def test_test_sizes(size, shown):
     data = recipe(f"data.eval_size={size}", "data.image_size=[16, 24]", "data.crop_size=[16, 16]").data
@@ -86,11 +86,12 @@ def test_every_command_sees_what_training_sees(tmp_path, monkeypatch):
     "settings, unseen, message",
     [
         (
-            ["data.eval_size={short: 3, long: 4}"],
+            ["data.eval_size={short: 4, long: 3}"],
             "{}",
             r"data.eval_size: found .*, expected \[height, width\], \{short",
         ),
         (["data.eval_size={side: 3}"], "{}", "data.eval_size: found"),
+        (["data.eval_size={}"], "{}", "data.eval_size: found"),
         (["data.eval_size=half"], "{}", "data.eval_size: found"),
         (["data.eval_size={short: 0}"], "{}", "data.eval_size: found"),
         (["data.source.0.halve=true"], "{}", "data.source.0.halve: found in source"),
