@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from deft_hf.utils.console import add_model, add_output_options, command_parser, numbers, parse, sizes, sizes_or_own
+from deft_hf.utils.console import add_model, add_output_options, add_views, command_parser, numbers, parse
 from deft_hf.utils.errors import UserError, run_command
 
 
@@ -41,9 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("images", nargs="+", help="pictures, and folders of them")
     add("--out", required=True, help="the folder to write to; new or empty")
-    add("--size", type=sizes_or_own, metavar="HEIGHT,WIDTH", help="of the images, or 'own' (default: the processor's)")
-    add("--window", type=sizes, metavar="HEIGHT,WIDTH", help="slide a window of this size over the image")
-    add("--stride", type=sizes, metavar="DOWN,ACROSS", help="step of the window (default: two thirds of it)")
+    add_views(parser)
     add("--value-range", type=numbers, metavar="LOW,HIGH", help="of images of more than 8 bits (default: the model's)")
     add("--as", dest="server", metavar="SERVER", help="write what a server takes too: cityscapes, acdc, wilddash")
     add("--no-overlays", dest="overlays", action="store_false", help="write ids and colours alone, which is quicker")

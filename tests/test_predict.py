@@ -137,6 +137,31 @@ def test_saving_draws_on_no_picture_of_others(model, tmp_path):
         assert (tmp_path / kind / "a.png").read_bytes() == (tmp_path / kind / "b.png").read_bytes()
 
 
+def test_the_probabilities_of_several_views_are_averaged(model, tmp_path):
+    """As `evaluate` does by `data.test_scales` and `data.test_flip`."""
+    net, folder = model
+    image = picture(seed=3)
+    image.save(tmp_path / "it.png")
+    given = [str(folder), str(tmp_path / "it.png"), "--quiet"]
+    predict.main([*given, "--out", str(tmp_path / "out"), "--test-scales", "0.5,1,1.5", "--test-flip"])
+    pixels = segmentation_processor(None, (64, 96))(images=image, return_tensors="pt")["pixel_values"]
+    total = 0
+    for scale in (0.5, 1, 1.5):
+        size = (int(64 * scale), int(96 * scale))
+        seen = interpolate(pixels, size=size, mode="bilinear", antialias=scale < 1) if scale != 1 else pixels
+        for flip in (False, True):
+            with torch.no_grad():
+                logits = net(seen.flip(-1) if flip else seen).logits
+            logits = interpolate(logits, size=image.size[::-1], mode="bilinear").softmax(1)
+            total = total + (logits.flip(-1) if flip else logits)
+    found = np.asarray(Image.open(tmp_path / "out" / "classes" / "it.png"))
+    assert np.array_equal(found, total.argmax(1)[0].numpy())
+    assert not np.array_equal(found, Segmenter.open(str(folder)).classes(image))
+    with pytest.raises(UserError, match="test_scales: found .*, expected a list of scales above 0"):
+        predict_pictures(str(folder), tmp_path / "it.png", tmp_path / "none", test_scales=[0])
+    assert not (tmp_path / "none").exists()
+
+
 def test_a_window_slides_over_images_of_their_own_size(model):
     net, folder = model
     image = picture(90, 130)

@@ -202,5 +202,6 @@ def described(data: Any) -> str:
 def _words(size: Any) -> str:
     if isinstance(size, Mapping):
         short, long = size.get("short"), size.get("long")
-        return f"long side {long}" if short is None else f"short side {short}" + (f", long at most {long}" if long else "")
+        bound = f", long at most {long}" if long else ""
+        return f"long side {long}" if short is None else f"short side {short}{bound}"
     return "their own size" if size in (None, "own") else f"{size[0]} x {size[1]}"

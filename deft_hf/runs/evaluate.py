@@ -16,6 +16,7 @@ from tqdm import tqdm
 from deft_hf.data.domains import Domain
 from deft_hf.data.roles import Domains
 from deft_hf.data.servers import check_names, id_table, server_of, write_archive
+from deft_hf.data.sizes import ResizedDomain, halve
 from deft_hf.data.unreadable import Reader
 from deft_hf.models.processor import segmentation_processor
 from deft_hf.recipe import Recipe
@@ -85,7 +86,9 @@ def evaluate(
             Run Python code of the model's repository; without it, none is ever run.
         server (`str`, *optional*):
             `cityscapes`, `acdc` or `wilddash`: write `DOMAIN/SERVER.zip` too, for each domain whose images are called
-            as those of this benchmark, see [`~deft_hf.data.servers`]. It is made of the `pictures`.
+            as those of this benchmark, see [`~deft_hf.data.servers`]. It is made of the `pictures`, which have the
+            images' own size at whatever size the model sees them; domains that are themselves halved, cropped or
+            padded are refused.
         pictures (`bool`, *optional*, defaults to `True`):
             Write the classes of every image as PNG too, see [`Segmenter.save`].
         overwrite (`bool`, *optional*, defaults to `False`):
@@ -98,7 +101,8 @@ def evaluate(
 
     Raises:
         UserError: The model cannot be opened or has other classes than the recipe, the data cannot be read, an id
-            would lead out of `out`, or `out` holds something else, lies among the data or cannot be written to.
+            would lead out of `out`, `out` holds something else, lies among the data or cannot be written to, or
+            `server` does not take the classes, names or sizes of what is predicted.
 
     Example:
 
@@ -302,6 +306,13 @@ def _submitted(server: str, domains: Domains, pictures: bool) -> list[Domain]:
     found = [domain for domain in domains.evaluated if all(map(benchmark.file_name, domain.ids))]
     for domain in found:
         check_names(benchmark, domain.ids)
+        if isinstance(domain, ResizedDomain):
+            key = "halve" if domain.change is halve else "crop_or_pad"
+            raise UserError(
+                f"{domain.name}: found {key}, so that predictions are of another size than the images, but "
+                f"{benchmark.title}'s server takes them at the images' own; remove {key}, or write no archive for a "
+                "server. An eval_size may stay: what is predicted at it is resized back"
+            )
     if not found:
         check_names(benchmark, domains.evaluated[0].ids)
     return found

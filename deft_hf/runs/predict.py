@@ -23,6 +23,7 @@ from deft_hf.data.pictures import ValueRange, check_value_range
 from deft_hf.data.servers import check_names, id_table, server_of, write_archive
 from deft_hf.runs.segmenter import Segmenter, Size
 from deft_hf.scoring.report import save_json
+from deft_hf.scoring.test_time import Views
 from deft_hf.utils.ahead import done_ahead
 from deft_hf.utils.errors import UserError
 from deft_hf.utils.integrity import writing
@@ -104,6 +105,8 @@ def predict(
     size: Size | Literal["own"] | None = None,
     window: Size | None = None,
     stride: Size | None = None,
+    test_scales: Sequence[float] | None = None,
+    test_flip: bool = False,
     value_range: ValueRange | None = None,
     server: str | None = None,
     overlays: bool = True,
@@ -133,6 +136,10 @@ def predict(
             (height, width) of a sliding window.
         stride (`tuple[int, int]`, *optional*):
             Step of the window, down and across; by default two thirds of it.
+        test_scales (`Sequence[float]`, *optional*):
+            Scales at which each picture is seen; the probabilities are averaged. By default it is seen as it is.
+        test_flip (`bool`, *optional*, defaults to `False`):
+            Whether each picture is seen mirrored too.
         value_range (`tuple[float, float]`, *optional*):
             What is black and what is white in images of more than 8 bits; by default what the model was trained with.
         server (`str`, *optional*):
@@ -152,8 +159,8 @@ def predict(
 
     Raises:
         UserError: A path is no picture, two pictures have the same name, `out` lies among the pictures, holds
-            something else or cannot be written to, the model cannot be opened, or `server` does not know the name of a
-            picture or of a class.
+            something else or cannot be written to, the model cannot be opened or takes no images at `test_scales`, or
+            `server` does not know the name of a picture or of a class.
 
     Example:
 
@@ -171,11 +178,12 @@ def predict(
     benchmark = None if server is None else server_of(server)
     if benchmark is not None:
         check_names(benchmark, pictures)
+    views = Views((1.0,) if test_scales is None else tuple(test_scales), test_flip)
     listed: list[dict[str, Any]] = []
     by_key: dict[str, str] = {}
     unreadable: list[str] = []
     with claim_output(out, "predict", overwrite) as folder:
-        segmenter = Segmenter.open(model, revision, device, size, window, stride, trust_remote_code)
+        segmenter = Segmenter.open(model, revision, device, size, window, stride, trust_remote_code, views)
         value_range = check_value_range(value_range or segmenter.value_range)
         if benchmark is not None:
             id_table(benchmark, segmenter.names)  # refuses before the first picture is segmented

@@ -93,6 +93,9 @@ class Segmenter:
     views: Views = Views()
     sizes: Mapping[str, EvalSize] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.views.check(one_size=self.family.side is not None and self.window is None)
+
     @classmethod
     def open(
         cls,
@@ -103,6 +106,7 @@ class Segmenter:
         window: Size | None = None,
         stride: Size | None = None,
         trust_remote_code: bool = False,
+        views: Views = Views(),  # noqa: B008 (frozen)
     ) -> Segmenter:
         """Opens a model by its Hub name or folder.
 
@@ -122,9 +126,12 @@ class Segmenter:
                 See the class.
             trust_remote_code (`bool`, *optional*, defaults to `False`):
                 Run Python code of the repository, at the revision named; without it, none is ever run.
+            views (`Views`, *optional*):
+                See the class.
 
         Raises:
-            UserError: The model or its processor cannot be opened, or there is no such device.
+            UserError: The model or its processor cannot be opened, it cannot see the `views`, or there is no such
+                device.
         """
         refuse_damaged(Path(name).expanduser())
         model = open_model(name, revision, trust_remote_code)
@@ -143,7 +150,7 @@ class Segmenter:
         if only is not None and not (getattr(processor, "size", None) or {}).get("height"):
             # It keeps the aspect ratio, then cuts images up or pads them.
             processor = segmentation_processor(processor, only, model.config.model_type)
-        return cls(model, processor, family, names, palette, size, window, stride)
+        return cls(model, processor, family, names, palette, size, window, stride, views)
 
     def at(self, domain: str) -> Segmenter:
         """The segmenter as it sees images of a domain: resized to the domain's own size, where `sizes` has one."""

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from deft_hf.models.objectives import Objective
+from deft_hf.utils.errors import UserError
 
 Logits = Callable[[Tensor], Tensor]
 
@@ -44,6 +45,24 @@ class Views:
     def are_one(self) -> bool:
         """Whether the image is seen once, as it is."""
         return tuple(self.scales) == (1.0,) and not self.flip
+
+    def check(self, one_size: bool = False) -> None:
+        """Refuse scales that no image can be seen at.
+
+        Args:
+            one_size (`bool`, *optional*, defaults to `False`):
+                Whether the model takes images of one size alone, and sees them whole.
+
+        Raises:
+            UserError: There is no scale, one is not above 0, or the model takes none but 1.
+        """
+        if not self.scales or min(self.scales) <= 0:
+            raise UserError(f"test_scales: found {[*self.scales]}, expected a list of scales above 0")
+        if one_size and {*self.scales} != {1}:
+            raise UserError(
+                f"test_scales: found {[*self.scales]}, but the model takes images of one size alone; give a "
+                "window, or leave the scales out"
+            )
 
     def logits(self, pixel_values: Tensor, objective: Objective, of: Logits) -> Tensor:
         """Logits that stand for the mean of the probabilities of all views.

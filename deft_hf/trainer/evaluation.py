@@ -85,11 +85,7 @@ class Evaluator:
         self.accelerator = accelerator
         self.seed = seed
         self.window, self.stride, self.views = window, stride, views
-        if family.side is not None and window is None and any(scale != 1 for scale in views.scales):
-            raise UserError(
-                f"test_scales: found {list(views.scales)}, but the model takes images of one size alone; give a "
-                "window, or leave the scales out"
-            )
+        views.check(one_size=family.side is not None and window is None)
         self.own_metrics = own_metrics
         self.further = further_metrics(further)
         self.scores: dict[str, Scores] = {}

@@ -86,6 +86,16 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="such as cpu or cuda:1 (default: an accelerator where there is one)")
 
 
+def add_views(parser: argparse.ArgumentParser) -> None:
+    """How a model sees an image: `--size`, `--window`, `--stride`, `--test-scales` and `--test-flip`."""
+    add = parser.add_argument
+    add("--size", type=sizes_or_own, metavar="HEIGHT,WIDTH", help="of the images, or 'own' (default: the processor's)")
+    add("--window", type=sizes, metavar="HEIGHT,WIDTH", help="slide a window of this size over the image")
+    add("--stride", type=sizes, metavar="DOWN,ACROSS", help="step of the window (default: two thirds of it)")
+    add("--test-scales", type=numbers, metavar="SCALE,...", help="see each image at these scales (default: as it is)")
+    add("--test-flip", action="store_true", help="see each image mirrored too")
+
+
 def add_trust(parser: argparse.ArgumentParser) -> None:
     """`--trust-remote-code`."""
     trust = "run Python code of the model's repository, at the revision named (default: never)"

@@ -37,7 +37,9 @@ def test_resized(own, size, expected):
 
 
 @pytest.mark.parametrize("model_type", sorted({family.processor: name for name, family in FAMILIES.items()}.values()))
-@pytest.mark.parametrize("size", [None, "own", (40, 64), {"short": 40}, {"long": 40}, {"short": 40, "long": 50}], ids=str)
+@pytest.mark.parametrize(
+    "size", [None, "own", (40, 64), {"short": 40}, {"long": 40}, {"short": 40, "long": 50}], ids=str
+)
 @pytest.mark.parametrize("own", [(50, 77), (77, 50)])
 def test_the_processor_does_what_the_transform_does(model_type, size, own):
     pixels = np.random.default_rng(0).integers(0, 256, (*own, 3), np.uint8)

@@ -151,6 +151,32 @@ def test_the_sections_of_a_recipe_name_the_start_and_it_says_what_is_new(tmp_pat
     assert capsys.readouterr().out == ""
 
 
+def test_a_model_of_one_size_refuses_test_sizes_of_domains(tmp_path):
+    tiny.build("eomt").save_pretrained(tmp_path)
+    side = [tiny.SIDE, tiny.SIDE]
+    section = ModelSection(checkpoint=str(tmp_path))
+
+    def start(size, **options):
+        town = {"streets": "night", "name": "town", "count": 1} | ({} if size is None else {"eval_size": size})
+        data = DataSection(
+            labels={"names": ["a", "b"]},
+            source=[{"streets": "clear", "count": 1}],
+            unseen=[town],
+            crop_size=side,
+            **options,
+        )
+        return open_start(section, data, data.label_space(), seed=0, announce=False)
+
+    for size in ("own", {"short": 64}, [64, 96]):
+        with pytest.raises(UserError, match=rf"found eval_size .* of town, but {tmp_path} takes images of 64 x 64 al"):
+            start(size, image_size=side)
+        start(size, window=side)
+    for size in (None, side):
+        start(size, image_size=side)
+    with pytest.raises(UserError, match="data.eval_size: found .*takes images of 64 x 64 alone"):
+        start(None, image_size=side, eval_size={"short": 64})
+
+
 @pytest.mark.parametrize("model_type", sorted(tiny.BUILDERS))
 def test_the_auto_class_of_a_family_is_that_of_its_objective(model_type):
     assert auto_class(tiny.build(model_type).config).__name__ == FAMILIES[model_type].objective.auto_class

@@ -40,7 +40,13 @@ def test_by_default_images_are_tested_at_the_image_size():
 
 @pytest.mark.parametrize(
     "size, shown",
-    [("[32, 64]", (32, 64)), ("{short: 32}", (32, 48)), ("{long: 48}", (32, 48)), ("{short: 48, long: 48}", (32, 48)), ("own", (64, 96))],
+    [
+        ("[32, 64]", (32, 64)),
+        ("{short: 32}", (32, 48)),
+        ("{long: 48}", (32, 48)),
+        ("{short: 48, long: 48}", (32, 48)),
+        ("own", (64, 96)),
+    ],
 )
 def test_test_sizes(size, shown):
     data = recipe(f"data.eval_size={size}", "data.image_size=[16, 24]", "data.crop_size=[16, 16]").data

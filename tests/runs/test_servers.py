@@ -94,6 +94,12 @@ def test_evaluate_writes_it_of_the_benchmarks_domains(model, tmp_path):
     assert [*found] == [f"{key.split('/')[1]}_leftImg8bit.png" for key in frames]
     for key, raw in zip(frames, found.values(), strict=True):
         assert np.array_equal(raw, raw_of(np.asarray(Image.open(tmp_path / f"out/city/classes/{key}.png"))))
+    assert {raw.shape for raw in found.values()} == {(50, 70)}  # not the 64 x 96 that the model sees
+    for key, value in (("halve", "true"), ("crop_or_pad", 32)):
+        with pytest.raises(UserError, match=f"city: found {key}, so that .* Cityscapes's server takes them at the im"):
+            evaluate.main([*given[:2], f"data.unseen.0.{key}={value}", "--out", str(tmp_path / key), *given[4:]])
+        assert not (tmp_path / key).exists()
+    evaluate.main([*given[:2], "data.unseen.1.halve=true", "--out", str(tmp_path / "other"), *given[4:]])
     with pytest.raises(UserError, match="is made of the pictures"):
         evaluate.main([*given, "--no-pictures", "--overwrite"])
     with pytest.raises(UserError, match="is not called as the images of WildDash 2 are"):

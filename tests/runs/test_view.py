@@ -132,6 +132,30 @@ def test_pictures_are_what_the_models_predict(gallery, run):
     assert np.array_equal((differ == module._WRONG).all(-1), ids["joint"] != ids["deft"])
 
 
+def test_each_domain_is_seen_at_its_test_size(run):
+    resolved = (run / RECIPE).read_text()
+    recipe = Recipe.load(run / RECIPE, ["data.eval_size={short: 32}", "data.unseen.0.eval_size=[48, 80]"])
+    (run / RECIPE).write_text(recipe.to_yaml())
+    try:
+        sized = Gallery(run)
+        sized.describe("night", 0)
+        seen = []
+        sized._models["deft"].model.register_forward_pre_hook(lambda model, args: seen.append(args[0].shape[2:]))
+        for shelf in ("night", "clear", "client"):
+            sized.describe(shelf, 1)
+        sized.picture(OWN, sized.add(pixels_of((40, 80))), "method:deft")
+        assert [tuple(size) for size in seen] == [(48, 80), (32, 48), (32, 48), (32, 64)]
+        assert pixels(sized.picture("night", 1, "method:deft")).shape == (*SIZE, 3)
+    finally:
+        (run / RECIPE).write_text(resolved)
+
+
+def pixels_of(size):
+    stream = io.BytesIO()
+    Image.new("RGB", size[::-1], (90, 120, 150)).save(stream, "PNG")
+    return stream.getvalue()
+
+
 def test_images_are_ranked_by_disagreement(gallery, monkeypatch):
     shares = [gallery.describe("night", index)["disagreement"] for index in range(3)]
     assert gallery.ranked("night") == sorted(range(3), key=lambda index: -shares[index])
@@ -164,9 +188,7 @@ def test_the_page_and_its_parts_are_served(ask):
 
 
 def test_a_picture_can_be_dropped_in(ask):
-    stream = io.BytesIO()
-    Image.new("RGB", (40, 30), (90, 120, 150)).save(stream, "PNG")
-    status, content, _ = ask("/own", stream.getvalue(), **{"X-View": "own"})
+    status, content, _ = ask("/own", pixels_of((30, 40)), **{"X-View": "own"})
     assert status == 200 and json.loads(content) == {"shelf": OWN, "index": 0}
     status, content, _ = ask("/picture?shelf=your+pictures&index=0&what=method:deft")
     assert status == 200 and pixels(content).shape == (30, 40, 3)

@@ -92,3 +92,9 @@ def test_scales_of_a_model_of_one_size_are_refused():
     with pytest.raises(UserError, match="test_scales: found .* the model takes images of one size alone"):
         Evaluator(family, ["a"], None, 0, None, None, views=Views((0.5, 1.0)))
     Evaluator(family, ["a"], None, 0, None, None, views=Views(flip=True))
+
+
+@pytest.mark.parametrize("scales", [(), (0.5, 0), (-1,)])
+def test_scales_are_above_0(scales):
+    with pytest.raises(UserError, match="test_scales: found .*, expected a list of scales above 0"):
+        Views(scales).check()
