@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.ndimage import center_of_mass
 
 from deft_hf.data import class_index
 from deft_hf.data.class_index import ClassIndex, frequencies
@@ -41,6 +42,28 @@ def test_tiles_are_whole_and_begin_at_the_top_left(folder, tmp_path):
     # Two by two tiles: what lies right of column 40 is in none, in which class c is.
     assert index.centroids.tolist() == [[0, 0, 4, 9], *([2, 1, y, x] for y in (9, 29) for x in (9, 29))]
     assert index.pixels[0].tolist() == [200, 0, 20]
+
+
+@pytest.mark.parametrize("tile", [16, 64, 70_000])
+def test_centroids_are_the_centers_of_mass(tmp_path, tile):
+    """Rounded down, as in RobustNet's code; also where a tile has more rows than 16 bits can count."""
+    rng = np.random.default_rng(0)
+    height, width = (66_000, 3) if tile > 2**16 else (40, 70)
+    mask = rng.choice([0, 7, 9], (height, width), p=[0.1, 0.1, 0.8]).astype(np.uint8)
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "images").mkdir()
+    Image.fromarray(mask).save(tmp_path / "masks" / "x.png")
+    Image.new("RGB", (width, height)).save(tmp_path / "images" / "x.png")
+    expected = []
+    for top in range(0, max(height // tile, 1) * tile, tile):
+        for left in range(0, max(width // tile, 1) * tile, tile):
+            for each, raw in ((0, 7), (2, 9)):
+                inside = mask[top : top + tile, left : left + tile] == raw
+                if inside.any():
+                    row, column = center_of_mass(inside)
+                    expected.append([0, each, top + int(row + 1e-9), left + int(column + 1e-9)])
+    found = ClassIndex.of(Domain.from_folder(tmp_path, LABELS), tile, cache=tmp_path / "cache").centroids
+    assert len(expected) > 1 and found.tolist() == expected
 
 
 def test_a_second_start_decodes_no_mask(folder, tmp_path, monkeypatch):
