@@ -9,8 +9,8 @@ check, is measured apart.
 Workers are threads. What they wait for is told apart: `cores used` is CPU time over time, and two processes, which
 share nothing, get what the machine has to give (on a quarter of the masks). `waiting for a lock` is the share of a
 worker's time in which it neither ran nor stood in the kernel's queue for a core (`/proc/self/task/*/schedstat` of
-Linux); Python's lock is in it. Two threads that hold it all the time, in a loop of plain Python, are measured for comparison.
-The masks are looked at in parts, each way in turn.
+Linux); Python's lock is in it. Two threads that hold it all the time, in a loop of plain Python, are measured beside
+them. The masks are looked at in parts, each way in turn.
 
 Last, the share of the crops that each sampler aims at each class, over many epochs, is compared with its formula.
 """
