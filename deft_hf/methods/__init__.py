@@ -7,11 +7,9 @@ compute something; `deft_hf.methods.core` is what they compute with.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
 from functools import cache
-from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
 from deft_hf.methods.averages import AverageSettings, Averaging
@@ -30,6 +28,7 @@ from deft_hf.methods.spd import SPD, SPDSettings
 from deft_hf.methods.variant import Variant
 from deft_hf.methods.wise_ft import WiSEFT
 from deft_hf.utils.errors import UserError
+from deft_hf.utils.extensions import load_extensions
 
 ENTRY_POINTS = "deft_hf.methods"
 DEFAULT = DeFT.name
@@ -207,8 +206,4 @@ def _all() -> list[type[Ingredient]]:
 
 @cache
 def _load_extensions() -> None:
-    for point in entry_points(group=ENTRY_POINTS):
-        try:
-            register_method(point.load())
-        except Exception as error:  # of another package: it must not take the commands with it
-            warnings.warn(f"the method {point.name} of {point.value} cannot be loaded: {error}", stacklevel=2)
+    load_extensions(ENTRY_POINTS, "method", register_method)

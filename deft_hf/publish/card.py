@@ -162,7 +162,7 @@ def render_card(facts: CardFacts) -> str:
         keep_trailing_newline=True,
         finalize=markdown_text,  # of all that stands in {{ }}
     )
-    jinja.filters |= {"shareable": shareable, "value": _value, "literal": _literal}
+    jinja.filters |= {"shareable": shareable, "value": as_in_a_recipe, "literal": _literal}
     jinja.filters |= {"code": markdown_code, "cell": _code_in_a_cell, "block": markdown_block}
     template = jinja.from_string(files("deft_hf.publish").joinpath("model_card.md").read_text(encoding="utf-8"))
     objective = objective_of(facts.config.model_type)
@@ -305,6 +305,6 @@ def _code_in_a_cell(text: str) -> str:
     return Markup(markdown_code(text).replace("|", "\\|"))
 
 
-def _value(setting: Any) -> str:
-    """A setting as a recipe has it."""
+def as_in_a_recipe(setting: Any) -> str:
+    """The value of a setting, as a recipe has it."""
     return setting if isinstance(setting, str) else json.dumps(setting)

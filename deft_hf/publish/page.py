@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import base64
-import json
 import re
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
-from deft_hf.publish.card import CardFacts, contents, shareable
+from deft_hf.publish.card import CardFacts, as_in_a_recipe, contents, shareable
 from deft_hf.publish.facts import RunFacts
 from deft_hf.scoring.report import percent, unseen_mean
 from deft_hf.utils.text import without_markup
@@ -29,7 +27,7 @@ def render_page(facts: CardFacts, folder: Path) -> str:
             Which `facts.figures` lie in.
     """
     jinja = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=True)
-    jinja.filters |= {"shareable": shareable, "table": html_table, "value": _value}
+    jinja.filters |= {"shareable": shareable, "table": html_table, "value": as_in_a_recipe}
     template = jinja.from_string(files("deft_hf.publish").joinpath("page.html").read_text(encoding="utf-8"))
     known = contents(facts)
     known["figures"] = [(_inlined(folder / path), caption) for path, caption in facts.figures.items()]
@@ -83,7 +81,3 @@ def _origin(run: RunFacts) -> dict[str, str]:
 
 def _inlined(path: Path) -> str:
     return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
-
-
-def _value(setting: Any) -> str:
-    return setting if isinstance(setting, str) else json.dumps(setting)

@@ -6,14 +6,13 @@ logits, and has a bootstrap interval over images like every other.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from functools import cache
-from importlib.metadata import entry_points
 
 from deft_hf.scoring.metrics import boundary_iou, calibration_error, regions
 from deft_hf.scoring.metrics.base import Metric, Segmented
 from deft_hf.utils.errors import UserError
+from deft_hf.utils.extensions import load_extensions
 
 ENTRY_POINTS = "deft_hf.metrics"
 
@@ -82,11 +81,7 @@ def is_error(key: str) -> bool:
 
 @cache
 def _load_extensions() -> None:
-    for point in entry_points(group=ENTRY_POINTS):
-        try:
-            register_metric(point.load())
-        except Exception as error:  # of another package: it must not take the commands with it
-            warnings.warn(f"the metric {point.name} of {point.value} cannot be loaded: {error}", stacklevel=2)
+    load_extensions(ENTRY_POINTS, "metric", register_metric)
 
 
 __all__ = ["ALWAYS", "METRICS", "Metric", "Segmented", "further", "is_error", "metrics", "register_metric", "unknown"]
