@@ -8,19 +8,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import yaml
 
-from deft_hf.comparison import collect, cost
+from deft_hf.comparison import cost
 from deft_hf.comparison.checks import sets_both_rates
 from deft_hf.comparison.curve import Curve, MethodCurve
 from deft_hf.comparison.curve_report import write_curve
 from deft_hf.comparison.jobs import execute
 from deft_hf.comparison.plan import Run
-from deft_hf.comparison.request import Request, check_finished
+from deft_hf.comparison.request import Request
 from deft_hf.comparison.variants import parse_variants
 from deft_hf.methods.variant import Variant
 from deft_hf.runs.provenance import hardware, versions
+from deft_hf.scoring.report import unseen_mean
 from deft_hf.utils.errors import UserError
 
 _EXPONENT = r"[+-]?[\d.]+[eE][+-]?\d+"  # of which YAML makes texts
@@ -92,7 +92,8 @@ def along(
         runs = {
             (name, seed): [plan.run(each.settings, seed) for each in rows[name]] for seed in seeds for name in rows
         }
-        check_finished((run, variants[name].reading) for (name, _), row in runs.items() for run in row)
+        for run in (run for row in runs.values() for run in row if run.done):
+            _ = run.facts  # damaged results of earlier runs are found before others are trained
         reasons = execute([run for row in runs.values() for run in row], jobs)
         names = [domain.name for domain in domains.validation], [domain.name for domain in domains.unseen]
         found = Curve(
@@ -139,11 +140,7 @@ def _curve_of(
     variant: Variant, runs: Mapping[int, Sequence[Run]], source: Sequence[str], unseen: Sequence[str]
 ) -> MethodCurve:
     def mean(run: Run, domains: Sequence[str]) -> float:
-        if not run.done:
-            return math.nan
-        scores = collect.outcome(run, variant.reading).scores
-        found = [scores[domain]["mean_iou"] for domain in domains]
-        return math.nan if None in found else float(np.mean(found))
+        return unseen_mean(run.scores(variant.reading), domains) if run.done else math.nan
 
     return MethodCurve(
         *({s: [mean(run, each) for run in row] for s, row in runs.items()} for each in (source, unseen))

@@ -85,7 +85,8 @@ def draw(curve: Curve) -> Figure:
             score = 100 * own.at(index).mean
             panels[0].plot(places[index], score, "s", markersize=10, markerfacecolor="none", color=color)
     ordered = numeric and min(curve.values) > 0 and max(curve.values) >= 10 * min(curve.values)
-    for axes, title in zip(panels, ("unseen mean (squares: chosen on the source)", "source mean"), strict=True):
+    titles = "unseen mean (shaded: 95 % t interval; squares: chosen on the source)", "source mean"
+    for axes, title in zip(panels, titles, strict=True):
         axes.set_title(title, fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_xlabel(figure_text(curve.key))
@@ -94,6 +95,8 @@ def draw(curve: Curve) -> Figure:
             axes.set_xscale("log")
         if not numeric:
             axes.set_xticks(places, [figure_text(str(value)) for value in curve.values])
+    low, high = panels[0].get_ylim()  # intervals of few seeds reach beyond what a score can be
+    panels[0].set_ylim(max(low, -1), min(high, 101))
     panels[0].set_ylabel("mean IoU, per cent")
     figure.legend(loc="outside lower center", ncols=min(len(curve.methods), 6), frameon=False, fontsize=9)
     return figure

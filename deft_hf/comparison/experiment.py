@@ -12,7 +12,7 @@ from deft_hf.comparison import collect, cost, places, tuning
 from deft_hf.comparison.jobs import execute
 from deft_hf.comparison.outcomes import Comparison, Failure
 from deft_hf.comparison.report import write_report
-from deft_hf.comparison.request import Request, check_finished
+from deft_hf.comparison.request import Request
 from deft_hf.comparison.variants import parse_variants
 from deft_hf.runs.provenance import hardware, versions
 from deft_hf.utils.errors import UserError
@@ -99,7 +99,10 @@ def compare(
             name: {seed: plan.run(variant.settings, seed, curve=seed == seeds[0]) for seed in seeds}
             for name, variant in variants.items()
         }
-        check_finished((run, variants[name].reading) for name, row in table.items() for run in row.values())
+        for name, row in table.items():  # damaged results of earlier runs are found before others are trained
+            for run in row.values():
+                if run.done:
+                    collect.outcome(run, variants[name].reading)
         # Seed by seed, so that one that is broken off has something of every method.
         reasons = execute([row[seed] for seed in seeds for row in table.values()], jobs)
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from deft_hf.comparison import collect
 from deft_hf.comparison.checks import check_data, check_folder, check_request
-from deft_hf.comparison.plan import Plan, Run
+from deft_hf.comparison.plan import Plan
 from deft_hf.data.roles import Domains
 from deft_hf.recipe import Recipe
 from deft_hf.runs.data import load_domains
@@ -76,18 +75,3 @@ class Request:
             domains = load_domains(self.base.data)
             check_data(self.folder / "runs", self.base, domains)
             yield domains
-
-
-def check_finished(runs: Iterable[tuple[Run, str]]) -> None:
-    """Find damaged results of earlier runs before others are trained.
-
-    Args:
-        runs (`Iterable[tuple[Run, str]]`):
-            Each with the component that is read from it.
-
-    Raises:
-        UserError: A file of a finished run is damaged.
-    """
-    for run, reading in runs:
-        if run.done:
-            collect.outcome(run, reading)

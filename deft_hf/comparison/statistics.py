@@ -29,12 +29,12 @@ import torch
 from scipy import stats
 
 from deft_hf.comparison.outcomes import Comparison, Outcome
+from deft_hf.scoring.bootstrap import LEVEL, RESAMPLES
 from deft_hf.scoring.bootstrap import resampled as resampled_scores
 from deft_hf.scoring.confusion import class_counts
 from deft_hf.scoring.metrics import METRICS
+from deft_hf.scoring.report import unseen_mean
 
-LEVEL = 0.95
-RESAMPLES = 2000
 SOURCE_MEAN = "source mean"
 UNSEEN_MEAN = "unseen mean"
 
@@ -109,9 +109,7 @@ def unseen_means(outcomes: Mapping[int, Outcome], unseen: Sequence[str]) -> dict
 
     NaN where one of them has no score: means over different domains cannot be compared.
     """
-    if not unseen:
-        return dict.fromkeys(outcomes, math.nan)
-    return {seed: float(np.mean([_score(outcome, domain) for domain in unseen])) for seed, outcome in outcomes.items()}
+    return {seed: unseen_mean(outcome.scores, unseen) for seed, outcome in outcomes.items()}
 
 
 def t_interval(values: Sequence[float]) -> Interval:
@@ -215,11 +213,6 @@ def _bootstrap(
     means = np.take_along_axis(differences, drawn, axis=1).mean(1)
     low, high = np.nanquantile(means, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
     return Interval(mean, float(low), float(high))
-
-
-def _score(outcome: Outcome, domain: str) -> float:
-    score = outcome.scores.get(domain, {}).get("mean_iou")
-    return math.nan if score is None else float(score)
 
 
 def _known(values: Mapping[int, float]) -> dict[int, float]:

@@ -33,7 +33,7 @@ MOST_PANELS = 24
 """Domains that a picture with a panel or a row for each shows at most; the time to lay it out grows fast."""
 MOST_BARS = 60
 """Domains that a picture of bars shows at most."""
-INTERVALS = "In brackets: 95 % bootstrap intervals over the images of a domain, at this one training."
+INTERVALS = "In brackets: 95 % bootstrap intervals over the images of a domain, for this one training run."
 PanelRow = tuple[str, np.ndarray, np.ndarray, Mapping[str, np.ndarray]]
 
 
@@ -89,7 +89,7 @@ def domain_table(
         [
             markdown_text(method),
             *(
-                percent(_score(scores, domain, key)) + _bracket(known[method].get("domains", {}).get(domain), key)
+                _scored(_score(scores, domain, key), known[method].get("domains", {}).get(domain), key)
                 for domain in domains
             ),
         ]
@@ -101,9 +101,9 @@ def domain_table(
         # By what is printed: two methods with the same rounded number are both the best.
         best = min if metric.lower_is_better else max
         printed = percent(best((mean for mean in means if not math.isnan(mean)), default=math.nan))
-        for row, mean, found in zip(rows, map(percent, means), known.values(), strict=True):
-            cell = mean + _bracket(found.get("unseen_mean"), key)
-            row.append(f"**{cell}**" if mean == printed != "-" else cell)
+        for row, mean, found in zip(rows, means, known.values(), strict=True):
+            cell = _scored(mean, found.get("unseen_mean"), key)
+            row.append(f"**{cell}**" if percent(mean) == printed != "-" else cell)
     return markdown_table(header, rows)
 
 
@@ -293,9 +293,11 @@ def _score(scores: Mapping[str, Mapping[str, Any]], domain: str, key: str) -> fl
     return _number(scores[domain].get(key)) if domain in scores else math.nan
 
 
-def _bracket(interval: Mapping[str, Sequence[float | None]] | None, key: str) -> str:
+def _scored(score: float, interval: Mapping[str, Sequence[float | None]] | None, key: str) -> str:
+    """A score in per cent, and its interval in brackets where both are known."""
     low, high = map(_number, (interval or {}).get(key, (None, None)))
-    return "" if math.isnan(low) else f" [{percent(low)}, {percent(high)}]"
+    known = not (math.isnan(score) or math.isnan(low))
+    return percent(score) + (f" [{percent(low)}, {percent(high)}]" if known else "")
 
 
 def image_caption(prediction: np.ndarray, truth: np.ndarray, labels: LabelSpace) -> str:

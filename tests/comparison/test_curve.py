@@ -9,7 +9,7 @@ import deft_hf.compare as command
 from deft_hf.comparison import along as module
 from deft_hf.comparison.along import along, parse_curve
 from deft_hf.comparison.curve import Curve, MethodCurve
-from deft_hf.comparison.curve_report import curve_table, write_curve
+from deft_hf.comparison.curve_report import curve_table, draw, write_curve
 from deft_hf.utils.errors import UserError
 from tests import processes
 from tests.comparison.test_plan import write_recipe
@@ -57,6 +57,16 @@ def test_the_page_shows_what_is_known(tmp_path):
     assert "a command" in (tmp_path / "README.md").read_text()
     frame = found.to_pandas()
     assert frame.loc[("joint", 1e-3, 1), "unseen"] == 0.6
+
+
+def test_the_picture_goes_along_the_values_and_no_further_than_scores_do(tmp_path):
+    turned = MethodCurve(*({0: own[0][::-1], 1: own[1][::-1]} for own in (OWN.source, OWN.unseen)))
+    drawn = [draw(curve(tmp_path, {"joint": turned}, RATES[::-1])), draw(curve(tmp_path, {"joint": OWN}))]
+    for figure in drawn:
+        (line, *_) = figure.axes[0].lines
+        assert [*line.get_xdata()] == RATES and line.get_ydata()[1] == pytest.approx(55)
+        low, high = figure.axes[0].get_ylim()
+        assert -1 <= low < high <= 101  # the intervals of two seeds are wider
 
 
 def test_values_that_are_words_have_a_picture_too(tmp_path):

@@ -235,6 +235,13 @@ def test_further_metrics_have_tables_and_columns():
     ]
 
 
+def test_a_score_that_is_none_has_no_interval():
+    """So it is where the truth has one class: resamples have an IoU of it, and the domain no mean IoU."""
+    interval = {"domains": {"day": {"mean_iou": [0.1, 0.2]}}, "unseen_mean": {"mean_iou": [0.1, 0.2]}}
+    table = domain_table({"a": {"day": {"mean_iou": None}}}, [], ["day"], {"a": interval})
+    assert table.splitlines()[2] == "| a | - | - |"
+
+
 def test_of_an_error_the_lowest_mean_is_bold():
     found = {name: {"day": {"calibration_error": value}} for name, value in (("a", 0.2), ("b", 0.1))}
     table = further_tables(found, [], ["day"])["Calibration error"]
