@@ -16,6 +16,7 @@ from deft_hf.methods.averages import AverageSettings, Averaging
 from deft_hf.methods.base import Ingredient, Method
 from deft_hf.methods.composition import Composition
 from deft_hf.methods.deft import DeFT, DeFTSettings
+from deft_hf.methods.digrap import DiGraP, DiGraPSettings
 from deft_hf.methods.freeze_embed import FreezeEmbed, FreezeEmbedSettings
 from deft_hf.methods.frozen import Frozen
 from deft_hf.methods.joint import Joint
@@ -34,13 +35,14 @@ ENTRY_POINTS = "deft_hf.methods"
 DEFAULT = DeFT.name
 
 METHODS: dict[str, type[Method]] = {method.name: method for method in (DeFT, Joint, Frozen, LPFT)}
-INGREDIENTS: tuple[type[Ingredient], ...] = (L2SP, WiSEFT, Mixout, FreezeEmbed, LoRA, SPD)
+INGREDIENTS: tuple[type[Ingredient], ...] = (L2SP, WiSEFT, Mixout, FreezeEmbed, LoRA, SPD, DiGraP)
 """What goes with a method, beside its average. LoRA comes after what leaves layers out."""
 
 
 @dataclass
 class MethodSettings(
     DeFTSettings,
+    DiGraPSettings,
     FreezeEmbedSettings,
     LoRASettings,
     MixoutSettings,

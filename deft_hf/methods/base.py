@@ -194,6 +194,13 @@ class Ingredient:
     def after_step(self, pathways: DualPathway) -> None:
         """After an optimizer step that was not skipped, before the average moves; not in the warm-up."""
 
+    def tensors(self) -> dict[str, Tensor]:
+        """What it has learned or counted so far, by name, for a checkpoint."""
+        return {}
+
+    def set_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from what `tensors` was in a checkpoint that is resumed; before its stage is entered again."""
+
     def step_of_schedule(self, step: int, steps: int, warmup: int) -> int:
         """The step of the last stage whose learning rate step `step` of it has.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -182,6 +182,19 @@ class Composition:
             for each in self.active:
                 each.after_step(pathways)
         pathways.update_generalized()
+
+    # ---- checkpoints
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What the ingredients have to keep for a resume, by `INGREDIENT.NAME`."""
+        return {f"{each.name}.{name}": tensor for each in self.active for name, tensor in each.tensors().items()}
+
+    def set_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Hand what `tensors` gave back to the ingredients."""
+        for each in self.active:
+            prefix = f"{each.name}."
+            if own := {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}:
+                each.set_tensors(own)
 
     # ---- after training
 

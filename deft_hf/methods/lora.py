@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from deft_hf.methods.base import NEEDS_WHOLE, NOT_NEGATIVE, POSITIVE, Ingredient, Launcher, Run, setting
+from deft_hf.methods.digrap import DiGraP
 from deft_hf.methods.l2_sp import L2SP
 from deft_hf.methods.mixout import Mixout
 from deft_hf.methods.spd import SPD
@@ -92,10 +93,10 @@ def conflicts(adapters: str, run: Run) -> Iterator[str]:
     if run.method.stages[-1] != "joint" or run.average is not None:
         yield f"{adapters} goes with method joint or lp_ft and average: none (averaged factors are no average)"
     distance = run.get(L2SP)
-    if (distance and distance.reads_start) or run.get(SPD) or run.get(Mixout) or run.get(WiSEFT):
+    if (distance and distance.reads_start) or any(map(run.get, (SPD, DiGraP, Mixout, WiSEFT))):
         yield (
-            f"{adapters} keeps the encoder's weights: leave distance_weight, projection_weight, mixout_probability, "
-            "interpolation out"
+            f"{adapters} keeps the encoder's weights: leave distance_weight, projection_weight, "
+            "gradient_projection_rate, mixout_probability, interpolation out"
         )
 
 

@@ -31,7 +31,7 @@ from deft_hf.trainer.arguments import DeFTTrainingArguments
 from deft_hf.trainer.resumed import check_model, check_resumed
 from deft_hf.trainer.stages import StageRunner
 from deft_hf.utils.errors import UserError, first_line
-from deft_hf.utils.files import GENERALIZED, INITIAL, STATE, TRAINER_STATE, USUAL, WEIGHTS
+from deft_hf.utils.files import GENERALIZED, INGREDIENTS, INITIAL, STATE, TRAINER_STATE, USUAL, WEIGHTS
 from deft_hf.utils.integrity import (
     check_writable,
     checkpoints,
@@ -241,6 +241,8 @@ class Checkpoints:
                 write(str(partial))
                 common = self._common_facts(global_batch) | {"initial_share": self.pathways.share_left()}
                 save_pathways(self.pathways, partial, common | facts, write=main)
+                if main and (tensors := self.composition.tensors()):
+                    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial / INGREDIENTS)
                 self.accelerator.wait_for_everyone()  # after everyone has written
                 if main:
                     put_in_place(partial, folder)
@@ -307,6 +309,8 @@ class Checkpoints:
         folder = self._folder = Path(_whole(checkpoint))
         check_model(read_state(folder), self.composition.of_model(), folder)
         self._resumed = load_pathways(self.pathways, folder)
+        if (folder / INGREDIENTS).is_file():
+            self.composition.set_tensors(load_file(folder / INGREDIENTS))
         try:
             TrainerState.load_from_json(str(folder / TRAINER_STATE))
         except (OSError, TypeError, ValueError) as error:

@@ -602,6 +602,8 @@ GMIXOUT = {"mixout_probability": 0.6, "mixout_anchor": "average", "mixout_period
         ),
         ("mobilenet_v2", {"method": "lp_ft", "component": "interpolated"}, 7),
         ("mobilenet_v2", {"freeze_embedding": True}, 7),
+        ("mobilenet_v2", {"method": "lp_ft", "gradient_projection_rate": 0.3}, 5),
+        ("segformer", {"gradient_projection_rate": 0.3}, 2),
         ("mobilenet_v2", {"method": "lp_ft", "mixout_probability": 0.6}, 5),
         ("segformer", {"method": "joint", "average": "ema", **GMIXOUT}, 3),
         ("segformer", {"average": "rising_ema", "ema_decay_steps": 20_000}, 5),
@@ -668,6 +670,7 @@ def resumed(folder, **settings):
         ({"decoder_distance_weight": 0.2}, "decoder_distance_weight None, this run has 0.2"),
         ({"decoder_norm_weight": 0.3}, "decoder_norm_weight 0.0, this run has 0.3"),
         ({"projection_weight": 0.4}, "projection_weight 0.0, this run has 0.4"),
+        ({"gradient_projection_rate": 0.5}, "gradient_projection_rate 0.0, this run has 0.5"),
         ({"mixout_probability": 0.5}, "mixout_probability 0.0, this run has 0.5"),
     ],
 )
