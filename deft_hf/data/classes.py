@@ -226,6 +226,11 @@ def _names(values: Sequence[Any], known: Mapping[Any, str]) -> list[str]:
     return found if len(set(found)) == len(found) else [f"{name}_{index}" for index, name in enumerate(found)]
 
 
+def is_proposal(name: str) -> bool:
+    """Whether a class is called so for want of a name."""
+    return re.fullmatch(r"object|class_\d+(_\d+)?", name) is not None
+
+
 def _named(folders: Sequence[Path]) -> dict[Any, str]:
     """By id or colour, the names that a file beside the images lists."""
     for path in (

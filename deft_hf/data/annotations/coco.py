@@ -18,13 +18,15 @@ from typing import Any
 from deft_hf.data.annotations.export import Export, Item, Shape, counted, with_background
 from deft_hf.data.annotations.reading import Images, beginning, damaged, needs_pycocotools, read_as, read_json, ring
 
+_LOOKED_AT = 2**16
 _START = re.compile(rb'\s*(\xef\xbb\xbf)?\{.*?"(images|annotations|categories)"\s*:\s*\[', re.DOTALL)
+_ROBOFLOW = "_annotations.coco.json"
 _OTHER_TASKS = ("captions_", "image_info_", "panoptic_", "person_keypoints_")
 
 
 def recognises(folder: Path) -> bool:
-    """Whether a folder holds COCO files."""
-    return bool(files(folder))
+    """Whether a folder holds COCO files that are not called as Roboflow's."""
+    return any(path.name != _ROBOFLOW for path in files(folder))
 
 
 def read(folder: Path) -> Export:
@@ -54,7 +56,13 @@ def read(folder: Path) -> Export:
 def files(folder: Path) -> list[Path]:
     """The COCO files in a folder and one below, in order."""
     found = sorted([*folder.glob("*.json"), *folder.glob("*/*.json")])
-    return [path for path in found if not path.name.startswith(_OTHER_TASKS) and _START.match(beginning(path))]
+    return [path for path in found if not path.name.startswith(_OTHER_TASKS) and _begins(path)]
+
+
+def _begins(path: Path) -> bool:
+    start = beginning(path, _LOOKED_AT)
+    whole = len(start) < _LOOKED_AT  # a list of categories alone is what Label Studio puts beside other exports
+    return bool(_START.match(start)) and (b'"images"' in start or not whole)
 
 
 def _split(path: Path, folder: Path, count: int) -> str | None:

@@ -11,7 +11,7 @@ https://docs.ultralytics.com/datasets/segment/
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
@@ -100,6 +100,8 @@ def _images_of(value: Any, path: Path, root: Any, images: Images) -> list[Path]:
     starts = [path.parent / str(root or ""), path.parent]
     places = [start / text for text in (name, name.removeprefix("../")) for start in starts]
     place = next((place.resolve() for place in places if place.exists()), None)
+    if place is None:  # written where the data lay elsewhere
+        place = _ending(name, images)
     if place is None:
         return []
     if place.is_dir():
@@ -107,6 +109,17 @@ def _images_of(value: Any, path: Path, root: Any, images: Images) -> list[Path]:
     lines = [line.strip() for line in read_text(place).splitlines() if line.strip()]
     found = ((line, images.find(line.removeprefix("./"), [place.parent, *starts])) for line in lines)
     return [image for _, image in found if image is not None]
+
+
+def _ending(name: str, images: Images) -> Path | None:
+    """The only folder of images below the export whose path ends as a path of another machine does."""
+    parts = [part for part in PurePosixPath(name.replace("\\", "/")).parts if part not in ("..", "/")]
+    below = {parent for image in images.inside(images.folder) for parent in image.relative_to(images.folder).parents}
+    for start in range(max(1, len(parts) - 1)):  # `images` alone would be that of any split
+        found = [folder for folder in below if folder.parts[-(len(parts) - start) :] == tuple(parts[start:])]
+        if found:
+            return (images.folder / found[0]).resolve() if len(found) == 1 else None
+    return None
 
 
 def _labels_of(image: Path, folder: Path) -> Path:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from deft_hf.data.classes import is_proposal
 from deft_hf.data.constants import IGNORE_INDEX
 from deft_hf.data.pictures import ValueRange
 from deft_hf.recipe import Recipe
@@ -88,7 +89,7 @@ class Started(Result):
         notes (`list[str]`):
             What a person should know before training.
         named (`bool`, *optional*, defaults to `False`):
-            Whether the classes have names that are no proposals: those of an official data set.
+            Whether the classes have names that are no proposals: those that the data gives.
     """
 
     recipe: Path
@@ -186,8 +187,7 @@ def init(
     for part in draft.sources.parts:
         images[part.domain.name if part.domain else part.place] += part.count
     notes = [*draft.sources.notes, *draft.roles.notes]
-    named = draft.sources.preset is not None
-    return Started(recipe, sheet, draft.sources.layout, images, draft.shares, notes, named)
+    return Started(recipe, sheet, draft.sources.layout, images, draft.shares, notes, _are_named(draft.sources))
 
 
 def propose(
@@ -279,9 +279,9 @@ def _labels(text: RecipeText, sources: Sources) -> None:
         text.add("labels", sources.preset, f"the classes of {sources.layout}")
         return
     text.block("labels")
-    names = sources.space.names
+    names, to_name = sources.space.names, "" if _are_named(sources) else "give them their names"
     for key, value in sources.classes.labels.items():
-        why = sources.classes.reasons.get(key, "give them their names" if key == "names" else "")
+        why = sources.classes.reasons.get(key, to_name if key == "names" else "")
         if key == "names" or len(value) < 4:
             text.add(key, value, why, depth=2)
             continue
@@ -289,6 +289,11 @@ def _labels(text: RecipeText, sources: Sources) -> None:
         for index, each in enumerate(value):
             train = value[each] if isinstance(value, dict) else index
             text.item(each if not isinstance(value, dict) else {each: train}, "" if train == 255 else names[train])
+
+
+def _are_named(sources: Sources) -> bool:
+    """Whether no class waits for its name."""
+    return sources.preset is not None or not any(map(is_proposal, sources.space.names))
 
 
 def _check_recipe(text: str) -> None:

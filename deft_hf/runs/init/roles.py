@@ -10,6 +10,7 @@ from typing import Any
 
 from deft_hf.data.classes import Classes
 from deft_hf.data.constants import IGNORE_INDEX
+from deft_hf.data.likeness import split_of
 from deft_hf.data.splitting import long_sequences, look_alikes, take_share
 from deft_hf.data.survey import PairFacts
 from deft_hf.runs.init.sources import Part, Sources
@@ -158,8 +159,16 @@ def _main(roles: Roles, parts: Sequence[Part], classes: Classes, others: int) ->
     if "val" in by_split and by_split["val"] is not train and _scorable(by_split["val"], classes):
         val = by_split["val"]
         _put(roles, "source", train, name, f"{train.count} labelled images{most}")
-        _put(roles, "validation", val, name, f"{val.count} images of the set's own split")
+        own = str(val.entry.get("split", ""))
+        only = f" {own}: it has none but this to choose on" if split_of(own) == "test" else ""
+        _put(roles, "validation", val, name, f"{val.count} images of the set's own split{only}")
         roles.training_images = train.count
+    elif "hub" not in train.entry and "split" in train.entry:
+        raise UserError(
+            f"{train.entry['folder']}: has the split {train.entry['split']}, but none with two classes or more to "
+            "choose a checkpoint on, and of one split alone nothing can be held out; add labelled images as its split "
+            f"{by_split['val'].entry['split'] if 'val' in by_split else 'val'}"
+        )
     else:
         share, held_out, why = _share(roles, train, classes)
         rest: dict[str, Any] = {}

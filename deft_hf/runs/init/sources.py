@@ -23,6 +23,7 @@ from deft_hf.data.pictures import ValueRange
 from deft_hf.data.presets import PRESETS
 from deft_hf.data.survey import PairFacts, Survey, survey
 from deft_hf.data.tree import Place, find_places
+from deft_hf.runs.init.refusals import unusable, without_labels
 from deft_hf.utils.errors import UserError
 
 UNKNOWN = LabelSpace(("unknown", "classes"))
@@ -140,7 +141,7 @@ def find_sources(folder: Path, leave_out: Path | None = None, progress: bool = F
         )
     labelled = [place for place in places if place.masks is not None]
     if not labelled:
-        raise UserError(_without_labels(folder, places))
+        raise UserError(without_labels(folder, places))
     parts = [_masked(folder, place) for place in labelled]
     parts += [_unlabelled(folder, place) for place in places if place.masks is None]
     homes = [folder, *(Path(part.entry["folder"]) for part in parts)]
@@ -189,7 +190,7 @@ def surveyed(
             if report.masks_without_image:
                 notes.append(f"{part.domain.name}: {len(report.masks_without_image)} masks have no image, left out")
     if found.unfit or not found.pairs:
-        raise UserError(_unusable(folder, found))
+        raise UserError(unusable(folder, found))
     return Sources(parts, layout, propose_classes(found, homes, names), found=found, notes=notes)
 
 
@@ -217,23 +218,6 @@ def _name(folder: Path, place: str) -> str:
 def safe_name(text: str) -> str:
     """A name that metric keys can hold."""
     return re.sub(r"[\s/\\]+", "_", text).strip("_") or "data"
-
-
-def _without_labels(folder: Path, places: list[Place]) -> str:
-    count = sum(place.pairs for place in places)
-    return (
-        f"{folder}: found {count} images and no labels; expected a mask for each in a folder of its own (images/a.jpg "
-        "with masks/a.png), beside it under a longer name (a.jpg with a_mask.png), or an export of a labelling tool. "
-        "Images without labels can only be looked at: give them as a place beside labelled ones"
-    )
-
-
-def _unusable(folder: Path, found: Survey) -> str:
-    first = f"{folder}: found files that cannot be used among {len(found.pairs)} sound pairs"
-    problems = [*found.unfit, *found.unreadable]
-    shown = [f"  {problem}" for problem in problems[:8]]
-    more = [f"  and {len(problems) - 8} more"] if len(problems) > 8 else []
-    return "\n".join([first, *shown, *more, "repair or remove these files"])
 
 
 # ---- exports of labelling tools
@@ -304,7 +288,7 @@ def _of_exports(folder: Path, exports: list[tuple[str, Path]], places: list[Plac
         classes = Classes(labels, {"names": "as the labels call them", "ids": why})
         parts, survey_of = _export_parts(known, classes.space, progress)
     if survey_of.unfit or not survey_of.pairs:
-        raise UserError(_unusable(folder, survey_of))
+        raise UserError(unusable(folder, survey_of))
     parts += [part for form, path in exports for part in _not_listed(form, path)]
     parts += [_unlabelled(folder, place) for place in outside]
     notes = [problem for _, found in known.values() for problem in found.problems]
@@ -320,7 +304,10 @@ def _export_parts(
         name = safe_name(path.resolve().name)
         known = {split_of(split): split for split in reversed(found.splits)}
         splits = {kind: known[kind] for kind in SPLITS if kind in known}
-        for kind, split in splits.items() if "train" in splits else [(None, None)]:
+        if "val" not in splits and "test" in splits:
+            splits["val"] = splits.pop("test")
+        # A share is held out of all images of an export: of one split alone none can be.
+        for kind, split in splits.items() if {"train", "val"} <= splits.keys() else [(None, None)]:
             domain = Domain.from_annotations(path, space, form, split, name)
             look = survey(domain, domain.labels, progress)
             survey_of.add(look)

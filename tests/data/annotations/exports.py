@@ -1,6 +1,8 @@
 """Small label exports, drawn: an image of a size, and shapes with corners on whole pixels, whose masks are known."""
 
 import json
+import re
+import shutil
 
 import numpy as np
 from PIL import Image
@@ -189,3 +191,40 @@ EXPORTS = {
     "voc": voc,
     "yolo": yolo,
 }
+
+
+def several(form, root, count=4):
+    """An export of a format whose image with a house and a tree is there under more names, a0.png and so on."""
+    EXPORTS[form](root)
+    more = [f"a{number}" for number in range(count)]
+    if form == "coco":
+        content = json.loads((root / "annotations.json").read_text("utf-8"))
+        (one,) = (each for each in content["images"] if each["file_name"] == "a.png")
+        shapes = [each for each in content["annotations"] if each["image_id"] == one["id"]]
+        for index, name in enumerate(more):
+            content["images"].append(one | {"id": 100 + index, "file_name": f"{name}.png"})
+            content["annotations"] += [each | {"id": 0, "image_id": 100 + index} for each in shapes]
+        write(root / "annotations.json", content)
+    if form == "cvat":
+        text = (root / "annotations.xml").read_text("utf-8")
+        (one,) = re.findall(r"<image [^>]*a\.png.*?</image>", text)
+        write(
+            root / "annotations.xml", text.replace(one, one + "".join(one.replace("a.png", f"{n}.png") for n in more))
+        )
+    if form == "label_studio":
+        tasks = json.loads((root / "project-1.json").read_text("utf-8"))
+        again = [json.loads(json.dumps(tasks[0]).replace("a.png", f"{name}.png")) for name in more]
+        write(root / "project-1.json", tasks + again)
+    for path in [path for path in root.rglob("a*") if re.match(r"a[._]", path.name)]:
+        for index, name in enumerate(more):
+            copy = path.with_name(path.name.replace("a", name, 1))
+            if path.suffix == ".json":
+                write(copy, path.read_text("utf-8").replace("a.png", f"{name}.png"))
+            elif path.suffix == ".png":  # another picture, or the same mask
+                is_photo = Image.open(path).mode == "RGB" and "Segmentation" not in str(path.parent)
+                image(copy, seed=index + 1) if is_photo else shutil.copy(path, copy)
+            else:
+                shutil.copy(path, copy)
+    for split, name in (("train", "a0\na1\na2\n"), ("val", "a3\n")) if form == "voc" else ():
+        write(root / "ImageSets" / "Segmentation" / f"{split}.txt", name)
+    return root
