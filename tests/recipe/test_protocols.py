@@ -1,9 +1,11 @@
 """`data.protocol`: what it fills in, and how it reads."""
 
 import pytest
+import yaml
 
 from deft_hf.recipe import Recipe
 from deft_hf.recipe.protocols import PROTOCOLS, described
+from deft_hf.train import main
 from deft_hf.utils.errors import UserError
 from tests.recipe.test_recipes import draw_tree
 
@@ -102,6 +104,18 @@ def test_it_reads_like_a_paper(load):
     assert "whole images; mean over the scales 0.5, 1.0, each mirrored too; scores" in said
     assert "bdd100k at long side 64;" in said
     assert described(load().data) == ""
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_a_dry_run_prints_it_above_the_recipe(name, load, root, capsys):
+    asked = load(f"data.protocol={name}")
+    main([str(root / "recipe.yaml"), f"data.protocol={name}", "--dry-run"])
+    printed = capsys.readouterr().out
+    said = described(asked.data)
+    assert said + "\n" in printed and not (root / "out").exists()
+    assert f"protocol {name} (" in said and PROTOCOLS[name].source in said
+    again = yaml.safe_load(printed[printed.index(said) :])
+    assert again["data"]["protocol"] == name and again["data"]["crop_size"] == [*asked.data.crop_size]
 
 
 def test_other_sources_state_their_size(load):
