@@ -1,8 +1,12 @@
 """What benchmark servers take: their ids, file names and archives.
 
 Cityscapes (https://www.cityscapes-dataset.com/submit/) takes label ids, found by the names of the images wherever they
-are in the archive. ACDC (https://acdc.vision.ee.ethz.ch) takes train ids in a folder `labelTrainIds`. WildDash
-(https://wilddash.cc) takes the ids of its label policy; of several that a model calls one class, the first.
+are in the archive. ACDC (https://acdc.vision.ee.ethz.ch/submit) takes train ids in a folder `labelTrainIds`. WildDash
+(https://wilddash.cc/submit) takes the ids of its label policy; of several that a model calls one class, the first. All
+take predictions of the size of the images.
+
+Cityscapes' rules are those of its own scripts. ACDC's were found with users of its server alone (VBLC, DTBS, DAFormer's
+`tools.test`), and WildDash's names of files nowhere: they are those of its images, unverified.
 """
 
 from __future__ import annotations
