@@ -5,8 +5,9 @@ are in the archive. ACDC (https://acdc.vision.ee.ethz.ch/submit) takes train ids
 (https://wilddash.cc/submit) takes the ids of its label policy; of several that a model calls one class, the first. All
 take predictions of the size of the images.
 
-Cityscapes' rules are those of its own scripts. ACDC's were found with users of its server alone (VBLC, DTBS, DAFormer's
-`tools.test`), and WildDash's names of files nowhere: they are those of its images, unverified.
+Cityscapes' rules are those of its own scripts. ACDC's are known from users of its server alone, such as VBLC
+(https://github.com/BIT-DA/VBLC). What WildDash calls its files was found nowhere: here they are called as the images,
+unverified.
 """
 
 from __future__ import annotations
