@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from deft_hf.data.labels import LabelSpace
-from deft_hf.models.families import fixed_size
+from deft_hf.models.families import fixed_size, patch_size
 from deft_hf.models.new_tensors import summary
 from deft_hf.models.pretrained import Pretrained, open_pretrained
 from deft_hf.recipe import ModelSection
@@ -50,13 +50,7 @@ def open_start(
         window=data.window,
         seed=seed,
     )
-    only = fixed_size(start.model.config)
-    for entry in (*data.validation, *data.unseen):
-        if only is not None and data.window is None and entry.eval_size not in (None, only):
-            raise UserError(
-                f"data: found eval_size {entry.eval_size} of {entry.name}, but {model.pretrained} takes images of "
-                f"{only[0]} x {only[1]} alone: remove it, or set data.window."
-            )
+    _check_test_sizes(start.model.config, model.pretrained, data)
     if data.value_range is not None:
         # Saved with it, so that `predict` opens images as training did.
         processor: Any = start.processor
@@ -66,3 +60,26 @@ def open_start(
         new = summary(start.new, start.model.state_dict())
         say(f"{model.pretrained}: {kind}, {size}. Newly made: {new}")
     return start
+
+
+def _check_test_sizes(config: Any, name: str, data: DataSection) -> None:
+    only, patch = fixed_size(config), patch_size(config)
+    for entry in (*data.validation, *data.unseen):
+        size = entry.eval_size
+        if size is None:
+            continue
+        if only is not None and data.window is None and size != only:
+            raise UserError(
+                f"data: found eval_size {size} of {entry.name}, but {name} takes images of {only[0]} x {only[1]} "
+                "alone: remove it, or set data.window."
+            )
+        # A window that is larger than the image is cut to it.
+        known = [size["short"]] * 2 if isinstance(size, dict) and "short" in size else size
+        sides = known if isinstance(known, tuple | list) else ()
+        cut = [min(pair) for pair in zip(sides, data.window, strict=False)] if data.window else sides
+        if any(side % patch for side in cut):
+            raise UserError(
+                f"data: found eval_size {size} of {entry.name}, but the encoder takes patches of {patch} x {patch} "
+                f"pixels and would not see the rest: take a multiple of {patch}, such as "
+                f"{max(1, round(min(cut) / patch)) * patch}."
+            )

@@ -2,11 +2,12 @@
 
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSemanticSegmentation
+from transformers import AutoModelForSemanticSegmentation, Dinov2Config, Dinov2Model
 
 from deft_hf.data.labels import LabelSpace
 from deft_hf.models.families import FAMILIES, resolve_family
@@ -175,6 +176,36 @@ def test_a_model_of_one_size_refuses_test_sizes_of_domains(tmp_path):
         start(size, image_size=side)
     with pytest.raises(UserError, match="data.eval_size: found .*takes images of 64 x 64 alone"):
         start(None, image_size=side, eval_size={"short": 64})
+
+
+@pytest.mark.parametrize(
+    "size, window, seen",
+    [
+        ([28, 42], None, True),
+        ([28, 40], None, False),
+        ({"short": 28}, None, True),
+        ({"short": 30, "long": 60}, None, False),
+        ({"short": 30}, [42, 42], False),
+        ({"short": 50}, [42, 42], True),
+        ([20, 60], [42, 42], False),
+        ("own", [42, 42], True),
+        (None, None, True),
+    ],
+)
+def test_test_sizes_of_domains_are_seen_whole_by_patches(tmp_path, size, window, seen):
+    config = Dinov2Config(hidden_size=12, num_hidden_layers=4, num_attention_heads=2, image_size=42, patch_size=14)
+    Dinov2Model(config).save_pretrained(tmp_path)
+    town = {"streets": "night", "name": "town", "count": 1} | ({} if size is None else {"eval_size": size})
+    data = DataSection(
+        labels={"names": ["a", "b"]},
+        source=[{"streets": "clear", "count": 1}],
+        unseen=[town],
+        image_size=[42, 42],
+        window=window,
+    )
+    section = ModelSection(backbone=str(tmp_path), head="upernet", head_config={"hidden_size": 16, "pool_scales": [1]})
+    with nullcontext() if seen else pytest.raises(UserError, match="eval_size .* of town, but .*patches of 14 x 14"):
+        open_start(section, data, data.label_space(), seed=0, announce=False)
 
 
 @pytest.mark.parametrize("model_type", sorted(tiny.BUILDERS))
