@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,10 @@ def main() -> None:
     found |= {name: value for name, value in vars(given).items() if name != "out"}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        draw(folder / "large.png", given.height, given.width)
+        # In a process of its own: the peak of whoever starts the command would count as the command's.
+        drawing = get_context("spawn").Process(target=draw, args=(folder / "large.png", given.height, given.width))
+        drawing.start()
+        drawing.join()
         build(given.model, folder / "model", given.classes)
         command = [sys.executable, "-m", "deft_hf", "predict", str(folder / "model"), str(folder / "large.png")]
         window = f"{given.window},{given.window}"

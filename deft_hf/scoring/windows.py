@@ -77,6 +77,7 @@ def sliding_window_classes(
                 covers = torch.outer(down[top:next_top], across[left:next_left]).to(total)
                 found[top:next_top, left:next_left] = most_likely((total[:, :ready, :passed] / covers)[None])[0]
                 above[:, : rows - ready, left:next_left] = total[:, ready:, :passed]
-                before, right = total[..., passed:], left + columns
+                before, right = total[..., passed:].clone(), left + columns
+                del logits, total  # before the model needs its memory
             shared = rows - ready
     return found
