@@ -19,7 +19,7 @@ _NAMED = 5
 
 @dataclass
 class Finding:
-    """What a look at one pair found; see `DomainReport`.
+    """What a look at one pair found; what is not told here is as in `DomainReport`.
 
     Attributes:
         contents (`tuple[str, str, str]`):

@@ -9,8 +9,16 @@ import torch
 from PIL import Image, ImageOps
 from torch.nn import functional as F
 
-_MEAN = torch.tensor((0.485, 0.456, 0.406))[:, None, None]
-_STD = torch.tensor((0.229, 0.224, 0.225))[:, None, None]
+from deft_hf.data.constants import IMAGENET_MEAN, IMAGENET_STD
+
+_MEAN, _STD = torch.tensor([IMAGENET_MEAN, IMAGENET_STD])[..., None, None]
+_SEVERITY = 3  # of AugMix
+_OPERATIONS: tuple[Callable[[Image.Image, float], Image.Image], ...] = (
+    lambda image, level: ImageOps.autocontrast(image),
+    lambda image, level: ImageOps.equalize(image),
+    lambda image, level: ImageOps.posterize(image, 4 - int(level * 4 / 10)),
+    lambda image, level: ImageOps.solarize(image, 256 - int(level * 256 / 10)),
+)
 
 
 def random_convolution(pixels: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
@@ -63,15 +71,6 @@ def augmix(pixels: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         values = torch.from_numpy(np.array(changed)).permute(2, 0, 1).float() / 255
         mixed = mixed + float((1 - own) * share) * values
     return mixed
-
-
-_SEVERITY = 3
-_OPERATIONS: tuple[Callable[[Image.Image, float], Image.Image], ...] = (
-    lambda image, level: ImageOps.autocontrast(image),
-    lambda image, level: ImageOps.equalize(image),
-    lambda image, level: ImageOps.posterize(image, 4 - int(level * 4 / 10)),
-    lambda image, level: ImageOps.solarize(image, 256 - int(level * 256 / 10)),
-)
 
 
 def fourier_amplitudes(pixels: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:

@@ -137,8 +137,8 @@ def convert(hint: Any, value: Any) -> Any:
     if is_enum(hint):
         word = "no" if value is False else value  # how everybody writes `eval_strategy: no`
         return hint(word) if word in choices(hint) else value
-    if get_origin(hint) is Literal and value is False and "no" in members:
-        return "no"
+    if get_origin(hint) is Literal and isinstance(value, bool):
+        return "no" if value is False and "no" in members else str(value)  # 0 and 1 are equal to them
     if hint is Any and isinstance(value, str) and re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+", value):
         return float(value)
     return _NUMBERS[hint](value) if hint in _NUMBERS else value

@@ -263,9 +263,7 @@ def test_a_layout_says_what_it_looked_for_and_what_is_there(layout, tmp_path):
 
 def test_a_tree_of_another_data_set_is_named(tmp_path):
     plant(CASES[0], tmp_path)
-    with pytest.raises(
-        UserError, match="found leftImg8bit/val, but not gtCoarse.*|it looks like a tree of cityscapes"
-    ):
+    with pytest.raises(UserError, match="; it looks like a tree of cityscapes: say layout: cityscapes$"):
         load_layout("acdc", tmp_path, split="val")
     plant(next(case for case in CASES if case.layout == "idd" and case.classes == "street7"), tmp_path / "idd")
     wanted = (

@@ -103,6 +103,7 @@ def test_every_command_sees_what_training_sees(tmp_path, monkeypatch):
         (["data.source.0.halve=true"], "{}", "data.source.0.halve: found in source"),
         ([], "{halve: true, crop_or_pad: 8}", "data.unseen.0.crop_or_pad: found beside halve"),
         ([], "{pad_label: 0}", "data.unseen.0.pad_label: found 0 without crop_or_pad"),
+        ([], "{crop_or_pad: 8, pad_label: no}", "data.unseen.0.pad_label: found false, expected one of ignore, 0"),
         ([], "{crop_or_pad: 8, pad_label: 1}", "data.unseen.0.pad_label: found 1, expected one of ignore, 0"),
     ],
 )
