@@ -44,7 +44,7 @@ class RunFacts:
             L2 distance of the model to its initialisation by part.
         batchnorm (`str`):
             `reestimate` or `reference`.
-        interpolation (`dict[str, float]`, *optional*):
+        interpolation (`dict[str, float | None]`, *optional*):
             Mean IoU on source validation by α.
         best_checkpoint (`int`, *optional*):
             Step of the checkpoint that was chosen.
@@ -85,7 +85,7 @@ class RunFacts:
             Scores of the usual component, if it was evaluated.
         only_class (`str`, *optional*):
             The class that the model predicts for all or nearly all pixels of source validation, where there is one.
-        layer_distances (`dict[str, dict[str, float]]`, *optional*):
+        layer_distances (`Mapping[str, Mapping[str, float | None]]`, *optional*):
             In a comparison, by component and layer, ||θ - θ_init|| / ||θ_init||.
     """
 
@@ -101,7 +101,7 @@ class RunFacts:
     initial_share: dict[str, float]
     distance: dict[str, float]
     batchnorm: str
-    interpolation: dict[str, float] | None = _if_any()
+    interpolation: dict[str, float | None] | None = _if_any()
     best_checkpoint: int | None = None
     train_seconds: float
     resumed: bool
@@ -117,11 +117,11 @@ class RunFacts:
     unreadable: dict[str, list[str]] = field(default_factory=dict)
     labels: list[str]
     scores: dict[str, dict[str, Any]]
-    intervals: dict[str, Any] | None = _if_any()
+    intervals: dict[str, dict[str, Any]] | None = _if_any()
     extremes: dict[str, dict[str, Any]] | None = _if_any()
     usual_scores: dict[str, dict[str, Any]] | None = _if_any()
     only_class: str | None = _if_any()
-    layer_distances: dict[str, dict[str, float]] | None = _if_any()
+    layer_distances: Mapping[str, Mapping[str, float | None]] | None = _if_any()
 
     def to_dict(self) -> dict[str, Any]:
         """What `results/metrics.json` holds, in its order; what a run has none of is left out."""

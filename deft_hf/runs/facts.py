@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from deft_hf.data.roles import Domains
 from deft_hf.publish.facts import RunFacts
 from deft_hf.runs.collapsed import looked_at, only_class
@@ -18,6 +20,9 @@ from deft_hf.trainer.trainer import DeFTTrainer
 from deft_hf.utils.errors import UserError
 from deft_hf.utils.files import EARLIER_RECIPES, METRICS
 from deft_hf.utils.integrity import step_of
+
+_FACTS = TypeAdapter(RunFacts)
+_SCORES = TypeAdapter(dict[str, dict[str, float | None | list[float | str | None]]])
 
 
 def collect_facts(
@@ -110,9 +115,15 @@ def read_facts(folders: Mapping[str, Path]) -> dict[str, RunFacts]:
 def _read(path: Path, method: str) -> RunFacts:
     try:
         facts = RunFacts.from_dict(json.loads(path.read_text("utf-8")))
-        if facts.method == method and isinstance(facts.scores, dict):
+        _FACTS.validate_json(json.dumps(vars(facts)), strict=True)  # strictly, only JSON makes a dataclass of a dict
+        _SCORES.validate_python(facts.scores, strict=True)
+        complete = all(len(one["iou"]) == len(facts.labels) and "absent" in one for one in facts.scores.values())
+        if facts.method == method and complete:
             return facts
         found = "it is of something else"
+    except ValidationError as error:
+        (first, *_) = error.errors()
+        found = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         found = f"{type(error).__name__}: {error}"
     raise UserError(f"{path}: cannot be used ({found}); remove it, and {method} is scored from its last checkpoint.")

@@ -52,7 +52,12 @@ def test_an_earlier_version_wrote_less(tmp_path):
     "values, found",
     [
         ({**RUN.to_dict(), "method": "joint"}, "it is of something else"),
-        ({**RUN.to_dict(), "scores": 1}, "it is of something else"),
+        ({**RUN.to_dict(), "labels": ["one"]}, "it is of something else"),
+        ({**RUN.to_dict(), "scores": 1}, "scores: Input should be an object"),
+        ({**RUN.to_dict(), "scores": {"day": {}}}, "KeyError: 'iou'"),
+        ({**RUN.to_dict(), "scores": {"day": {"iou": "x"}}}, "day.iou.float: Input should be a valid number"),
+        ({**RUN.to_dict(), "stages": None}, "stages: Input should be a valid array"),
+        ({**RUN.to_dict(), "train_seconds": "x"}, "train_seconds: Input should be a valid number"),
         ({"scores": {}}, "TypeError: "),
         ([], "AttributeError: "),
     ],
