@@ -65,7 +65,7 @@ def along(
     """
     key, values = parse_curve(curve)
     if others:
-        raise UserError(f"curve: found {', '.join(others)} beside it, of which a curve makes nothing; leave it out")
+        raise UserError(f"curve: found {', '.join(others)} beside it, which curves do not use; leave it out")
     variants = parse_variants(methods)
     asked = Request.checked(recipe, seeds, overrides, jobs, tunes=key == "training.learning_rate")
     base, plan, seeds = asked.base, asked.plan, asked.seeds

@@ -64,7 +64,7 @@ def _headline(facts: CardFacts) -> list[tuple[str, str, bool]]:
     for other, scores in facts.results.items():
         gain = unseen_mean(own, facts.unseen) - unseen_mean(scores, facts.unseen)
         if other != facts.run.method and gain == gain:
-            what = f"points on unseen domains against {other}, at one seed: chance alone may do as much"
+            what = f"points on unseen domains against {other}, with one seed: chance alone may account for that"
             tiles.append((f"{100 * gain:+.1f}", what, False))
     return tiles
 

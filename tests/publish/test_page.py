@@ -59,7 +59,7 @@ def test_the_page_says_what_the_card_says(tmp_path):
         assert f" {100 * own[domain]['mean_iou']:.1f} " in text
     unseen = {m: (s["coast"]["mean_iou"] + s["night"]["mean_iou"]) / 2 for m, s in FACTS.results.items()}
     assert (
-        f" {100 * (unseen['deft'] - unseen['joint']):+.1f} points on unseen domains against joint, at one seed" in text
+        f" {100 * (unseen['deft'] - unseen['joint']):+.1f} points on unseen domains against joint, with one seed" in text
     )
     assert f" {100 * unseen['deft']:.1f} mean IoU on unseen domains" in text
     for part in (
