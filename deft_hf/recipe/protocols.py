@@ -159,7 +159,7 @@ def described(data: Any) -> str:
         f"images at {_words(data.image_size)}",
         f"scaled by {data.scale[0]} to {data.scale[1]}",
         f"crops of {_words(data.crop_size)}",
-        f"no class above {data.max_class_share:.0%} of a crop",
+        f"no class above {data.max_class_share:.0%} of a crop" if data.max_class_share < 1 else "",
         f"flipped with probability {data.flip}",
         *filter(None, colors),
         f"the style {data.style} with probability {data.style_probability}" if data.style else "",
