@@ -111,7 +111,6 @@ def choose(
     validation: Sequence[str] = (),
     scored: Sequence[int] = (),
     given: Mapping[str, Any] = {},
-    at_once: int | None = None,
     selects: bool = True,
 ) -> list[Choice]:
     """What to train with, for each key of a recipe that is not given.
@@ -135,15 +134,13 @@ def choose(
             Number of images of each domain that is scored.
         given (`Mapping[str, Any]`, *optional*, defaults to `{}`):
             By key, the values that the recipe has.
-        at_once (`int`, *optional*):
-            How many images fit into one pass of a process, where that was tried; a rule by memory otherwise.
         selects (`bool`, *optional*, defaults to `True`):
             Evaluate while training and export the best checkpoint.
 
     Returns:
         `list[Choice]`: in the order of the reasons; a value of `None` takes a key away that others stand for now.
     """
-    chosen = [*_batch(images, crop, machine, given, at_once)]
+    chosen = [*_batch(images, crop, machine, given)]
     batch = batch_size({**given, **{choice.key: choice.value for choice in chosen}}, machine.processes)
     length = _length(images, batch, given)
     steps = next((choice.value for choice in length if choice.key == "training.max_steps"), None)
@@ -175,20 +172,17 @@ def wished_batch(images: int, processes: int, given: Mapping[str, Any]) -> int:
     return int(wished)
 
 
-def _batch(
-    images: int, crop: tuple[int, int], machine: Machine, given: Mapping[str, Any], at_once: int | None
-) -> list[Choice]:
+def _batch(images: int, crop: tuple[int, int], machine: Machine, given: Mapping[str, Any]) -> list[Choice]:
     own = ("training.per_device_train_batch_size", "training.gradient_accumulation_steps")
     if _any(own, given):
         return []
     asked, processes = given.get("training.batch_size"), machine.processes
     batch = wished_batch(images, processes, given)
     each = batch // processes
-    size = images_at_once(each, crop, machine) if at_once is None else at_once
-    tried = "a step of it was tried on this device" if at_once is not None else "by crop size and memory"
+    size = images_at_once(each, crop, machine)
     why = f"batch_size {batch}" if asked is not None else f"{batch} images a step, at which the rates were measured"
     chosen = [
-        Choice(own[0], size, f"{why}; {size} at once {tried}"),
+        Choice(own[0], size, f"{why}; {size} at once by crop size and memory"),
         Choice(own[1], each // size, f"makes {batch} of {size} x {processes} devices"),
     ]
     return chosen + ([Choice("training.batch_size", None, "said by the two above")] if asked is not None else [])

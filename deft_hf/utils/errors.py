@@ -46,15 +46,21 @@ _TOO_SMALL = (
 
 @contextmanager
 def batches_explained() -> Iterator[None]:
-    """Wrap training: a batch that is too small for the model, in images or in pixels, or none becomes one message.
+    """Wrap training: a batch that is too large for the device, too small for the model, or none becomes one message.
 
     Raises:
-        UserError: In place of torch's error about a single value per channel, or about a kernel beyond its input, and
-            Accelerate's about a stream without an item.
+        UserError: In place of torch's error about memory, about a single value per channel, or about a kernel beyond
+            its input, and Accelerate's about a stream without an item.
     """
     try:
         yield
     except (RuntimeError, ValueError) as error:
+        if type(error).__name__ == "OutOfMemoryError":  # torch's, of an accelerator
+            raise UserError(
+                f"the memory of the device is too small for a step ({first_line(error)}): halve "
+                "per_device_train_batch_size and double gradient_accumulation_steps, or take smaller crops or "
+                "gradient_checkpointing."
+            ) from error
         if str(error).startswith("Expected more than 1 value per channel"):
             raise UserError(
                 "per_device_train_batch_size: found 1, too few for a BatchNorm behind a pooling to one pixel; set it "

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from torch import nn
 from torch.utils.data import IterableDataset
 
@@ -11,7 +12,7 @@ from deft_hf.trainer.arguments import DeFTTrainingArguments
 from deft_hf.trainer.checks import check_names
 from deft_hf.trainer.limits import LIMITS, check_optimizer
 from deft_hf.trainer.trainer import DeFTTrainer
-from deft_hf.utils.errors import UserError
+from deft_hf.utils.errors import UserError, batches_explained
 from tests import tiny
 from tests.trainer.test_trainer import arguments, trainer
 
@@ -110,3 +111,11 @@ def test_a_stream_without_an_item_is_one_message(tmp_path):
 
     with pytest.raises(UserError, match="train_dataset: the stream ended without an item"):
         trainer(tmp_path, train=Nothing(), max_steps=2, decoder_warmup_steps=1).train()
+
+
+def test_a_step_that_does_not_fit_into_the_device_is_one_message():
+    with pytest.raises(
+        UserError, match=r"too small for a step \(CUDA out of memory.*halve per_device_train_batch_size"
+    ):
+        with batches_explained():
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore lines")
