@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance, ImageFilter
 
+from deft_hf.data import colors
 from deft_hf.data.geometry import Aim
 from deft_hf.data.transforms import EvalTransform, TrainTransform
 
@@ -92,3 +93,11 @@ def test_evaluation_too():
     transform = EvalTransform((19, 50))
     item = transform(image, np.zeros((30, 41), np.uint8))
     assert torch.equal(item["pixel_values"], normalised(image.resize((50, 19), Image.Resampling.BILINEAR), transform))
+
+
+def test_hues_turn_as_pillows_whatever_the_colour():
+    steps = np.array([0, 1, 2, 3, *range(4, 252, 9), 252, 253, 254, 255])
+    colours = np.stack(np.meshgrid(steps, steps, steps), -1).reshape(len(steps), -1, 3).astype(np.uint8)
+    for turn in (-0.5, -0.0793, 0.0, 0.004, 0.0371, 0.1, 0.31, 0.5):
+        image = Image.fromarray(colours)
+        assert colors._turn_hue(image, turn).tobytes() == turned(image, turn).tobytes(), turn
