@@ -53,7 +53,12 @@ class LoRASettings:
 
 
 class LoRA(Ingredient):
-    """Adapters in the encoder instead of its weights (Hu et al., ICLR 2022), merged into the export."""
+    """Adapters in the encoder instead of its weights (Hu et al., ICLR 2022), merged into the export.
+
+    With an average, and so with DeFT, the two components share the frozen weights and have factors of their own. What
+    is averaged is each factor, as any trained parameter, and the export merges the product of the averages, which is
+    not the average of the products. That is ours.
+    """
 
     name = "lora"
     summary = "low-rank adapters in the encoder, merged into the export"
@@ -66,7 +71,12 @@ class LoRA(Ingredient):
             "lp_ft with low-rank adapters in the encoder (Hu et al. 2022), merged",
             {"method.name": "lp_ft", "method.lora_rank": 16},
             tries=values("method.lora_rank", 4, 16, 64),
-        )
+        ),
+        "deft_lora": Variant(
+            "DeFT over low-rank adapters in the encoder, whose frozen weights both components share (ours)",
+            {"method.name": "deft", "method.lora_rank": 16, "method.evaluate_usual": True},
+            tries=values("method.lora_rank", 4, 16, 64),
+        ),
     }
 
     @property
@@ -74,6 +84,8 @@ class LoRA(Ingredient):
         return self.settings.lora_rank > 0
 
     def problems(self, run: Run) -> Iterator[str]:
+        if not run.method.trains_encoder():
+            yield f"lora_rank goes with a method that trains the encoder, which {run.method.name} does not"
         yield from conflicts("lora_rank", run)
 
     def refusals(self, launcher: Launcher) -> Iterator[str]:
@@ -90,8 +102,6 @@ class LoRA(Ingredient):
 
 def conflicts(adapters: str, run: Run) -> Iterator[str]:
     """What does not go with adapters in a run, one message each; `adapters` names where they come from."""
-    if run.method.stages[-1] != "joint" or run.average is not None:
-        yield f"{adapters} goes with method joint or lp_ft and average: none (averaged factors are no average)"
     distance = run.get(L2SP)
     if (distance and distance.reads_start) or any(map(run.get, (SPD, DiGraP, Mixout, WiSEFT))):
         yield (

@@ -37,6 +37,8 @@ class GivenAdapters(Ingredient):
 
     def problems(self, run: Run) -> Iterator[str]:
         self.warms_up = len(run.method.stages) > 1 and self.warmup_steps != 0
+        if run.method.stages[-1] != "joint" or run.average is not None:
+            yield "a model of peft goes with method joint or lp_ft and average: none; for others set lora_rank instead"
         yield from conflicts("a model of peft", run)
         if run.get(LoRA):
             yield "found a model of peft and lora_rank: leave lora_rank out, or pass a model without adapters"

@@ -116,17 +116,25 @@ LEAKS = (
     "method.decoder_norm_weight=0.125",
     "method.projection_weight=0.75",
     "method.lora_alpha=3.0",
+    "method.freeze_embedding=true",
+    "method.gradient_projection_rate=0.5",
+    "method.mixout_anchor=average",
+    "method.mixout_period=3",
     "method.pathways=split",
 )
+WITHOUT_DEFT = {"lora_rank": 4, "mixout_probability": 0.5}  # or not with all of these
 
 
 def test_what_the_recipe_asks_of_deft_reaches_no_rival(plan):
     rivals = {name: variant for name, variant in known_variants().items() if variant.settings["method.name"] != "deft"}
     assert len(rivals) > 10
-    assert {*identity_defaults()} == {leak.partition("=")[0].removeprefix("method.") for leak in LEAKS} | {"lora_rank"}
+    assert {*identity_defaults()} == {leak.partition("=")[0].removeprefix("method.") for leak in LEAKS} | {
+        *WITHOUT_DEFT
+    }
     for name, rival in rivals.items():
         for settings in (rival.settings, rival.own):
-            found = placed(plan, *LEAKS, "method.lora_rank=4", settings=settings)
+            others = [f"method.{name}={value}" for name, value in WITHOUT_DEFT.items()]
+            found = placed(plan, *LEAKS, *others, settings=settings)
             assert found == placed(plan, settings=settings), name
     asking = replace(plan, overrides=LEAKS)
     joint = method_arguments(asking.run(known_variants()["joint"].own, 0).recipe, "joint")

@@ -516,6 +516,30 @@ def test_lora_trains_factors_and_decoder_and_gives_a_plain_model(tmp_path, model
         assert differing(reloaded.state_dict(), plain.state_dict()) == []
 
 
+@pytest.mark.parametrize("model_type", ["segformer", "mobilenet_v2"])
+def test_deft_over_adapters_shares_the_frozen_weights_and_averages_the_factors(tmp_path, model_type):
+    pytest.importorskip("peft")
+    settings = {"ema_decay": 0.8, "ema_decay_steps": None, "batchnorm": "reference", **LORA}
+    run = trainer(tmp_path, model=tiny.build(model_type), max_steps=4, decoder_warmup_steps=2, **settings)
+    seen = Recorder().watch(run)
+    run.train()
+    usual, generalized = (dict(m.named_parameters()) for m in (run.pathways.usual, run.pathways.generalized))
+    trained = {name for name in usual if run.family.is_trained(name)}
+    assert {name for name in usual if usual[name] is not generalized[name]} == trained
+    factors = {name for name in trained if run.family.part_of(name) == "encoder"}
+    assert factors and all("lora_" in name for name in factors)
+    for name in trained:
+        expected = seen.usual[1][name]
+        for values in seen.usual[2:]:
+            expected = 0.8 * expected + 0.2 * values[name]
+        torch.testing.assert_close(generalized[name].detach(), expected, rtol=1e-5, atol=1e-6, msg=name)
+    run.save_model(tmp_path / "final")
+    plain = AutoModelForSemanticSegmentation.from_pretrained(tmp_path / "final").eval()
+    images = tiny.batch(seed=7)["pixel_values"]
+    adapted = run.pathways.generalized.eval()(images).logits
+    torch.testing.assert_close(plain(images).logits, adapted, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("rank", [0, 2])
 def test_every_layer_has_its_distance_with_adapters_too(tmp_path, rank):
     pytest.importorskip("peft")
@@ -604,6 +628,8 @@ GMIXOUT = {"mixout_probability": 0.6, "mixout_anchor": "average", "mixout_period
         ("mobilenet_v2", {"freeze_embedding": True}, 7),
         ("mobilenet_v2", {"method": "lp_ft", "gradient_projection_rate": 0.3}, 5),
         ("segformer", {"gradient_projection_rate": 0.3}, 2),
+        ("segformer", LORA, 5),
+        ("mobilenet_v2", {"batchnorm": "reference", **LORA}, 7),
         ("mobilenet_v2", {"method": "lp_ft", "mixout_probability": 0.6}, 5),
         ("segformer", {"method": "joint", "average": "ema", **GMIXOUT}, 3),
         ("segformer", {"average": "rising_ema", "ema_decay_steps": 20_000}, 5),
@@ -717,9 +743,7 @@ def test_a_checkpoint_of_an_average_that_started_elsewhere_is_refused(tmp_path):
             {"method": "joint", "average": "swa", "component": "interpolated"},
             "component interpolated goes with average: none",
         ),
-        ({"lora_rank": 4}, "lora_rank goes with method joint or lp_ft and average: none"),
-        ({"lora_rank": 4, "method": "frozen"}, "lora_rank goes with method joint or lp_ft"),
-        ({"lora_rank": 4, "method": "lp_ft", "average": "ema"}, "lora_rank goes with .* average: none"),
+        ({"lora_rank": 4, "method": "frozen"}, "lora_rank goes with a method that trains the encoder, which frozen"),
         (
             {"lora_rank": 4, "method": "joint", "distance_weight": 0.1},
             "lora_rank keeps the encoder's weights: leave distance_weight",
@@ -755,6 +779,8 @@ def test_settings_that_exclude_each_other(tmp_path, overrides, message):
         ({"method": "joint", "average": "swa", "component": "usual"}, "swa"),
         ({"method": "joint", "component": "interpolated"}, None),
         ({"method": "lp_ft", "lora_rank": 4, "decoder_norm_weight": 0.1}, None),
+        ({"lora_rank": 4}, "ema"),
+        ({"method": "joint", "lora_rank": 4, "average": "ema"}, "ema"),
         ({"projection_weight": 1.0, "distance_weight": 0.1}, "ema"),
     ],
 )
