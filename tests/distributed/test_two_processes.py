@@ -9,7 +9,7 @@ from tests import processes, tiny
 from tests.distributed import train_script
 from tests.trainer.test_trainer import valid_pixels
 
-MODELS = ("segformer", "reweighted", "mask2former", "halved")
+MODELS = ("segformer", "reweighted", "mask2former", "halved", "combined")
 
 
 @pytest.fixture(scope="module")

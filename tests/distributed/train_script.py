@@ -24,6 +24,16 @@ class SomeWithoutLabels(Drawn):
 # SegFormer under every option of the loss.
 WEIGHTS = [0.2, 3, 1, 1, 2, 0.5, 1]
 REWEIGHTED = {"class_weights": WEIGHTS, "ohem_threshold": 0.7, "ohem_min_kept": 99, "dice_weight": 0.5}
+# Ingredients that draw, freeze, change gradients and average by the count of updates.
+COMBINED = {
+    "method": "lp_ft",
+    "average": "rising_ema",
+    "mixout_probability": 0.6,
+    "mixout_anchor": "average",
+    "mixout_period": 2,
+    "gradient_projection_rate": 0.3,
+    "freeze_embedding": True,
+}
 
 
 def train(folder: Path, batch_size: int, model_type: str) -> None:
@@ -45,7 +55,7 @@ def train(folder: Path, batch_size: int, model_type: str) -> None:
         optim="sgd",
         pathways="split" if halved else "both",
         metrics=["boundary_iou", "calibration_error"],
-        **(REWEIGHTED if model_type == "reweighted" else {}),
+        **(REWEIGHTED if model_type == "reweighted" else COMBINED if model_type == "combined" else {}),
     )
     run.train(resume_from_checkpoint=run.last_good_checkpoint())
     metrics = run.evaluate()
