@@ -34,7 +34,7 @@ def register_metric(metric: Metric) -> Metric:
             Its `name` is what arguments and recipes call it.
 
     Raises:
-        UserError: Its name is taken.
+        UserError: Its name is taken, or the one that its mean has in results.
 
     Example:
 
@@ -49,7 +49,9 @@ def register_metric(metric: Metric) -> Metric:
     register_metric(Metric("precision", "precision", "van Rijsbergen 1979", precision, by_class=True))
     ```
     """
-    if METRICS.get(metric.name, metric) is not metric:
+    # Results hold both names among those of other scores.
+    taken = {"absent", "pixels"}.union(*({one.name, one.key} for one in METRICS.values() if one is not metric))
+    if taken & {metric.name, metric.key}:
         raise UserError(f"metric {metric.name!r} is registered already; give yours another name")
     METRICS[metric.name] = metric
     return metric
