@@ -23,6 +23,7 @@ _PROBIT = {"agreement"}  # lines are straight on probit axes (Baek et al. 2022, 
 _LEAST = 1e-3  # IoU, on probit axes
 _NEARBY, _FEWEST_COPIES = 1 / 3, 10  # share of the copies whose errors make the interval, and how many at least
 _ONE_CLASS = 0.999
+_FOUND = 0.05  # IoU on source validation from which on a class counts as learned
 _FEWEST_IMAGES = 3
 
 Labelled = Iterable[tuple]  # (probabilities (K, H, W), labels (H, W)), or with a list of members' class ids as third
@@ -253,6 +254,8 @@ class Calibration:
 
     def _doubt(self, evidence: Evidence, method: str, shift: float, errors: Tensor, mean: float) -> str:
         """Why the estimate cannot be trusted; empty where nothing speaks against it."""
+        if int((self.truth[0] >= _FOUND).sum()) < 2:
+            return f"on source validation it finds one class alone (an IoU of {100 * _FOUND:.0f} % or more)"
         shares = evidence.predicted[0] / evidence.predicted[0].sum()
         if float(shares.max()) > _ONE_CLASS:
             return f"{100 * float(shares.max()):.1f} % of the pixels are predicted as one class"

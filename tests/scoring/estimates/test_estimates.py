@@ -256,6 +256,16 @@ def test_one_class_everywhere_is_not_trusted(calibration):
     assert str(estimate).startswith("not estimated: 100.0 % of the pixels")
 
 
+def test_a_model_that_learned_one_class_of_its_source_is_not_trusted():
+    flat = torch.tensor([0.9, 0.06, 0.04])[:, None, None].expand(CLASSES, 20, 20)
+    labels = torch.arange(400).view(20, 20) % CLASSES
+    place = unlabelled(drawn(5, 1.5, 1.5, seed=9))
+    assert "finds one class alone" in Calibration(counted([(flat, labels)] * 4)).estimate(place).reason
+    swapped = flat.clone()
+    swapped[:, :2] = flat[[1, 0, 2], :2]  # two rows of another class: an IoU of 9 %
+    assert "finds one class" not in Calibration(counted([(swapped, labels)] * 4)).estimate(place).reason
+
+
 def test_a_shift_beyond_every_copy_is_not_trusted(calibration):
     estimate = calibration.estimate(unlabelled(drawn(5, 0.3, 1.5, seed=9)))
     assert not estimate.trusted and "on the furthest corrupted copy" in estimate.reason
