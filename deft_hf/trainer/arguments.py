@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import SchedulerType, TrainingArguments
+from transformers.debug_utils import DebugOption
 
 from deft_hf.methods import METHODS, RunSettings, compose
 from deft_hf.methods.core.stages import Span
@@ -113,6 +114,13 @@ class DeFTTrainingArguments(LossArguments, RunSettings, TrainingArguments):
                 self.neftune_noise_alpha is not None
             ),
             "use_liger_kernel has kernels for language models alone: leave it out": self.use_liger_kernel,
+            "train_sampling_strategy: found group_by_length, and images have none: leave it out": (
+                self.train_sampling_strategy == "group_by_length"
+            ),
+            "debug: found underflow_overflow, which does not know the two components of a step apart: leave it out, "
+            "or look at method joint": (
+                DebugOption.UNDERFLOW_OVERFLOW in self.debug and compose(self).method.course != ("joint",)
+            ),
             "enable_jit_checkpoint would save in the middle of a step: leave it out, SIGTERM saves at its end": (
                 self.enable_jit_checkpoint
             ),

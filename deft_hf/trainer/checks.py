@@ -20,7 +20,6 @@ from deft_hf.methods.core.halves import LEAST_OF_A_HALF
 from deft_hf.methods.core.stages import Span
 from deft_hf.models.families import SegmentationFamily
 from deft_hf.models.kinds import encoder_kind
-from deft_hf.models.plain import is_plain
 from deft_hf.models.pretrained import Pretrained, open_pretrained
 from deft_hf.trainer.adapters import unwrapped
 from deft_hf.trainer.arguments import DeFTTrainingArguments
@@ -70,8 +69,11 @@ def check_arguments(
         if kwargs.get("processing_class") is None:
             kwargs["processing_class"] = start.processor
     model = checked(model)
-    if is_plain(model) and args.gradient_checkpointing:
-        raise UserError("gradient_checkpointing is a feature of transformers models: leave it out.")
+    if args.activation_checkpointing and not getattr(model, "supports_gradient_checkpointing", False):
+        raise UserError(
+            f"activation_checkpointing (gradient_checkpointing): {type(model).__name__} does not support it: leave it "
+            "out, and save memory by a smaller per_device_train_batch_size with more gradient_accumulation_steps."
+        )
     if not any(kwargs.get("optimizers") or ()) and kwargs.get("optimizer_cls_and_kwargs") is None:
         check_optimizer(args)
     # One process drives one device: DataParallel would split a batch's loss.
@@ -213,6 +215,17 @@ def check_classes(
         check_two_classes(name, dataset)
 
 
+def check_weights(args: DeFTTrainingArguments, known: int) -> None:
+    """A list of class weights has one for each of the `known` classes of the model.
+
+    Raises:
+        UserError: It has fewer or more.
+    """
+    weights = args.class_weights
+    if isinstance(weights, list) and len(weights) != known:
+        raise UserError(f"class_weights: found {len(weights)}, expected one for each of the {known} classes")
+
+
 def check_names(names: Sequence[Any]) -> None:
     """Names of evaluation sets whose metrics would have the same keys.
 
@@ -272,7 +285,13 @@ def check_sizes(labels: Tensor | list[Tensor]) -> None:
 
 
 def check_halves(labels: Tensor, spans: Sequence[Span]) -> None:
-    """The first training batch has as many images as stages need that split it.
+    """A training batch that is not an epoch's last has as many images as stages need that split it.
+
+    Args:
+        labels (`Tensor`):
+            Its labels, int64 (N, H, W).
+        spans (`Sequence[Span]`):
+            Stages of the run.
 
     Raises:
         UserError: It has fewer.
@@ -310,5 +329,6 @@ def check_data(
     channels = getattr(getattr(config, "backbone_config", None) or config, "num_channels", None)
     for name, dataset in {"train_dataset": train_dataset, **named}.items():
         check_classes(name, dataset, len(evaluator.class_names), args, channels)
+    check_weights(args, len(evaluator.class_names))
     check_selection(args, eval_dataset, evaluator.metrics, evaluator.own_metrics is not None)
     leave_no_single_image(args, train_dataset, model)

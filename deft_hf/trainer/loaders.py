@@ -47,14 +47,17 @@ class Loaders:
     def source_batches(self, dataset: Any) -> Iterator[dict[str, Any]]:
         """Training batches, the same on every rank, without touching the run's own loader.
 
-        The choice of images is fixed; their augmentation is that of the present epoch.
+        The choice of images is fixed; their augmentation is that of the present epoch. A last batch of one image,
+        which BatchNorm has no variance of, is left out: on several ranks the run's own loader has none.
         """
+        streams, size = isinstance(dataset, IterableDataset), self.args.train_batch_size
+        alone = not streams and 1 < size < len(dataset) and len(dataset) % size == 1
         yield from self._loader(
             dataset,
-            self.args.train_batch_size,
-            shuffle=not isinstance(dataset, IterableDataset),
+            size,
+            shuffle=not streams,
             generator=torch.Generator().manual_seed(self.args.seed),
-            drop_last=self.args.dataloader_drop_last,
+            drop_last=self.args.dataloader_drop_last or alone,
         )
 
     def enter_epoch(self, epoch: int, dataset: Any, loader: DataLoader) -> None:

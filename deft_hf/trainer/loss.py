@@ -83,7 +83,7 @@ def family_of(
             What is trained on, whose classes are counted for `balanced` weights.
 
     Raises:
-        UserError: The model matches masks, or the weights do not fit its classes or cannot be told.
+        UserError: The model matches masks, or the weights cannot be told.
     """
     family = resolve_family(model, encoder)
     asked = args.asks_for_loss()
@@ -96,9 +96,6 @@ def family_of(
             "per pixel; leave them out, or take a model with a per-pixel head (segformer, upernet, ...)."
         )
     weights = _class_weights(args, train_dataset)
-    expected = getattr(getattr(model, "config", None), "num_labels", None)
-    if weights is not None and expected is not None and len(weights) != expected:
-        raise UserError(f"class_weights: found {len(weights)}, expected one for each of the {expected} classes")
     objective = ReweightedPerPixel(weights, args.ohem_threshold, args.ohem_min_kept, args.dice_weight)
     return replace(family, objective=objective)
 

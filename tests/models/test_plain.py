@@ -109,7 +109,7 @@ def test_what_a_plain_model_must_give(tmp_path):
         trainer(tmp_path, Flat())
     with pytest.raises(UserError, match="does not say how many classes it has"):
         DeFTTrainer(Net(), arguments(tmp_path), encoder="encoder")
-    with pytest.raises(UserError, match="gradient_checkpointing is a feature of transformers"):
+    with pytest.raises(UserError, match="gradient_checkpointing.: Net does not support it"):
         trainer(tmp_path, gradient_checkpointing=True)
 
 

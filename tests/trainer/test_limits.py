@@ -70,6 +70,8 @@ def test_every_mistake_is_named_and_every_default_holds(tmp_path):
         ({"fsdp": "full_shard"}, "fsdp: found in a single process; start it with accelerate launch"),
         ({"torch_compile_backend": "nope"}, "torch_compile_backend: found 'nope', expected one of .*inductor"),
         ({"neftune_noise_alpha": 5}, "neftune_noise_alpha is noise on the embeddings of words"),
+        ({"train_sampling_strategy": "group_by_length"}, "group_by_length, and images have none: leave it out"),
+        ({"debug": "underflow_overflow"}, "underflow_overflow, which does not know the two components of a step"),
         ({"deepspeed": "nope.json"}, "TrainingArguments: "),
         ({"parallelism_config": {}}, "parallelism_config: found no ParallelismConfig"),
     ],

@@ -11,9 +11,11 @@ from deft_hf.models.objectives import PerPixel
 from deft_hf.models.reweighted import ReweightedPerPixel
 from deft_hf.recipe import Recipe
 from deft_hf.trainer.loss import balanced_weights
+from deft_hf.trainer.trainer import DeFTTrainer
 from deft_hf.utils.errors import UserError
 from tests import tiny
-from tests.trainer.test_trainer import Drawn, history, trainer, without_batchnorm
+from tests.models.test_plain import Net
+from tests.trainer.test_trainer import Drawn, arguments, history, trainer, without_batchnorm
 
 OPTIONS = {"class_weights": [0.2, 3, 1, 1, 2, 0.5, 1], "ohem_threshold": 0.7, "ohem_min_kept": 0.1, "dice_weight": 0.5}
 
@@ -97,6 +99,12 @@ def test_balanced_weights_are_those_of_the_training_data(tmp_path):
 def test_mistakes(tmp_path, options, message):
     with pytest.raises(UserError, match=message):
         trainer(tmp_path, **options)
+
+
+def test_weights_of_a_plain_model_are_as_many_as_its_classes(tmp_path):
+    for weights in ([1, 2], [1] * 9):
+        with pytest.raises(UserError, match=f"class_weights: found {len(weights)}, expected .* the 7 classes"):
+            DeFTTrainer(Net(), arguments(tmp_path, class_weights=weights), train_dataset=Drawn(2), encoder="encoder")
 
 
 def test_models_that_match_masks_are_refused_in_one_message(tmp_path):

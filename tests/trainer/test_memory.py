@@ -43,6 +43,11 @@ def test_checkpointing_reaches_both_components_and_changes_nothing_but_memory(tm
     assert kept[True] < 0.8 * kept[False]
 
 
+def test_checkpointing_of_a_model_that_has_none_is_refused(tmp_path):
+    with pytest.raises(UserError, match="activation_checkpointing .* Mask2Former.* does not support it: leave it out"):
+        trainer(tmp_path, model=tiny.build("mask2former"), activation_checkpointing=True)
+
+
 @pytest.mark.parametrize("shared", [True, False])
 def test_what_never_trains_is_there_once(shared):
     model = tiny.build("upernet")

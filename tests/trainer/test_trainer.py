@@ -194,6 +194,11 @@ def test_accumulation_equals_one_large_batch(tmp_path, method):
 def test_a_batch_that_is_too_small_to_split_is_refused(tmp_path):
     with pytest.raises(UserError, match="pathways is split: found 2 images in a batch, expected at least 4"):
         trainer(tmp_path, pathways="split").train()
+    settings = {"pathways": "split", "save_strategy": "steps", "save_steps": 4}
+    trainer(tmp_path, per_device_train_batch_size=4, train=Drawn(7), **settings).train()  # an epoch ends with three
+    smaller = trainer(tmp_path, gradient_accumulation_steps=2, train=Drawn(7), **settings)
+    with pytest.raises(UserError, match="pathways is split: found 2 images in a batch"):
+        smaller.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
     with pytest.raises(UserError, match="pathways is 'half': expected one of both, split"):
         arguments(tmp_path, pathways="half")
     with pytest.raises(UserError, match="pathways is 'split': a setting of method deft alone; leave it out"):
@@ -594,6 +599,13 @@ def test_the_stage_of_the_best_model_is_that_of_its_folder(tmp_path):
     run.state.best_global_step, run.state.best_model_checkpoint = 8, str(tmp_path / "checkpoint-3")
     run._load_best_model()
     assert run.pathways.stage == "warmup"
+
+
+@pytest.mark.parametrize("count, sizes", [(5, [2, 2]), (4, [2, 2]), (1, [1])])
+def test_no_statistics_are_taken_on_an_image_alone(tmp_path, count, sizes):
+    run = trainer(tmp_path, train=Drawn(count))
+    run.args.dataloader_drop_last = False  # as with several ranks, whose own loader fills up the last batch
+    assert [len(batch["labels"]) for batch in run.loaders.source_batches(run.train_dataset)] == sizes
 
 
 def test_batchnorm_statistics_follow_the_policy(tmp_path):
