@@ -53,8 +53,12 @@ class BatchNormRefresher:
             models["usual_"] = self.pathways.usual
         return models
 
+    def is_due(self, step: int) -> bool:
+        """Whether there are statistics, and they are of another step than `step`."""
+        return step != self.step and bool(batchnorm_modules(self.pathways.exported))
+
     @torch.no_grad()
-    def refresh(self, step: int, changed: bool = False) -> None:
+    def refresh(self, step: int, changed: bool = False, in_a_hurry: bool = False) -> None:
         """Bring the statistics up to `step`, the same on every rank.
 
         Args:
@@ -62,8 +66,11 @@ class BatchNormRefresher:
                 Optimizer steps taken so far.
             changed (`bool`, *optional*, defaults to `False`):
                 The weights were changed since, though no step was taken.
+            in_a_hurry (`bool`, *optional*, defaults to `False`):
+                Leave out what takes long, the re-estimation, which stays due.
         """
-        if (step == self.step and not changed) or not batchnorm_modules(self.pathways.exported):
+        postponed = in_a_hurry and self.args.batchnorm == "reestimate"
+        if postponed or not (changed or self.is_due(step)) or not batchnorm_modules(self.pathways.exported):
             return
         self.step = step
         for model in self.models().values():

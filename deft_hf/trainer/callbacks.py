@@ -67,7 +67,7 @@ class LoopCallback(TrainerCallback):
         if state.is_world_process_zero and len(self.stages.spans) > 1:
             print(self.stages.summary(), flush=True)
         self.log.start(state.global_step, self.checkpoints.loss_before if state.global_step else 0.0)
-        self.batchnorm.step = state.global_step
+        self.batchnorm.step = -1 if state.global_step and self.checkpoints.statistics_due else state.global_step
         if state.global_step:
             self.checkpoints.check_resumed(state.global_step, self.global_batch())
             self.checkpoints.rotate_resumed(state)

@@ -33,6 +33,7 @@ from deft_hf.trainer.stages import StageRunner
 from deft_hf.utils.errors import UserError, first_line
 from deft_hf.utils.files import GENERALIZED, INGREDIENTS, INITIAL, STATE, TRAINER_STATE, USUAL, WEIGHTS
 from deft_hf.utils.integrity import (
+    STATISTICS_DUE,
     check_writable,
     checkpoints,
     clear_leftovers,
@@ -277,6 +278,11 @@ class Checkpoints:
         """Sum of the losses of the steps before the checkpoint that was loaded; earlier versions did not keep it."""
         found = self._resumed.get("loss_sum")
         return found if isinstance(found, float) else None
+
+    @property
+    def statistics_due(self) -> bool:
+        """Whether the checkpoint that was loaded was saved without the BatchNorm statistics of its weights."""
+        return bool(self._resumed.get(STATISTICS_DUE))
 
     def begin(self, checkpoint: str | bool | None, resume_anyway: bool) -> str | None:
         """Make sure that the run can write, and find the checkpoint that it is to resume from.

@@ -52,6 +52,7 @@ class StopOnSigterm(TrainerCallback):
         try:
             yield
         finally:
+            self.leaving = False
             self.heard.fill_(False)
             signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
         if self.asked:

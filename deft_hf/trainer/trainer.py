@@ -44,7 +44,7 @@ from deft_hf.trainer.search import ModelInit, built, refill, search
 from deft_hf.trainer.stages import StageRunner
 from deft_hf.trainer.termination import StopOnSigterm
 from deft_hf.utils.errors import UserError, batches_explained, workers_explained
-from deft_hf.utils.integrity import step_of
+from deft_hf.utils.integrity import STATISTICS_DUE, step_of
 from deft_hf.utils.randomness import own_randomness
 
 logger = logging.get_logger(__name__)
@@ -429,7 +429,7 @@ class DeFTTrainer(PushingTrainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """The exported model as a plain Hub folder, whatever it was trained under; every rank calls it."""
-        self.batchnorm.refresh(self.state.global_step)
+        self.batchnorm.refresh(self.state.global_step, in_a_hurry=self._is_in_a_hurry)
         self.shards.whole(self.pathways.exported)  # with every rank: `_save` runs on one
         self._save(output_dir)
         if self.args.push_to_hub and not _internal_call:
@@ -449,13 +449,21 @@ class DeFTTrainer(PushingTrainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         if self.hp_search_backend is None and trial is None:
             self.store_flos()
-        self.batchnorm.refresh(self.state.global_step)
+        step = self.state.global_step
+        self.batchnorm.refresh(step, in_a_hurry=self._is_in_a_hurry)
         batch, loss = self.get_total_train_batch_size(self.args), (self._total_loss_scalar, self._tr_loss)
         facts = {"unreadable": self.unreadable_images(), "loss_sum": self.run_log.loss_so_far(*loss)}
+        facts[STATISTICS_DUE] = self.batchnorm.is_due(step)
         folder = self.checkpoints.save(self._get_output_dir(trial), self.state, self._write_state, batch, facts)
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(folder))
         self.checkpoints.rotate(folder, self.state)
+
+    @property
+    def _is_in_a_hurry(self) -> bool:
+        """Whether SIGTERM leaves seconds for a checkpoint that the run resumes from, and that is for nothing else."""
+        goes_on = self.state.global_step < self.state.max_steps and not self.args.save_only_model
+        return self.sigterm.leaving and goes_on and not self.args.push_to_hub
 
     def _write_state(self, folder: str) -> None:
         """The exported model and Trainer's own state."""

@@ -21,6 +21,7 @@ from deft_hf.utils.files import MANIFEST, STATE
 
 logger = logging.getLogger(__name__)
 
+STATISTICS_DUE = "batchnorm_due"  # of `deft_state.json`: the BatchNorm statistics are not yet those of the weights
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _CHUNK = 1 << 20
 _WINDOWS = os.name == "nt"  # which flushes a file through a handle that may write, and no folder
@@ -75,7 +76,7 @@ def damage(folder: str | Path) -> str | None:
 
 
 def refuse_damaged(folder: Path) -> None:
-    """Look at a checkpoint's manifest, where the folder is one.
+    """Look at a checkpoint's manifest, where the folder is one, and warn of one that was saved in a hurry.
 
     Raises:
         UserError: If it is damaged.
@@ -83,6 +84,19 @@ def refuse_damaged(folder: Path) -> None:
     is_checkpoint = (folder / MANIFEST).exists() or (folder / STATE).exists() or folder.name.startswith("checkpoint-")
     if is_checkpoint and folder.is_dir() and (problem := damage(folder)):
         raise UserError(f"{folder} is damaged: {problem}. Take another checkpoint.")
+    if _lacks_statistics(folder):
+        logger.warning(
+            f"{folder} was saved at SIGTERM, with the BatchNorm statistics that training had left by then: resume the "
+            "run, or export it with --bn reestimate."
+        )
+
+
+def _lacks_statistics(folder: Path) -> bool:
+    try:
+        state = json.loads((folder / STATE).read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(state, dict) and state.get(STATISTICS_DUE) is True
 
 
 def _sha256(path: Path, flush: bool = False) -> str:

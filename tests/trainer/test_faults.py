@@ -13,9 +13,11 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
+from deft_hf.trainer.components import load_component
 from deft_hf.trainer.trainer import DeFTTrainer
 from deft_hf.utils import integrity
 from deft_hf.utils.errors import UserError, run_command, workers_explained
+from tests import tiny
 from tests.trainer.test_trainer import Drawn, everything, history, trainer
 
 SAVES = {"save_strategy": "steps", "save_steps": 2}
@@ -236,6 +238,44 @@ def test_sigterm_saves_the_step_and_the_next_start_ends_as_if_nothing_had_been(t
     unbroken = trainer(tmp_path / "unbroken", **settings)
     unbroken.train()
     assert same(unbroken, resumed)
+
+
+@pytest.mark.parametrize("step, goes_on", [(5, True), (9, False)])
+def test_sigterm_does_not_wait_for_batchnorm_statistics_that_the_run_takes_anyway(
+    tmp_path, monkeypatch, caplog, step, goes_on
+):
+    def reestimated(settings, **kwargs):
+        run, calls = trainer(tmp_path, model=tiny.build("mobilenet_v2"), **settings, **kwargs), []
+        batches = run.loaders.source_batches
+        monkeypatch.setattr(run.loaders, "source_batches", lambda data: calls.append(1) or batches(data))
+        return run, calls
+
+    run, calls = reestimated({}, callbacks=[SignalAt(step)])
+    with pytest.raises(SystemExit):
+        run.train()
+    checkpoint = tmp_path / f"checkpoint-{step + 1}"
+    assert json.loads((checkpoint / "deft_state.json").read_text())["batchnorm_due"] == goes_on
+    assert len(calls) == (0 if goes_on else 1)
+    load_component(checkpoint)
+    assert ("export it with --bn reestimate" in caplog.text) == goes_on
+    run.save_model(str(tmp_path / "after"))  # whoever lives on
+    assert len(calls) == 1
+
+    resumed, calls = reestimated({})
+    resumed.train(resume_from_checkpoint=str(checkpoint))
+    assert len(calls) == (1 if goes_on else 0)
+    monkeypatch.undo()
+    unbroken = trainer(tmp_path / "unbroken", model=tiny.build("mobilenet_v2"))
+    unbroken.train()
+    exported = unbroken.generalized_model.state_dict()
+    assert all(torch.equal(value, exported[name]) for name, value in resumed.generalized_model.state_dict().items())
+
+
+def test_sigterm_waits_for_statistics_of_a_model_that_is_not_resumed(tmp_path):
+    run = trainer(tmp_path, callbacks=[SignalAt(5)], save_only_model=True)
+    with pytest.raises(SystemExit):
+        run.train()
+    assert not run.batchnorm.is_due(6)
 
 
 def test_sigterm_keeps_its_checkpoint_where_only_the_best_is_to_be_left(tmp_path):
