@@ -9,7 +9,7 @@ from typing import Any
 from transformers import SchedulerType, TrainingArguments
 from transformers.debug_utils import DebugOption
 
-from deft_hf.methods import METHODS, RunSettings, compose
+from deft_hf.methods import METHODS, Joint, RunSettings, compose
 from deft_hf.methods.core.stages import Span
 from deft_hf.scoring.metrics import is_error, unknown
 from deft_hf.trainer.limits import missing_trackers, out_of_range, wrong_words
@@ -119,7 +119,7 @@ class DeFTTrainingArguments(LossArguments, RunSettings, TrainingArguments):
             ),
             "debug: found underflow_overflow, which does not know the two components of a step apart: leave it out, "
             "or look at method joint": (
-                DebugOption.UNDERFLOW_OVERFLOW in self.debug and compose(self).method.course != ("joint",)
+                DebugOption.UNDERFLOW_OVERFLOW in self.debug and compose(self).method.course != Joint.stages
             ),
             "enable_jit_checkpoint would save in the middle of a step: leave it out, SIGTERM saves at its end": (
                 self.enable_jit_checkpoint
