@@ -61,6 +61,11 @@ class StopOnSigterm(TrainerCallback):
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
 
+    def is_in_a_hurry(self, args: Any, state: Any) -> bool:
+        """Whether SIGTERM leaves seconds for a checkpoint that the run resumes from, and that is for nothing else."""
+        goes_on = state.global_step < state.max_steps and not args.save_only_model
+        return self.leaving and goes_on and not args.push_to_hub
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         flag = torch.tensor(int(self.asked))
         if self._group is not None:

@@ -429,7 +429,7 @@ class DeFTTrainer(PushingTrainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """The exported model as a plain Hub folder, whatever it was trained under; every rank calls it."""
-        self.batchnorm.refresh(self.state.global_step, in_a_hurry=self._is_in_a_hurry)
+        self.batchnorm.refresh(self.state.global_step, in_a_hurry=self.sigterm.is_in_a_hurry(self.args, self.state))
         self.shards.whole(self.pathways.exported)  # with every rank: `_save` runs on one
         self._save(output_dir)
         if self.args.push_to_hub and not _internal_call:
@@ -450,7 +450,7 @@ class DeFTTrainer(PushingTrainer):
         if self.hp_search_backend is None and trial is None:
             self.store_flos()
         step = self.state.global_step
-        self.batchnorm.refresh(step, in_a_hurry=self._is_in_a_hurry)
+        self.batchnorm.refresh(step, in_a_hurry=self.sigterm.is_in_a_hurry(self.args, self.state))
         batch, loss = self.get_total_train_batch_size(self.args), (self._total_loss_scalar, self._tr_loss)
         facts = {"unreadable": self.unreadable_images(), "loss_sum": self.run_log.loss_so_far(*loss)}
         facts[STATISTICS_DUE] = self.batchnorm.is_due(step)
@@ -458,12 +458,6 @@ class DeFTTrainer(PushingTrainer):
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(folder))
         self.checkpoints.rotate(folder, self.state)
-
-    @property
-    def _is_in_a_hurry(self) -> bool:
-        """Whether SIGTERM leaves seconds for a checkpoint that the run resumes from, and that is for nothing else."""
-        goes_on = self.state.global_step < self.state.max_steps and not self.args.save_only_model
-        return self.sigterm.leaving and goes_on and not self.args.push_to_hub
 
     def _write_state(self, folder: str) -> None:
         """The exported model and Trainer's own state."""
