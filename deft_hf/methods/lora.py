@@ -110,6 +110,11 @@ def conflicts(adapters: str, run: Run) -> Iterator[str]:
         )
 
 
+def trains_one_model(run: Run) -> bool:
+    """Whether a run has no second component that adapters which came with the model would have to be copied into."""
+    return run.method.stages[-1] == "joint" and run.average is None
+
+
 def has_adapters(model: nn.Module) -> bool:
     """Whether `model` holds adapters that `merged` would fold into its weights."""
     return any(".lora_" in name for name, _ in model.named_parameters())

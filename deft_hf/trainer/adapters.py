@@ -12,7 +12,7 @@ from transformers.utils import logging
 from deft_hf.methods import compose
 from deft_hf.methods.base import NEEDS_WHOLE, Ingredient, Launcher, Run
 from deft_hf.methods.composition import Composition
-from deft_hf.methods.lora import LoRA, conflicts, keep_geometry, merged
+from deft_hf.methods.lora import LoRA, conflicts, keep_geometry, merged, trains_one_model
 from deft_hf.models.families import SegmentationFamily
 from deft_hf.trainer.arguments import DeFTTrainingArguments
 from deft_hf.utils.errors import UserError
@@ -37,7 +37,7 @@ class GivenAdapters(Ingredient):
 
     def problems(self, run: Run) -> Iterator[str]:
         self.warms_up = len(run.method.stages) > 1 and self.warmup_steps != 0
-        if run.method.stages[-1] != "joint" or run.average is not None:
+        if not trains_one_model(run):
             yield "a model of peft goes with method joint or lp_ft and average: none; for others set lora_rank instead"
         yield from conflicts("a model of peft", run)
         if run.get(LoRA):
