@@ -31,6 +31,7 @@ FILES = (
     "comparison.json",
     "timings.json",
     "against_*/comparison.json",
+    "curves/*/curve.json",
     "runs/*.json",
     "**/metrics.json",
     "**/history.json",
