@@ -46,5 +46,5 @@ def _setting(text: str) -> tuple[str, Any]:
         raise UserError(f"methods: found {text!r}, expected key=value, such as method.ema_decay_steps=40000")
     try:
         return key, yaml.safe_load(value)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # of a date that there is not
         raise UserError(f"methods: found {text!r}, whose value is no YAML") from None

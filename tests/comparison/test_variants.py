@@ -36,6 +36,7 @@ def test_settings_of_ones_own_lie_over_those_of_the_variant():
         ("joint:=3", "found '=3', expected key=value"),
         ("joint:", "found '', expected key=value"),
         ("joint:model.config={", "found 'model.config={', whose value is no YAML"),
+        ("joint:training.seed=2024-13-45", "found 'training.seed=2024-13-45', whose value is no YAML"),
         (" , ", "found none, expected names"),
     ],
 )
