@@ -53,7 +53,9 @@ def run(tmp_path_factory):
     unseen = [{"streets": "night", "count": 3, "seed": 2, "size": list(SIZE)}, PLACE]
     path = write_recipe(folder, data={"unseen": unseen}, method={"baselines": ["joint"]})
     recipe = Recipe.load(path, [f"training.output_dir={folder / 'out'}"])
-    scores = {"night": {"mean_iou": 0.25}, "clear": {"mean_iou": None}}
+    names = list(recipe.data.label_space().names)
+    by_class = {"iou": [0.25] * len(names), "absent": []}
+    scores = {"night": {"mean_iou": 0.25, **by_class}, "clear": {"mean_iou": None, **by_class}}
     for seed, (method, place) in enumerate((("deft", folder / "out"), ("joint", folder / "out/baselines/joint"))):
         exported(place)
         segmenter = Segmenter.open(str(place))
@@ -61,7 +63,7 @@ def run(tmp_path_factory):
             for parameter in segmenter.model.decode_head.parameters():
                 parameter.normal_(generator=torch.Generator().manual_seed(seed))
         segmenter.model.save_pretrained(place)
-        facts = RunFacts(method=method, seed=0, labels=list(recipe.data.label_space().names), scores=scores, **FACTS)
+        facts = RunFacts(method=method, seed=0, labels=names, scores=scores, **FACTS)
         (place / METRICS).parent.mkdir()
         (place / METRICS).write_text(json.dumps(facts.to_dict()))
     (folder / "out" / RECIPE).write_text(recipe.to_yaml())
