@@ -12,6 +12,7 @@ import argparse
 import json
 import math
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,6 +129,8 @@ def models(runs: Path) -> list[Model]:
                     kept["predictions"],
                 )
             )
+    read = Counter(model.seed for model in found)
+    found = [model for model in found if read[model.seed] == max(read.values())]  # seeds that were read to their end
     for model in found:
         members = [m for m in found if (m.method, m.rate) == (model.method, model.rate) and m is not model]
         model.selectors["agreement"] = float(np.mean([_agreement(model, m) for m in members])) if members else math.nan
