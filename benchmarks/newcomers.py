@@ -25,6 +25,7 @@ from PIL import Image, ImageDraw
 from scipy.io import savemat
 
 FIELDS = ("field", "forest", "water")
+KEPT = ("method", "stages", "learning_rates", "train_seconds", "versions", "hardware")
 HEIGHT, WIDTH = 240, 320
 
 
@@ -245,7 +246,9 @@ def do(name: str, folder: Path) -> dict[str, Any]:
         print(f"  {took[-1]['seconds']} s", flush=True)
     result: dict[str, Any] = {"commands": took}
     for path_of_scores in sorted(folder.glob("outputs/*/results/metrics.json")):
-        result["metrics"] = json.loads(path_of_scores.read_text())
+        found = json.loads(path_of_scores.read_text())
+        result["metrics"] = {key: found[key] for key in KEPT}
+        result["metrics"]["mean_iou"] = {domain: scores["mean_iou"] for domain, scores in found["scores"].items()}
     if name == "photos":
         result["client"] = score_of_client(folder)
     return result

@@ -195,7 +195,7 @@ def main() -> None:
         for number, folder in enumerate(left, 1):
             read(folder, source, unseen)
             print(f"{number} of {len(left)}: {folder.name}", flush=True)
-    options.out.write_text(json.dumps(table(models(options.runs)), indent=1) + "\n")
+    options.out.write_text(json.dumps(table(models(options.runs))) + "\n")
 
 
 if __name__ == "__main__":
