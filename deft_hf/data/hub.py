@@ -1,4 +1,4 @@
-"""Data sets of the Hub's kind: loading a split by name, folder or file."""
+"""Data sets in the Hub's format: loading a split by name, folder or file."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _listed(names: list[str]) -> str:
 def share_rows(one: str, two: str) -> bool:
     """Whether two splits of a data set, as `load_dataset` takes them, have rows in common, as far as they say.
 
-    Slices in percent and in rows are taken for apart, of which only the data set could tell.
+    Of a slice in percent and one in rows only the data set could tell; they count as having none in common.
 
     Args:
         one (`str`):

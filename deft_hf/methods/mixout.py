@@ -44,9 +44,9 @@ class Mixout(Ingredient):
     Φ is the anchor. Its mean over masks is θ, which trains and is exported. The gradient is that of this formula, with
     its 1 / (1 - p). It is for pretrained weights, so that the decoder goes without.
 
-    GMixout (Aminbeidokhti et al. 2025) lets Φ follow θ as a moving average and keeps a mask for k steps. Only its
-    abstract's description is followed here: that Φ is the run's own average, moved at every step and exported, and
-    not at the end of each k, is ours.
+    GMixout (Aminbeidokhti et al. 2025, arXiv 2510.06982) lets Φ follow θ as a moving average and keeps a mask for k
+    steps. Only its abstract's description is followed here: that Φ is the run's own average, moved at every step and
+    exported, and not at the end of each k, is ours.
     """
 
     name = "mixout"

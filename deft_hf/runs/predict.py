@@ -38,7 +38,7 @@ PREDICTIONS = "predictions.json"
 _MOST_SHOWN = 4
 _READERS = min(4, os.cpu_count() or 1)
 _WRITTEN_BEHIND = 2
-# That wait for the model; a picture with more is read when the model is idle, and written at once.
+# Of all pictures that wait for the model; a larger one is read when the model is idle, and written at once.
 _MOST_PIXELS = 1 << 25
 
 
@@ -207,15 +207,15 @@ def predict(
         behind: deque[Future[dict[str, Any]]] = deque()
         with ThreadPoolExecutor(1) as writer, closing(ahead):
             for key, path in tqdm(pictures.items(), unit="image", disable=None if progress else True):
-                given_there = next(ahead)
-                if isinstance(given_there, str):
-                    unreadable.append(given_there)
+                prepared = next(ahead)
+                if isinstance(prepared, str):
+                    unreadable.append(prepared)
                     continue
-                image, pixels = given_there
+                image, pixels = prepared
                 behind.append(writer.submit(write, key, path, image, segmenter.classes(image, pixels)))
                 while behind and (len(behind) > _WRITTEN_BEHIND or image.width * image.height > _MOST_PIXELS):
                     listed.append(behind.popleft().result())
-                del image, pixels, given_there  # they may be large, and the next ones come first
+                del image, pixels, prepared  # they may be large, and the next ones come first
             listed += [future.result() for future in behind]
         archive = None
         if benchmark is not None:

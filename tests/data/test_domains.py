@@ -304,7 +304,7 @@ def test_select_takes_ids_or_positions(folder):
         domain.select(["a", "c"])
 
 
-# --- data sets of the Hub's kind
+# --- data sets in the Hub's format
 
 
 def encoded(array, file_type="PNG"):

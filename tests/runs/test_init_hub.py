@@ -1,4 +1,4 @@
-"""A data set of the Hub's kind becomes a recipe that trains as it is written."""
+"""A data set in the Hub's format becomes a recipe that trains as it is written."""
 
 import io
 import json

@@ -70,7 +70,7 @@ def find_in_hub(name: str, config: str | None = None, progress: bool = False) ->
     if not parts:
         raise UserError(f"{name}: no split has a mask in every row, which training needs")
     return surveyed(
-        Path(name), parts + unlabelled, progress, "a data set of the Hub's kind", [_home(name)], names, notes
+        Path(name), parts + unlabelled, progress, "a data set in the Hub's format", [_home(name)], names, notes
     )
 
 

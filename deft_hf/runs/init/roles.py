@@ -185,7 +185,7 @@ def _main(roles: Roles, parts: Sequence[Part], classes: Classes, others: int) ->
 
 
 def _cut(split: str, share: float) -> tuple[dict[str, str], dict[str, str]]:
-    """A split of a data set of the Hub's kind in two, as `datasets` slices it."""
+    """A split of a data set in the Hub's format in two, as `datasets` slices it."""
     percent = round(100 * (1 - share))
     return {"split": f"{split}[:{percent}%]"}, {"split": f"{split}[{percent}%:]"}
 
