@@ -27,6 +27,8 @@ MARKS = (f".lora_A.{NAME}.", f".lora_B.{NAME}.")
 # What peft's wrapper of a convolution lacks and other modules read: MobileNetV2's padding needs the stride.
 GEOMETRY = ("stride", "kernel_size", "padding", "dilation", "padding_mode", "groups")
 
+INITS = ("zero", "smallest")
+
 # What peft, and transformers' own way to it, leave on a model; with the second an export would be of adapters alone.
 NOTES = ("peft_config", "_hf_peft_config_loaded")
 
@@ -50,6 +52,14 @@ class LoRASettings:
         identity=True,
         state=True,
     )
+    lora_init: str = setting(
+        "zero",
+        "What the adapters start from: a product of zero (LoRA), or the smallest singular components of each weight, "
+        "which keeps the others (smallest: SoMA's and MiLoRA's). Neither changes the model's outputs.",
+        choices=INITS,
+        identity=True,
+        state=True,
+    )
 
 
 class LoRA(Ingredient):
@@ -58,6 +68,11 @@ class LoRA(Ingredient):
     With an average, and so with DeFT, the two components share the frozen weights and have factors of their own. What
     is averaged is each factor, as any trained parameter, and the export merges the product of the averages, which is
     not the average of the products. That is ours.
+
+    Of SoMA (Yun et al., CVPR 2025, https://arxiv.org/abs/2412.04077) this is the start alone, `lora_init: smallest`,
+    which MiLoRA has too (Wang et al., NAACL 2025, https://arxiv.org/abs/2406.09044). SoMA also freezes the first
+    blocks, trains the biases of adapted layers, and anneals the weight decay, which pulls these factors to zero and so
+    the layer away from its pretrained weight.
     """
 
     name = "lora"
@@ -77,6 +92,21 @@ class LoRA(Ingredient):
             {"method.name": "deft", "method.lora_rank": 16, "method.evaluate_usual": True},
             tries=values("method.lora_rank", 4, 16, 64),
         ),
+        "lora_smallest": Variant(
+            "lora from the smallest singular components of each weight (SoMA, Yun et al. 2025)",
+            {"method.name": "lp_ft", "method.lora_rank": 16, "method.lora_init": "smallest"},
+            tries=values("method.lora_rank", 4, 16, 64),
+        ),
+        "deft_lora_smallest": Variant(
+            "deft_lora from the smallest singular components of each weight (ours)",
+            {
+                "method.name": "deft",
+                "method.lora_rank": 16,
+                "method.lora_init": "smallest",
+                "method.evaluate_usual": True,
+            },
+            tries=values("method.lora_rank", 4, 16, 64),
+        ),
     }
 
     @property
@@ -94,7 +124,7 @@ class LoRA(Ingredient):
 
     def adapt(self, model: nn.Module, family: SegmentationFamily) -> SegmentationFamily:
         rank = self.settings.lora_rank
-        return add_adapters(model, family, rank, self.settings.lora_alpha or rank)
+        return add_adapters(model, family, rank, self.settings.lora_alpha or rank, self.settings.lora_init)
 
     def plain(self, model: nn.Module, family: SegmentationFamily) -> nn.Module:
         return merged(model)
@@ -120,13 +150,17 @@ def has_adapters(model: nn.Module) -> bool:
     return any(".lora_" in name for name, _ in model.named_parameters())
 
 
-def add_adapters(model: nn.Module, family: SegmentationFamily, rank: int, alpha: float) -> SegmentationFamily:
+def add_adapters(
+    model: nn.Module, family: SegmentationFamily, rank: int, alpha: float, init: str = "zero"
+) -> SegmentationFamily:
     """Put LoRA adapters into the encoder, in place, and freeze everything else of it; the decoder stays as it is.
 
     A layer with weight W0 gets W = W0 + (alpha / rank) B A with trained A (rank x in) and B (out x rank), B = 0 at the
     start, so that the model's outputs do not change (Hu et al., ICLR 2022, arXiv 2106.09685, section 4.1). A
     convolution's A is a convolution of the same geometry with `rank` outputs, its B is 1 x 1. Norms, embeddings and
     biases of the encoder are frozen; the running statistics of its BatchNorm go on in training mode.
+
+    With `init="smallest"` A and B are others, and the outputs change by rounding alone: see [`start_from_smallest`].
 
     Adapted is every `Linear` and every ungrouped `Conv2d` that a gradient reaches, of exactly these classes: a class
     derived from them may use its weight in ways that adding B A to the output does not match.
@@ -140,6 +174,8 @@ def add_adapters(model: nn.Module, family: SegmentationFamily, rank: int, alpha:
             Rank of B A, at least 1.
         alpha (`float`):
             Scale of B A in units of the rank.
+        init (`str`, *optional*, defaults to `"zero"`):
+            `"smallest"` starts from other factors, see [`start_from_smallest`].
 
     Returns:
         `SegmentationFamily`: The family of the adapted model: its trained parameters are the adapters' and the
@@ -170,6 +206,8 @@ def add_adapters(model: nn.Module, family: SegmentationFamily, rank: int, alpha:
         encoder = model.get_submodule(path).requires_grad_(False)
         if names:
             _inject(encoder, names, rank, alpha)
+            for name in names if init == "smallest" else ():
+                start_from_smallest(encoder.get_submodule(name))
     return replace(family, never_trained=family.never_trained + _frozen(model, family))
 
 
@@ -183,6 +221,34 @@ def _inject(encoder: nn.Module, layers: list[str], rank: int, alpha: float) -> N
     inject_adapter_in_model(config, encoder, NAME)
     for module in encoder.modules():
         keep_geometry(module)
+
+
+def start_from_smallest(layer: Any) -> None:
+    """Move the smallest singular components of a layer's weight into its fresh adapter, in place.
+
+    Of W = U S V^T, with s = alpha / rank and the r = rank smallest components: B = U_r (S_r / s)^1/2,
+    A = (S_r / s)^1/2 V_r^T, and the frozen weight is W0 = W - s B A (SoMA: Yun et al., CVPR 2025, arXiv 2412.04077;
+    MiLoRA: Wang et al., NAACL 2025, arXiv 2406.09044). A convolution is the matrix of its outputs by all that one of
+    them sees. A layer with fewer components than the rank gives all of them, and what is left of its adapter starts
+    as LoRA's.
+
+    Args:
+        layer (`peft.tuners.lora.LoraLayer`):
+            A linear layer or a convolution with an adapter that was just put in.
+    """
+    import torch
+
+    first, second, scale = layer.lora_A[NAME].weight, layer.lora_B[NAME].weight, layer.scaling[NAME]
+    weight = layer.get_base_layer().weight
+    kind = torch.promote_types(weight.dtype, torch.float32)
+    with torch.no_grad():
+        left, sizes, right = torch.linalg.svd(weight.flatten(1).to(kind), full_matrices=False)
+        count = min(len(first), len(sizes))
+        roots = (sizes[-count:] / scale).sqrt()
+        first[:count] = (roots[:, None] * right[-count:]).view(first[:count].shape)
+        second[:, :count] = (left[:, -count:] * roots).view(second[:, :count].shape)
+        change = scale * second.flatten(1).to(kind) @ first.flatten(1).to(kind)
+        weight.data = weight - change.view(weight.shape).to(weight.dtype)
 
 
 def keep_geometry(layer: Any) -> None:

@@ -116,6 +116,7 @@ LEAKS = (
     "method.decoder_norm_weight=0.125",
     "method.projection_weight=0.75",
     "method.lora_alpha=3.0",
+    "method.lora_init=smallest",
     "method.freeze_embedding=true",
     "method.gradient_projection_rate=0.5",
     "method.mixout_anchor=average",

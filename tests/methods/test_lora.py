@@ -110,6 +110,31 @@ def test_number_of_trained_encoder_parameters(model_type):
     assert sum(p.numel() for p in encoder) == RANK * sum(sizes)
 
 
+def test_from_the_smallest_components_the_start_is_the_same_function_and_gradients_flow(model_type):
+    plain, model = tiny.build(model_type).double(), tiny.build(model_type).double()  # see below
+    family = resolve_family(plain)
+    after = add_adapters(model, family, RANK, ALPHA, "smallest")
+    torch.testing.assert_close(logits(model.eval()), logits(plain.eval()), rtol=1e-9, atol=1e-9)
+    state, scale = model.state_dict(), ALPHA / RANK
+    for name, layer in adaptable(plain, family).items():
+        first, second = (state[f"{name}.lora_{factor}.default.weight"].flatten(1) for factor in "AB")
+        sizes = torch.linalg.svdvals(layer.weight.detach().flatten(1))
+        count = min(RANK, len(sizes))
+        moved = torch.linalg.svdvals(scale * second @ first)
+        torch.testing.assert_close(moved[:count], sizes[-count:], rtol=1e-6, atol=1e-9, msg=name)
+        # The frozen weight keeps the others: it has nothing along what was moved.
+        kept = state[f"{name}.base_layer.weight"].flatten(1)
+        torch.testing.assert_close(torch.linalg.svdvals(kept)[: len(sizes) - count], sizes[:-count], msg=name)
+        torch.testing.assert_close(
+            kept @ first.T, torch.zeros(len(kept), len(first)).double(), rtol=0, atol=1e-9, msg=name
+        )
+    model.train()
+    items = batch(model, 0)
+    after.objective.loss(model, items, after.objective.count(model, items)).backward()
+    factors = [p for n, p in model.named_parameters() if after.is_trained(n) and after.part_of(n) == "encoder"]
+    assert all(p.grad is not None for p in factors) and sum(bool(p.grad.any()) for p in factors) > len(factors) // 2
+
+
 def test_merged_model_is_plain_and_gives_the_same_logits(model_type, tmp_path):
     model, _, family = adapted(model_type)
     model.double()  # float32's rounding in deep models would hide what this is to show
@@ -166,6 +191,29 @@ def test_merged_weights_are_the_papers():
     for name, parameter in start.named_parameters():
         if before.part_of(name) == "encoder" and name not in adapted_layers:
             assert torch.equal(parameter, plain.get_parameter(name)), name
+
+
+def test_what_the_smallest_components_became_is_merged():
+    model = tiny.build("mobilenet_v2")
+    family = add_adapters(model, resolve_family(model), RANK, ALPHA, "smallest")
+    model.double()
+    start = logits(model.eval())
+    trained(model, family)
+    torch.testing.assert_close(logits(merged(model)), logits(model), rtol=1e-10, atol=1e-10)
+    assert (logits(model) - start).abs().max() > 1e-3
+
+
+def test_a_layer_of_fewer_components_than_the_rank_gives_all_and_trains_the_rest():
+    torch.manual_seed(0)
+    model = Model()
+    start = logits(model)
+    family = add_adapters(model, SegmentationFamily("encoder", ("encoder.unread.*",)), 20, ALPHA, "smallest")
+    torch.testing.assert_close(logits(model), start, rtol=1e-5, atol=1e-5)
+    layer = model.encoder.block[0]  # of 8 x 8
+    assert layer.get_base_layer().weight.abs().max() < 1e-6
+    assert layer.lora_A.default.weight[8:].any() and not layer.lora_B.default.weight[:, 8:].any()
+    trained(model, family)
+    assert layer.lora_B.default.weight[:, 8:].any()
 
 
 def test_a_model_without_adapters_is_given_back_as_it_is():

@@ -629,6 +629,7 @@ GMIXOUT = {"mixout_probability": 0.6, "mixout_anchor": "average", "mixout_period
         ("mobilenet_v2", {"method": "lp_ft", "gradient_projection_rate": 0.3}, 5),
         ("segformer", {"gradient_projection_rate": 0.3}, 2),
         ("segformer", LORA, 5),
+        ("mobilenet_v2", {"lora_init": "smallest", **LORA}, 5),
         ("mobilenet_v2", {"batchnorm": "reference", **LORA}, 7),
         ("mobilenet_v2", {"method": "lp_ft", "mixout_probability": 0.6}, 5),
         ("segformer", {"method": "joint", "average": "ema", **GMIXOUT}, 3),
@@ -707,12 +708,16 @@ def test_a_checkpoint_of_another_rival_is_refused(tmp_path, changes, message):
     assert resumed(tmp_path, method="joint", max_steps=4, swa_start=0.25).global_step == 4  # which means nothing here
 
 
-def test_a_checkpoint_of_adapters_of_another_scale_is_refused(tmp_path):
+def test_a_checkpoint_of_adapters_of_another_scale_or_start_is_refused(tmp_path):
     pytest.importorskip("peft")
     settings = {"method": "joint", "max_steps": 4, **LORA}
     trainer(tmp_path, save_strategy="steps", save_steps=3, **settings).train()
-    with pytest.raises(UserError, match="made with lora_alpha 12.0, this run has 6.0"):
-        resumed(tmp_path, **settings | {"lora_alpha": 6.0})
+    for changes, message in (
+        ({"lora_alpha": 6.0}, "made with lora_alpha 12.0, this run has 6.0"),
+        ({"lora_init": "smallest"}, "made with lora_init zero, this run has smallest"),
+    ):
+        with pytest.raises(UserError, match=message):
+            resumed(tmp_path, **settings | changes)
 
 
 def test_a_checkpoint_of_an_average_that_started_elsewhere_is_refused(tmp_path):
@@ -751,6 +756,7 @@ def test_a_checkpoint_of_an_average_that_started_elsewhere_is_refused(tmp_path):
         ({"lora_rank": 4, "method": "joint", "projection_weight": 0.1}, "projection_weight.* out"),
         ({"lora_rank": 4, "method": "joint", "component": "interpolated"}, "interpolation out"),
         ({"lora_rank": -1}, "lora_rank is -1: expected 0 or more"),
+        ({"lora_rank": 4, "lora_init": "largest"}, "lora_init is 'largest': expected one of zero, smallest"),
         ({"lora_rank": 4, "method": "joint", "lora_alpha": 0.0}, "lora_alpha is 0.0: expected a positive number"),
         ({"swa_start": 1.0}, "swa_start is 1.0: expected a share from 0, below 1"),
         ({"swa_start": -0.1}, "swa_start is -0.1: expected a share from 0"),
