@@ -2,15 +2,18 @@
 
     python benchmarks/step_cost.py --models segformer-b0,mobilenetv2 [--side 128] [--batch 4] [--bf16] --out FILE.json
 
-All are timed in turn in one process, and a figure is the median of paired ratios:
+All are timed in turn in one process, and a figure is the median of paired ratios. Rows of other models, sides,
+batches, precisions or devices that FILE.json has stay.
 
-* `deft`, `split`: a whole step, with average and AdamW.
+* `deft`, `split`: a whole step, with average and AdamW, fused as in a run by default.
 * `parts`: the floor, what is bound by memory included: each pathway alone, with only the gradients that it needs, and
   one step of the optimizer.
 * `loop`: four modules and two backwards, as the authors' code has it.
 * `flops_deft`, `flops_split`: the floor of operations.
 * `ema`, `optimizer`, `loss`, `data`: their shares of a joint step; `data` is one process that makes the batch.
 * `memory_...`: bytes of the tensors that are alive at the peak of a step; on a GPU, what its allocator held.
+* `memory_parts`: the floor of memory, the largest of each pathway alone and the optimizer's step alone, with the
+  weights of both components and the optimizer's state there.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from tqdm import tqdm
 from transformers import (
     ConvNextConfig,
     Dinov2Config,
@@ -48,12 +52,14 @@ from deft_hf.data.collate import MaskTargets
 from deft_hf.methods.core.cost import step_flops
 from deft_hf.methods.core.ema import EMA
 from deft_hf.methods.core.pathways import DualPathway
+from deft_hf.methods.core.stages import PARTS
 from deft_hf.models.families import resolve_family
 
 sys.path.insert(0, str(Path(__file__).parent))
 from memory import LiveBytes  # noqa: E402
 
 CLASSES = 19
+KEY = ("model", "side", "batch", "bf16", "device")  # of a row
 Steps = Mapping[str, Callable[[], None]]
 
 
@@ -119,7 +125,7 @@ class Bench:
         pathways.enter(stage, average)
         pathways.snapshot()
         trained = [parameter for parameter in pathways.usual.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=self.device.type == "cuda")
+        optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=True)
         step(pathways, optimizer, self.batch)
         return pathways, optimizer
 
@@ -194,32 +200,41 @@ class Bench:
 
     def memory(self) -> dict[str, float]:
         """Bytes at the peak of a step of each, as ratios to joint."""
-        peaks = {}
-        for name, stage in (("joint", "joint"), ("deft", "decoupled"), ("split", "split"), ("loop", "decoupled")):
-            pathways, optimizer = self.components(stage)
+        peaks = {
+            name: self.peak(*self.components(stage), lambda pathways, optimizer: step(pathways, optimizer, self.batch))
+            for name, stage in (("joint", "joint"), ("deft", "decoupled"), ("split", "split"))
+        }
+        pathways, optimizer = self.components("decoupled")
 
-            def run(name: str = name, pathways: Any = pathways, optimizer: Any = optimizer) -> None:
-                if name != "loop":
-                    step(pathways, optimizer, self.batch)
-                    return
-                self.pathway(pathways, "decoder")
-                self.pathway(pathways, "encoder")
-                optimizer.step()
-                pathways.update_generalized()
-                optimizer.zero_grad()
+        def loop(pathways: DualPathway, optimizer: torch.optim.Optimizer) -> None:
+            self.pathway(pathways, "decoder")
+            self.pathway(pathways, "encoder")
+            optimizer.step()
+            pathways.update_generalized()
 
-            if self.device.type == "cuda":
-                torch.cuda.reset_peak_memory_stats()
-                run()
-                peaks[name] = torch.cuda.max_memory_allocated()
-            else:
-                state = [v for held in optimizer.state.values() for v in held.values() if isinstance(v, Tensor)]
-                given = [value for value in self.batch.values() if isinstance(value, Tensor)]
-                with LiveBytes([*pathways.parameters(), *pathways.buffers(), *state, *given]) as counted:
-                    run()
-                peaks[name] = counted.peak
-            del pathways, optimizer
-        return {f"memory_{name}": peaks[name] / peaks["joint"] for name in ("deft", "split", "loop")}
+        peaks["loop"] = self.peak(pathways, optimizer, loop)
+        optimizer_alone = self.peak(pathways, optimizer, lambda _, optimizer: optimizer.step())
+        parts = [optimizer_alone]
+        for part in PARTS:
+            optimizer.zero_grad()
+            parts.append(self.peak(pathways, optimizer, lambda pathways, _, part=part: self.pathway(pathways, part)))
+        peaks["parts"] = max(parts)
+        joint = peaks.pop("joint")
+        return {f"memory_{name}": peak / joint for name, peak in peaks.items()}
+
+    def peak(self, pathways: DualPathway, optimizer: torch.optim.Optimizer, run: Callable[..., None]) -> int:
+        """Bytes at the peak of `run`, the gradients that are there already included."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            run(pathways, optimizer)
+            return torch.cuda.max_memory_allocated()
+        state = [v for held in optimizer.state.values() for v in held.values() if isinstance(v, Tensor)]
+        given = [value for value in self.batch.values() if isinstance(value, Tensor)]
+        gradients = [each.grad for each in pathways.parameters() if each.grad is not None]
+        with LiveBytes([*pathways.parameters(), *pathways.buffers(), *state, *given, *gradients]) as counted:
+            del gradients
+            run(pathways, optimizer)
+        return counted.peak
 
     def data_alone(self) -> Callable[[], None]:
         """One process makes the batch from a picture of 2 x 2 crops, decoded."""
@@ -256,7 +271,7 @@ def measure(bench: Bench, repeats: int) -> dict[str, Any]:
     for run in steps.values():
         run()
     seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(repeats):
+    for _ in tqdm(range(repeats), desc=bench.name, mininterval=5):
         for name, run in steps.items():
             seconds[name].append(timed(run, bench.device))
     seconds["parts"] = [
@@ -283,29 +298,25 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--bf16", action="store_true", help="autocast")
-    parser.add_argument("--out", type=Path, required=True, help="JSON file, rewritten after each model")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file; its other rows stay")
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {asked.threads} thread(s)"
     settings = {"device": name, "torch": torch.__version__, "bf16": asked.bf16, "repeats": asked.repeats}
-    columns = (
-        "deft",
-        "parts",
-        "deft_by_parts",
-        "split",
-        "loop",
-        "flops_deft",
-        "ema_of_deft",
-        "memory_deft",
-        "memory_loop",
-    )
-    rows: list[dict[str, Any]] = []
+    rows: dict[Any, dict[str, Any]] = {}
+    if asked.out.exists():
+        rows = {tuple(row[name] for name in KEY): row for row in json.loads(asked.out.read_text())}
+    columns = ["deft", "parts", "deft_by_parts", "split", "loop", "flops_deft", "ema_of_deft"]
+    columns += ["memory_deft", "memory_loop", "memory_parts"]
     print(f"| {' | '.join(['model', *columns])} |\n|---|" + "---:|" * len(columns), flush=True)
     for model in asked.models.split(","):
-        rows.append(measure(Bench(model, asked.side, asked.batch, device, asked.bf16), asked.repeats))
-        print(f"| {model} | " + " | ".join(f"{rows[-1][column]:.3f}" for column in columns) + " |", flush=True)
-        asked.out.write_text(json.dumps({**settings, "rows": rows}, indent=2) + "\n")
+        row = measure(Bench(model, asked.side, asked.batch, device, asked.bf16), asked.repeats)
+        print(f"| {model} | " + " | ".join(f"{row[column]:.3f}" for column in columns) + " |", flush=True)
+        row = {name: round(value, 4) if isinstance(value, float) else value for name, value in row.items()} | settings
+        rows[tuple(row[name] for name in KEY)] = row
+        ordered = sorted(rows.values(), key=lambda row: (list(MODELS).index(row["model"]), row["side"]))
+        asked.out.write_text("[\n" + ",\n".join(json.dumps(row) for row in ordered) + "\n]\n")
 
 
 if __name__ == "__main__":
