@@ -23,6 +23,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping
+from math import inf
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -115,10 +116,14 @@ class Bench:
     def _moved(self, value: Any) -> Any:
         return value.to(self.device) if isinstance(value, Tensor) else [each.to(self.device) for each in value]
 
+    def model(self) -> nn.Module:
+        """The model, newly drawn."""
+        return MODELS[self.name]()
+
     def components(self, stage: Any) -> tuple[DualPathway, torch.optim.Optimizer]:
         """Components in a stage, and AdamW, whose state is made."""
         torch.manual_seed(0)
-        model = MODELS[self.name]()
+        model = self.model()
         average = None if stage == "joint" else EMA(0.999, 0.999)
         pathways = DualPathway(model, resolve_family(model), average).to(self.device).train()
         pathways.autocast = torch.bfloat16 if self.bf16 else None
@@ -258,20 +263,23 @@ def step(pathways: DualPathway, optimizer: torch.optim.Optimizer, batch: Mapping
 def timed(run: Callable[[], None], device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize()
-    start = time.perf_counter()
+    # Seconds of the processor: what else runs on a machine takes none of them.
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
+    start = clock()
     run()
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return clock() - start
 
 
-def measure(bench: Bench, repeats: int) -> dict[str, Any]:
+def measure(bench: Bench, repeats: int, minutes: float) -> dict[str, Any]:
     """One row: ratios to joint, and seconds of a joint step."""
     steps, row = bench.steps()
-    for run in steps.values():
-        run()
     seconds: dict[str, list[float]] = {name: [] for name in steps}
+    end = time.monotonic() + 60 * minutes
     for _ in tqdm(range(repeats), desc=bench.name, mininterval=5):
+        if time.monotonic() > end:
+            break
         for name, run in steps.items():
             seconds[name].append(timed(run, bench.device))
     seconds["parts"] = [
@@ -285,7 +293,13 @@ def measure(bench: Bench, repeats: int) -> dict[str, Any]:
     deft_by_parts = median(own / parts for own, parts in zip(seconds["deft"], seconds["parts"], strict=True))
     ema = median(own / deft for own, deft in zip(seconds["ema"], seconds["deft"], strict=True))
     joint = median(seconds["joint"])
-    row |= {**ratios, "deft_by_parts": deft_by_parts, "ema_of_deft": ema, "seconds_joint": joint}
+    row |= {
+        **ratios,
+        "deft_by_parts": deft_by_parts,
+        "ema_of_deft": ema,
+        "seconds_joint": joint,
+        "rounds": len(seconds["joint"]),
+    }
     del steps
     return {"model": bench.name, "side": bench.side, "batch": len(bench.batch["labels"]), **row, **bench.memory()}
 
@@ -295,7 +309,8 @@ def main() -> None:
     parser.add_argument("--models", default=",".join(MODELS), help=f"some of {', '.join(MODELS)}")
     parser.add_argument("--side", type=int, default=128, help="of the square crops, in pixels")
     parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--repeats", type=int, default=20, help="rounds")
+    parser.add_argument("--minutes", type=float, default=inf, help="no round of a model starts later than this")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--bf16", action="store_true", help="autocast")
     parser.add_argument("--out", type=Path, required=True, help="JSON file; its other rows stay")
@@ -303,7 +318,7 @@ def main() -> None:
     torch.set_num_threads(asked.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {asked.threads} thread(s)"
-    settings = {"device": name, "torch": torch.__version__, "bf16": asked.bf16, "repeats": asked.repeats}
+    settings = {"device": name, "torch": torch.__version__, "bf16": asked.bf16}
     rows: dict[Any, dict[str, Any]] = {}
     if asked.out.exists():
         rows = {tuple(row[name] for name in KEY): row for row in json.loads(asked.out.read_text())}
@@ -311,7 +326,7 @@ def main() -> None:
     columns += ["memory_deft", "memory_loop", "memory_parts"]
     print(f"| {' | '.join(['model', *columns])} |\n|---|" + "---:|" * len(columns), flush=True)
     for model in asked.models.split(","):
-        row = measure(Bench(model, asked.side, asked.batch, device, asked.bf16), asked.repeats)
+        row = measure(Bench(model, asked.side, asked.batch, device, asked.bf16), asked.repeats, asked.minutes)
         print(f"| {model} | " + " | ".join(f"{row[column]:.3f}" for column in columns) + " |", flush=True)
         row = {name: round(value, 4) if isinstance(value, float) else value for name, value in row.items()} | settings
         rows[tuple(row[name] for name in KEY)] = row

@@ -25,7 +25,7 @@ from deft_hf.trainer.adapters import unwrapped
 from deft_hf.trainer.arguments import DeFTTrainingArguments
 from deft_hf.trainer.defaults import learning_rates
 from deft_hf.trainer.evaluation import Evaluator
-from deft_hf.trainer.limits import check_optimizer
+from deft_hf.trainer.limits import check_compiler, check_optimizer
 from deft_hf.trainer.search import ModelInit, built
 from deft_hf.utils.errors import UserError
 from deft_hf.utils.randomness import own_randomness
@@ -76,6 +76,7 @@ def check_arguments(
         )
     if not any(kwargs.get("optimizers") or ()) and kwargs.get("optimizer_cls_and_kwargs") is None:
         check_optimizer(args)
+    check_compiler(args)
     # One process drives one device: DataParallel would split a batch's loss.
     args._n_gpu = min(args.n_gpu, 1)
     return args, model

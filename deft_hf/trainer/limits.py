@@ -166,6 +166,29 @@ def check_optimizer(args: TrainingArguments) -> None:
         ) from error
 
 
+def check_compiler(args: TrainingArguments) -> None:
+    """Compile an addition, which shows what is missing before there is a model.
+
+    Raises:
+        UserError: torch cannot compile for the device: a C++ compiler is missing, or Triton.
+    """
+    if not args.torch_compile:
+        return
+
+    def add(number: torch.Tensor) -> torch.Tensor:
+        return number + 1
+
+    backend = (args.torch_compile_backend or "inductor").lower()
+    compiled = torch.compile(add, backend=backend, mode=args.torch_compile_mode)
+    try:
+        compiled(torch.zeros(1, device=args.device))
+    except Exception as error:  # of the backend, which may be any
+        raise UserError(
+            f"torch_compile: found true, but torch cannot compile here ({first_line(error)}); install what it asks "
+            "for, such as g++ for a CPU, or leave torch_compile out"
+        ) from error
+
+
 def _short(value: object) -> str:
     # Python refuses to write out an integer of thousands of digits.
     if isinstance(value, int) and value.bit_length() > 128:

@@ -94,6 +94,20 @@ def test_packages_that_are_not_installed(tmp_path, monkeypatch):
     check_optimizer(arguments(tmp_path, optim="sgd", optim_args="momentum=0.9"))
 
 
+def test_a_compiler_that_is_missing(tmp_path, monkeypatch):
+    def compiled(function, **settings):
+        def run(*args):
+            raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found\n\nSet TORCHDYNAMO_VERBOSE=1")
+
+        return run if settings == {"backend": "inductor", "mode": None} else function
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    with pytest.raises(UserError, match=r"^torch_compile: found true, but .*\(.*No working C\+\+ .* found\); install"):
+        DeFTTrainer(tiny.build("segformer"), arguments(tmp_path, torch_compile=True))
+    DeFTTrainer(tiny.build("segformer"), arguments(tmp_path, torch_compile=True, torch_compile_backend="eager"))
+    DeFTTrainer(tiny.build("segformer"), arguments(tmp_path))
+
+
 def test_models_that_are_none_yet(tmp_path):
     with pytest.raises(UserError, match="model: found a type, expected a model that is loaded"):
         DeFTTrainer(nn.Linear, arguments(tmp_path))

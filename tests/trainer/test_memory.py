@@ -70,7 +70,7 @@ def test_a_snapshot_on_the_cpu_is_the_same_snapshot(tmp_path, settings):
         assert torch.equal(one, other)
 
 
-def test_a_compiled_step_gives_the_same_loss_and_is_compiled_once():
+def test_a_compiled_step_gives_the_same_gradients_and_is_compiled_once():
     """Pathways are views made at every step: were they compiled at every step, graphs would pile up."""
     from torch._dynamo.utils import counters
 
@@ -79,11 +79,15 @@ def test_a_compiled_step_gives_the_same_loss_and_is_compiled_once():
     pathways = DualPathway(model, resolve_family(model))
     pathways.enter("decoupled")
     batch = tiny.batch()
+    trained = [*pathways.trained("encoder"), *pathways.trained("decoder")]
     expected = pathways(**batch)["loss"]
+    gradients = torch.autograd.grad(expected, trained)
     compiled = torch.compile(pathways, backend="eager")
     graphs = []
     for _ in range(3):
-        torch.testing.assert_close(compiled(**batch)["loss"], expected)
+        loss = compiled(**batch)["loss"]
+        torch.testing.assert_close(loss, expected)
+        torch.testing.assert_close(torch.autograd.grad(loss, trained), gradients, atol=1e-6, rtol=1e-4)
         graphs.append(counters["stats"]["unique_graphs"])
     assert graphs[0] > 0 and graphs[0] == graphs[2]
 
