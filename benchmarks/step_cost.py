@@ -86,7 +86,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "segformer-b0": segformer([2, 2, 2, 2], [32, 64, 160, 256], 256),
     "segformer-b2": segformer([3, 4, 6, 3], _MIT, 768),
     "segformer-b5": segformer([3, 6, 40, 3], _MIT, 768),
-    "upernet-convnext-tiny": upernet(ConvNextConfig(**_STAGES)),
+    "upernet-convnext-tiny": upernet(ConvNextConfig(hidden_sizes=[96, 192, 384, 768], **_STAGES)),
     "upernet-dinov2-small": upernet(dinov2(384, 6)),
     "upernet-dinov2-base": upernet(dinov2(768, 12)),
     "mask2former-swin-tiny": lambda: Mask2FormerForUniversalSegmentation(
