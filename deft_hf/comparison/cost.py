@@ -134,7 +134,7 @@ def with_equal_compute(plan: Plan, variants: Mapping[str, Variant]) -> dict[str,
             *earlier, last = spans(variant.settings)
             left = method_flops(model, family, wanted, batch) - method_flops(model, family, earlier, batch)
             steps = equal_compute_steps(left, model, family, batch, last.stage)
-            warmup = sum(span.steps for span in earlier)
+            warmup = dict(earlier).get("warmup", 0)
             if steps < 1:
                 raise UserError(
                     f"{name}: its decoder warm-up of {warmup} steps takes all the compute of {variant.compute_of}; "

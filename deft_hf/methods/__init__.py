@@ -21,6 +21,7 @@ from deft_hf.methods.freeze_embed import FreezeEmbed, FreezeEmbedSettings
 from deft_hf.methods.frozen import Frozen
 from deft_hf.methods.joint import Joint
 from deft_hf.methods.l2_sp import L2SP, DistanceSettings
+from deft_hf.methods.ldt import LDT, LDTSettings
 from deft_hf.methods.lora import LoRA, LoRASettings
 from deft_hf.methods.lp_ft import LPFT
 from deft_hf.methods.mixout import Mixout, MixoutSettings
@@ -34,7 +35,7 @@ from deft_hf.utils.extensions import load_extensions
 ENTRY_POINTS = "deft_hf.methods"
 DEFAULT = DeFT.name
 
-METHODS: dict[str, type[Method]] = {method.name: method for method in (DeFT, Joint, Frozen, LPFT)}
+METHODS: dict[str, type[Method]] = {method.name: method for method in (DeFT, LDT, Joint, Frozen, LPFT)}
 INGREDIENTS: tuple[type[Ingredient], ...] = (L2SP, WiSEFT, Mixout, FreezeEmbed, LoRA, SPD, DiGraP)
 """What goes with a method, beside its average. LoRA comes after what leaves layers out."""
 
@@ -42,6 +43,7 @@ INGREDIENTS: tuple[type[Ingredient], ...] = (L2SP, WiSEFT, Mixout, FreezeEmbed, 
 @dataclass
 class MethodSettings(
     DeFTSettings,
+    LDTSettings,
     DiGraPSettings,
     FreezeEmbedSettings,
     LoRASettings,
@@ -202,7 +204,7 @@ def _take(kind: type, settings: Any) -> Any:
 
 def _all() -> list[type[Ingredient]]:
     """In the order of tables: the baseline and its rivals, then DeFT, then what others registered."""
-    first = [Joint, Frozen, LPFT, Averaging, *INGREDIENTS, DeFT]
+    first = [Joint, Frozen, LPFT, Averaging, *INGREDIENTS, DeFT, LDT]
     return [*first, *(method for method in METHODS.values() if method not in first)]
 
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from deft_hf.methods.base import AT_LEAST_ONE, SHARE, Ingredient, Range, Run, setting
 from deft_hf.methods.core.cosine_ema import CosineEMA, FallingEMA, RisingEMA
 from deft_hf.methods.core.ema import EMA, run_decay, share_left
+from deft_hf.methods.core.layers import LayerEMA
 from deft_hf.methods.core.stages import PARTS, Part
 from deft_hf.methods.variant import Settings, Tries, Variant, values
 
@@ -63,6 +64,7 @@ AVERAGES: dict[str, type[EMA]] = {
     "falling_ema": FallingEMA,
     "debiased_ema": DebiasedEMA,
     "swa": SWA,
+    "layer_ema": LayerEMA,
 }
 
 MADE_OF = {
@@ -71,6 +73,7 @@ MADE_OF = {
     "falling_ema": "moving averages of encoder and decoder that keep to their initialisation at first",
     "debiased_ema": "moving averages of encoder and decoder, corrected for where they started",
     "swa": "the means of encoder and decoder over the late steps",
+    "layer_ema": "moving averages of encoder and decoder, the slower the more the gradients of a layer vary",
 }
 """What the generalized component is, in the words of a model card."""
 
@@ -84,8 +87,8 @@ class AverageSettings:
         "How the generalized component follows the usual one: ema (DeFT's), rising_ema and falling_ema (a decay that "
         "rises to 1, or falls from it, over the stage and leaves the same share of the initialisation), debiased_ema "
         "(without that share), swa (the mean of the steps after swa_start, in which the learning rate stands "
-        "still) or none. Default: ema for deft, else none. With joint or lp_ft it is the control that averages "
-        "without decoupling.",
+        "still), layer_ema (LDT's, a decay for each layer) or none. Default: ema for deft, layer_ema for ldt, else "
+        "none. With joint or lp_ft it is the control that averages without decoupling.",
         choices=("none", *AVERAGES),
         identity=True,
         state=True,
@@ -149,8 +152,10 @@ class Averaging(Ingredient):
         decoder = own.ema_decay if own.decoder_ema_decay is None else own.decoder_ema_decay
         decays = (run_decay(decay, steps, own.ema_decay_steps) for decay in (own.ema_decay, decoder))
         kind = AVERAGES[self.kind]
-        length = {"steps": steps} if issubclass(kind, CosineEMA) else {}
-        return kind(**dict(zip(PARTS, decays, strict=True)), **length)
+        of_run: dict[str, Any] = {"steps": steps} if issubclass(kind, CosineEMA | LayerEMA) else {}
+        if issubclass(kind, LayerEMA):
+            of_run["quoted_steps"] = own.ema_decay_steps
+        return kind(**dict(zip(PARTS, decays, strict=True)), **of_run)
 
     def _start(self, steps: int) -> int:
         return math.floor(self.settings.swa_start * steps)
@@ -172,3 +177,5 @@ class Averaging(Ingredient):
     def problems(self, run: Run) -> Iterator[str]:
         if run.average is not None and not run.method.trains_encoder():
             yield f"method {run.method.name} has no average: leave average out"
+        elif self.kind == "layer_ema" and "measure" not in run.method.stages:
+            yield f"average layer_ema is of layers that method {run.method.name} does not measure: choose ema"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import Field, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeVar
 
-from deft_hf.methods.core.stages import Stage
+from deft_hf.methods.core.stages import Span, Stage
 from deft_hf.methods.variant import Variant
 
 if TYPE_CHECKING:
@@ -181,6 +181,18 @@ class Ingredient:
         """The model of the original class that `model`, once adapted, is exported as; `model` is left as it is."""
         return model
 
+    def enter(self, pathways: DualPathway, span: Span, new: bool) -> None:
+        """At the start of a stage, after its snapshot, or where a run resumes within it.
+
+        Args:
+            pathways (`DualPathway`):
+                In the stage.
+            span (`Span`):
+                The stage and its length.
+            new (`bool`):
+                Whether it starts here.
+        """
+
     def penalties(self, pathways: DualPathway) -> Iterator[Tensor]:
         """Terms to add to the loss of each optimizer step after the warm-up, float32 scalars with a graph."""
         yield from ()
@@ -256,6 +268,11 @@ class Method(Ingredient):
     def course(self) -> tuple[Stage, ...]:
         """The stages of a run with these settings; `stages`, unless a setting exchanges one."""
         return self.stages
+
+    @property
+    def lengths(self) -> Mapping[Stage, int]:
+        """Steps of stages before the last that are not as long as the decoder warm-up."""
+        return {}
 
     @classmethod
     def trains_encoder(cls) -> bool:

@@ -85,7 +85,8 @@ class Composition:
         *earlier, last = self.method.course
         asked = self.common.decoder_warmup_steps
         warmup = math.ceil(last_steps / 10) if asked is None else asked
-        return [Span(stage, warmup) for stage in earlier if warmup] + [Span(last, last_steps)]
+        spans = [Span(stage, self.method.lengths.get(stage, warmup)) for stage in earlier]
+        return [span for span in spans if span.steps] + [Span(last, last_steps)]
 
     def rule(self, steps: int) -> EMA | None:
         """The average over a stage of `steps`; `None` where nothing is averaged."""
@@ -160,6 +161,11 @@ class Composition:
         for each in reversed(self.active):
             model = each.plain(model, family)
         return model
+
+    def enter(self, pathways: DualPathway, span: Span, new: bool) -> None:
+        """At the start of a stage; see [`Ingredient.enter`]."""
+        for each in self.active:
+            each.enter(pathways, span, new)
 
     def penalties(self, pathways: DualPathway) -> Iterator[Tensor]:
         """Terms to add to the loss of an optimizer step."""

@@ -91,6 +91,11 @@ class SegmentationFamily:
         """Whether a gradient can reach the parameter `name`."""
         return name not in self.frozen and not any(fnmatchcase(name, pattern) for pattern in self.never_trained)
 
+    def without_frozen(self, model: nn.Module) -> SegmentationFamily:
+        """Itself, or with what the caller of `model` froze (`requires_grad_(False)`), which stays as it is."""
+        frozen = frozenset(n for n, p in model.named_parameters() if not p.requires_grad and self.is_trained(n))
+        return replace(self, frozen=self.frozen | frozen) if frozen else self
+
 
 def _unread(backbone: str) -> tuple[str, ...]:
     """Patterns of parameters of transformers' backbone classes that a head does not read.

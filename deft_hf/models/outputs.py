@@ -19,6 +19,10 @@ class PathwayLosses(ModelOutput):
             Of the encoder pathway, detached.
         decoder_loss (`Tensor`, *optional*):
             Of the decoder pathway, detached.
+        stable_loss (`Tensor`, *optional*):
+            Of the branch that trains the stable layers, detached.
+        unstable_loss (`Tensor`, *optional*):
+            Of the branch that trains the unstable layers, detached.
         joint_loss (`Tensor`, *optional*):
             Of the whole model, detached.
     """
@@ -26,4 +30,6 @@ class PathwayLosses(ModelOutput):
     loss: Tensor | None = None
     encoder_loss: Tensor | None = None
     decoder_loss: Tensor | None = None
+    stable_loss: Tensor | None = None
+    unstable_loss: Tensor | None = None
     joint_loss: Tensor | None = None

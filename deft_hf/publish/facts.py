@@ -23,7 +23,8 @@ class RunFacts:
         method (`str`):
             Name of the method.
         average (`str`, *optional*):
-            How the generalized component follows: `ema`, `rising_ema`, `falling_ema`, `debiased_ema`, `swa`, or none.
+            How the generalized component follows: `ema`, `rising_ema`, `falling_ema`, `debiased_ema`, `swa`,
+            `layer_ema`, or none.
         component (`str`, *optional*, defaults to `"generalized"`):
             Which model of the training was exported: `generalized`, `usual` or `interpolated`.
         seed (`int`):
@@ -37,7 +38,7 @@ class RunFacts:
         weight_decays (`dict[str, float]`):
             Weight decay of encoder and decoder, and of the decoder in the warm-up.
         decays (`dict[str, float]`, *optional*):
-            EMA decay of the run by part; none without a moving average.
+            EMA decay of the run by part, or by group of layers; none without a moving average.
         initial_share (`dict[str, float]`):
             Share of the initialisation left in the model by part, in [0, 1].
         distance (`dict[str, float]`):
@@ -46,6 +47,8 @@ class RunFacts:
             `reestimate` or `reference`.
         interpolation (`dict[str, float | None]`, *optional*):
             Mean IoU on source validation by α.
+        unstable_layers (`list[str]`, *optional*):
+            Tensors whose gradients vary most, from the least to the most, where the method measures it.
         best_checkpoint (`int`, *optional*):
             Step of the checkpoint that was chosen.
         train_seconds (`float`):
@@ -102,6 +105,7 @@ class RunFacts:
     distance: dict[str, float]
     batchnorm: str
     interpolation: dict[str, float | None] | None = _if_any()
+    unstable_layers: list[str] | None = _if_any()
     best_checkpoint: int | None = None
     train_seconds: float
     resumed: bool

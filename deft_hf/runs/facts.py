@@ -66,6 +66,7 @@ def collect_facts(
         distance=pathways.distances(pathways.exported),
         batchnorm=args.batchnorm,
         interpolation=chosen.get("interpolation"),
+        unstable_layers=chosen.get("unstable_layers"),
         best_checkpoint=step_of(best) if args.load_best_model_at_end and best is not None else None,
         train_seconds=round(seconds, 1),
         resumed=resumed,

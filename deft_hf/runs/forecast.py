@@ -26,7 +26,14 @@ from deft_hf.utils.integrity import checkpoints
 from deft_hf.utils.machine import free_space, in_units, peak_memory
 
 # Passes of encoder and decoder in a step of each stage, as if both cost the same: until a stage was measured itself.
-_PASSES: dict[Stage, float] = {"warmup": 4, "joint": 6, "split": 4.5, "decoupled": 9}
+_PASSES: dict[Stage, float] = {
+    "warmup": 4,
+    "measure": 6,
+    "joint": 6,
+    "split": 4.5,
+    "alternating": 4.5,
+    "decoupled": 9,
+}
 _MEASURED = 3  # steps of a stage before the first estimate; the first of them is slower, and left out
 _RECENT = 50  # steps that an estimate is made of
 _TIGHT = 1.25  # of what is needed, where the need of an optimizer is not known exactly

@@ -84,12 +84,12 @@ class StageRunner:
         self.pathways.enter(span.stage, self.composition.rule(span.steps))
         if optimizer is not None:
             decay_as_in(span.stage, optimizer)
-        if not new:
-            return
-        self.pathways.snapshot()
-        if index:
-            # A stage is an optimisation of its own: no momentum is carried over.
-            reset_optimizer_state(optimizer)
+        if new:
+            self.pathways.snapshot()
+            if index:
+                # A stage is an optimisation of its own: no momentum is carried over.
+                reset_optimizer_state(optimizer)
+        self.composition.enter(self.pathways, span, new)
 
     def at(self, step: int) -> Stage:
         """The stage of the optimizer step after `step`."""

@@ -605,6 +605,7 @@ def test_without_a_warmup_the_first_stage_is_the_decoupled_one(tmp_path):
 # ---- checkpoints
 
 
+LDT = {"method": "ldt", "variance_steps": 3}
 GMIXOUT = {"mixout_probability": 0.6, "mixout_anchor": "average", "mixout_period": 2}
 
 
@@ -636,6 +637,10 @@ GMIXOUT = {"mixout_probability": 0.6, "mixout_anchor": "average", "mixout_period
         ("segformer", {"average": "rising_ema", "ema_decay_steps": 20_000}, 5),
         ("segformer", {"method": "joint", "average": "falling_ema", "ema_decay_steps": 20_000}, 3),
         ("mobilenet_v2", {"projection_weight": 1.0, "distance_weight": 0.1, "decoder_norm_weight": 0.1}, 5),
+        ("segformer", {**LDT, "batchnorm": "reference"}, 3),
+        ("mobilenet_v2", LDT, 8),
+        ("segformer", {**LDT, "branches": "single"}, 8),
+        ("segformer", {**LDT, **LORA}, 7),
     ],
 )
 def test_a_rival_resumed_equals_the_unbroken_one_bit_for_bit(tmp_path, model_type, settings, stop):
@@ -736,7 +741,7 @@ def test_a_checkpoint_of_an_average_that_started_elsewhere_is_refused(tmp_path):
     [
         (
             {"average": "mean"},
-            "average is 'mean': expected one of none, ema, rising_ema, falling_ema, debiased_ema, swa",
+            "average is 'mean': expected one of none, ema, rising_ema, falling_ema, debiased_ema, swa, layer_ema",
         ),
         ({"average": True}, "average is True: expected one of none"),
         ({"component": "both"}, "component is 'both': expected one of generalized, usual, interpolated"),
@@ -788,6 +793,8 @@ def test_settings_that_exclude_each_other(tmp_path, overrides, message):
         ({"lora_rank": 4}, "ema"),
         ({"method": "joint", "lora_rank": 4, "average": "ema"}, "ema"),
         ({"projection_weight": 1.0, "distance_weight": 0.1}, "ema"),
+        ({"method": "ldt"}, "layer_ema"),
+        ({"method": "ldt", "average": "swa", "gradient_projection_rate": 0.1}, "swa"),
     ],
 )
 def test_settings_that_go_together(tmp_path, settings, average):

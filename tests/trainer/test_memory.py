@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from deft_hf.methods.core import losses as step
 from deft_hf.methods.core.pathways import DualPathway
 from deft_hf.models.families import resolve_family
 from deft_hf.utils.errors import UserError
@@ -34,7 +35,7 @@ def test_checkpointing_reaches_both_components_and_changes_nothing_but_memory(tm
         run.train()
         losses[on] = history(run, "loss")
         weights[on] = dict(run.generalized_model.state_dict())
-        monkeypatch.setattr(run.pathways, "_may_stage", lambda: False)  # the graphs of both at once
+        monkeypatch.setattr(step, "can_be_staged", lambda tensors: False)  # the graphs of both at once
         kept[on] = saved_bytes(run.pathways.train(), tiny.batch())
         for component in (run.pathways.usual, run.pathways.generalized):
             assert component.is_activation_checkpointing == on

@@ -33,7 +33,11 @@ def step_flops(pathways: DualPathway, batch: Batch) -> int:
     | `warmup` | E + 3 D |
     | `decoupled` | 4 E + 5 D: the encoder pathway 3 E + 2 D, the decoder pathway E + 3 D |
     | `split` | 2 E + 2.5 D, half of `decoupled`, for an even batch of four images or more |
-    | `joint` | 3 E + 3 D |
+    | `joint`, `measure` | 3 E + 3 D |
+    | `alternating` | the mean of its two steps, half of `decoupled` |
+
+    and of what `DualPathway.divide` has divided, `decoupled` costs 5 E + 5 D: either branch a forward and the
+    gradients of inputs down to the first of its layers, both together those of all weights.
 
     Attention is counted as the products that define it, whichever kernel a device has for it; those need memory for
     whole attention maps. Counts grow in proportion to the images, so that a small batch will do.
@@ -49,6 +53,8 @@ def step_flops(pathways: DualPathway, batch: Batch) -> int:
     device = pathways.updates.device
     modes = {module: module.training for module in pathways.modules()}
     buffers = [(buffer, buffer.clone()) for buffer in pathways.buffers()]
+    turn = pathways.turn
+    turns = (0, 1) if pathways.stage == "alternating" else (turn,)
     counter = FlopCounterMode(
         display=False, custom_mapping={torch.ops.aten.convolution_backward: _convolution_backward_flops}
     )
@@ -64,14 +70,16 @@ def step_flops(pathways: DualPathway, batch: Batch) -> int:
             torch.enable_grad(),
             counter,
         ):
-            pathways(**batch)["loss"].backward()
+            for pathways.turn in turns:
+                pathways(**batch)["loss"].backward()
     finally:
+        pathways.turn = turn
         pathways.zero_grad(set_to_none=True)
         for buffer, before in buffers:
             buffer.copy_(before)
         for module, mode in modes.items():
             module.training = mode
-    return counter.get_total_flops()
+    return counter.get_total_flops() // len(turns)
 
 
 class _NoModules(nullcontext):

@@ -59,8 +59,10 @@ class EMA:
         """Decay per part; `None` for an average that has none."""
         return {part: getattr(self, part) for part in PARTS}
 
-    def weight(self, part: Part, updates: int) -> float:
+    def weight(self, part: Part, updates: int) -> float | list[float]:
         """Weight w of the current parameters in update number `updates`: average <- average + w (current - average).
+
+        One for all tensors of the part, or one for each in the order of the model.
 
         Args:
             part (`str`):
@@ -75,7 +77,7 @@ class EMA:
         return share_left(getattr(self, part), updates)
 
 
-def update_average(average: Sequence[Tensor], current: Sequence[Tensor], weight: float) -> None:
+def update_average(average: Sequence[Tensor], current: Sequence[Tensor], weight: float | Sequence[float]) -> None:
     """In place: average <- (1 - weight) * average + weight * current, in one fused call.
 
     The update that DeFT's generalized component gets after each optimizer step (Pahk et al., ICLR 2025, section on the
@@ -86,8 +88,8 @@ def update_average(average: Sequence[Tensor], current: Sequence[Tensor], weight:
             float32 tensors (or float64). In bf16 a step of 1e-4 vanishes.
         current (`Sequence[Tensor]`):
             Tensors of the same shapes, any float dtype.
-        weight (`float`):
-            Weight of `current`, in [0, 1]; see [`EMA.weight`].
+        weight (`float` or `Sequence[float]`):
+            Weight of `current`, in [0, 1], of all tensors or of each; see [`EMA.weight`].
     """
     import torch
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
-from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -15,8 +13,9 @@ from torch import Tensor, nn
 from deft_hf.methods.core.distance import squared_distance
 from deft_hf.methods.core.ema import EMA, share_left, update_average
 from deft_hf.methods.core.halves import halves
+from deft_hf.methods.core.layers import GROUPS, Group, Layers, branches
+from deft_hf.methods.core.losses import losses_by_group
 from deft_hf.methods.core.shards import cut, is_sharded, join, piece, sum_over_pieces, whole_shape
-from deft_hf.methods.core.staged import staged
 from deft_hf.methods.core.stages import PARTS, Part, Stage
 from deft_hf.models.families import SegmentationFamily
 from deft_hf.models.views import with_module
@@ -26,12 +25,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 Penalties = Callable[["DualPathway"], Iterable[Tensor]]
-
-
-def without_frozen(model: nn.Module, family: SegmentationFamily) -> SegmentationFamily:
-    """The family of a model of which the caller froze parameters (`requires_grad_(False)`): they stay as they are."""
-    frozen = frozenset(n for n, p in model.named_parameters() if not p.requires_grad and family.is_trained(n))
-    return replace(family, frozen=family.frozen | frozen) if frozen else family
 
 
 def takes_decay(name: str, parameter: Tensor) -> bool:
@@ -54,9 +47,13 @@ class DualPathway(nn.Module):
     | `decoupled` | loss(D_gc(E_uc(x)), y) + loss(D_uc(E_gc(x)), y) | E_uc, D_uc | gc <- m gc + (1 - m) uc |
     | `split` | as `decoupled`, with every other image of the batch in each pathway | E_uc, D_uc | as `decoupled` |
     | `joint` | loss(D_uc(E_uc(x)), y) | E_uc, D_uc | gc <- m gc + (1 - m) uc |
+    | `measure` | as `joint` | the method takes the step back | stays |
+    | `alternating` | one of `decoupled`'s in turn, the first at the first step | its part | as `decoupled` |
 
     In `split` each loss is over the items of its own images; the BatchNorm layers of a pathway see its images alone,
     and a batch of fewer than four goes through both pathways whole, since one image is no batch to them.
+    After `divide`, the stable and the unstable tensors are in the place of encoder and decoder in `decoupled` and
+    `alternating`.
 
     With `average=None` the two components are one and the same model: ordinary fine-tuning on the same loop. The last
     column is that of [`~deft_hf.methods.core.ema.EMA`]; for others see `deft_hf.methods.averages`.
@@ -122,7 +119,7 @@ class DualPathway(nn.Module):
         share_untrained: bool = True,
     ) -> None:
         super().__init__()
-        self.family = family = without_frozen(model, family)
+        self.family = family = family.without_frozen(model)
         self.average = average
         self.penalties = penalties
         self.view = view
@@ -152,10 +149,15 @@ class DualPathway(nn.Module):
         self.stage: Stage = "joint"
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         self.initial: dict[str, Tensor] = {}
+        # What `decoupled` takes apart; models whose losses train the groups, where those are not the parts; tensors.
+        self.groups: tuple[Part, Part] | tuple[Group, Group] = PARTS
+        self.branches: dict[str, nn.Module] = {}
+        self.trained_by: dict[str, list[nn.Parameter]] = {}
+        self.turn = 0  # whether `updates` is odd, known to the host
         self._averaged: dict[Part, tuple[list[nn.Parameter], list[nn.Parameter]]] = {}
         self._decayed: dict[Part, list[nn.Parameter]] = {}
         self._followed: list[tuple[Tensor, Tensor]] = []
-        self._whole = True
+        self.whole = True
 
     @property
     def config(self) -> PreTrainedConfig:
@@ -234,31 +236,16 @@ class DualPathway(nn.Module):
         total = total * self.ranks if self.ranks > 1 else total
         return PathwayLosses(loss=total, **{name: loss.detach() for name, loss in losses.items()})
 
-    def _losses(self, batch: dict[str, Any], items: Tensor) -> dict[str, Tensor]:
-        loss = self.family.objective.loss
-        if self.stage == "joint":
-            return {"joint": loss(self.usual if self.view is None else self.view(self), batch, items)}
-        encoders_batch, decoders_batch = halves(batch) if self.stage == "split" else (batch, batch)
-        encoders_items, decoders_items = items if self.stage == "split" else (items, items)
-        decoder_pathway = self.pathway(encoder=self.generalized, decoder=self.usual)
-        of_decoder = partial(loss, decoder_pathway, decoders_batch, decoders_items)
-        if self.stage == "warmup":
-            return {"decoder": of_decoder()}
-        decoder_loss = staged(of_decoder, self.trained("decoder")) if self._may_stage() else of_decoder()
-        encoder_pathway = self.pathway(encoder=self.usual, decoder=self.generalized)
-        return {"encoder": loss(encoder_pathway, encoders_batch, encoders_items), "decoder": decoder_loss}
+    def _losses(self, batch: Mapping[str, Any], items: Tensor) -> dict[str, Tensor]:
+        if self.stage in ("joint", "measure"):
+            model = self.usual if self.view is None else self.view(self)
+            return {"joint": self.family.objective.loss(model, batch, items)}
+        ahead = self.trained_by[self.groups[1]] if self.whole else []  # shards are gathered by the backward
+        return losses_by_group(self._loss_of, self.groups, self.stage, batch, items, self.turn, ahead)
 
-    def _may_stage(self) -> bool:
-        """Whether the decoder's gradients can be taken ahead of the backward.
-
-        Not of shards, which the backward gathers; nor in float16, whose gradients vanish but for the scale that the
-        backward starts with; nor in a compiled step, which takes its gradients as a whole; nor where a hook changes a
-        gradient, which it would do twice.
-        """
-        device, trained = self.updates.device.type, self.trained("decoder")
-        half = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16
-        differentiates = torch.is_grad_enabled() and bool(trained) and not any(p._backward_hooks for p in trained)
-        return self._whole and differentiates and not half and not torch.compiler.is_compiling()
+    def _loss_of(self, group: str, batch: Mapping[str, Any], items: Tensor) -> Tensor:
+        pair = (self.usual, self.generalized) if group == "encoder" else (self.generalized, self.usual)
+        return self.family.objective.loss(self.branches.get(group) or self.pathway(*pair), batch, items)
 
     def count(self, batch: Mapping[str, Any], stage: Stage) -> Tensor:
         """The objective's items of a batch; where a stage splits batches, those of each pathway in turn, stacked."""
@@ -283,10 +270,11 @@ class DualPathway(nn.Module):
     def enter(self, stage: Stage, average: EMA | None = None) -> None:
         """Switch to `stage`, and, where the generalized component is a model of its own, to its average there.
 
-        The encoder takes no gradient in the warm-up.
+        The encoder takes no gradient in the warm-up. The groups of `decoupled` are encoder and decoder.
         """
-        self.stage = stage
-        self._whole = not is_sharded(self.usual)
+        self.stage, self.groups, self.branches = stage, PARTS, {}
+        self.turn = int(self.updates) % 2
+        self.whole = not is_sharded(self.usual)
         if average is not None and self.averages:
             self.average = average
         usual, generalized = self._trained(self.usual), self._trained(self.generalized)
@@ -297,11 +285,18 @@ class DualPathway(nn.Module):
             names = [name for name in usual if self.family.part_of(name) == part]
             self._averaged[part] = [generalized[name] for name in names], [usual[name] for name in names]
             self._decayed[part] = [usual[name] for name in names if takes_decay(name, usual[name])]
+        self.trained_by = {part: self.trained(part) for part in PARTS}
         # In the warm-up D_gc is to be D_uc. In the joint stage no batch passes through the generalized model, so that
         # its own BatchNorm statistics would stay at the start.
         parts = {"warmup": ("decoder",), "joint": PARTS}.get(stage, ())
         targets = dict(self.generalized.named_buffers())
         self._followed = [(targets[n], b) for n, b in self.usual.named_buffers() if self.family.part_of(n) in parts]
+
+    def divide(self, layers: Layers) -> None:
+        """Put the groups of `layers` in the place of encoder and decoder, until a stage is entered again."""
+        self.groups, self.branches = GROUPS, branches(self.usual, self.generalized, layers)
+        usual = self._trained(self.usual)
+        self.trained_by = {group: [usual[name] for name in getattr(layers, group)] for group in GROUPS}
 
     @torch.no_grad()
     def snapshot(self) -> None:
@@ -316,6 +311,7 @@ class DualPathway(nn.Module):
                 if self.family.part_of(name) == "encoder":
                     buffer.copy_(warmed_up[name])
         self.updates.zero_()
+        self.turn = 0
         usual, generalized = self._trained(self.usual), self._trained(self.generalized)
         for name, parameter in usual.items():
             piece(generalized[name]).copy_(piece(parameter))
@@ -327,7 +323,10 @@ class DualPathway(nn.Module):
     @torch.no_grad()
     def update_generalized(self) -> None:
         """Move the generalized component after an optimizer step; see the table above."""
+        if self.stage == "measure":
+            return
         self.updates += 1
+        self.turn = 1 - self.turn
         if not self.averages or self.average is None:
             return
         # The plain average does not ask how many updates there were, which would make the host wait for the device.

@@ -9,6 +9,19 @@ import torch
 from torch import Tensor
 
 
+def can_be_staged(parameters: Sequence[Tensor]) -> bool:
+    """Whether gradients of `parameters`, which are whole, can be taken ahead of the backward.
+
+    Not in float16, whose gradients vanish but for the scale that the backward starts with; nor in a compiled step,
+    which takes its gradients as a whole; nor where a hook changes a gradient, which it would do twice.
+    """
+    if not parameters or not torch.is_grad_enabled() or any(each._backward_hooks for each in parameters):
+        return False
+    device = parameters[0].device.type
+    half = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16
+    return not half and not torch.compiler.is_compiling()
+
+
 def staged(loss: Callable[[], Tensor], parameters: Sequence[Tensor]) -> Tensor:
     """A loss, of which the gradients are taken at once and handed on by the backward.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-Stage = Literal["warmup", "decoupled", "split", "joint"]
+Stage = Literal["warmup", "measure", "decoupled", "split", "alternating", "joint"]
 Part = Literal["encoder", "decoder"]
 PARTS: tuple[Part, Part] = ("encoder", "decoder")
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
+from deft_hf.methods.core import losses
 from deft_hf.methods.core import pathways as module
-from deft_hf.methods.core.pathways import DualPathway
 from deft_hf.methods.core.staged import staged
 from tests import tiny
 from tests.methods.core.test_pathways import dual
@@ -21,7 +21,7 @@ def step(model_type, stage, may_stage, monkeypatch):
     """Loss, gradients, and bytes that autograd still keeps when the forward has ended."""
     with monkeypatch.context() as patch:
         if not may_stage:
-            patch.setattr(DualPathway, "_may_stage", lambda self: False)
+            patch.setattr(losses, "can_be_staged", lambda tensors: False)
         pathways = dual(model_type, stage=stage)
         batch = tiny.batch(4)
         batch = tiny.with_masks(batch) if pathways.family.objective.needs_masks else batch
@@ -51,18 +51,25 @@ def test_gradients_are_those_of_one_graph_bit_for_bit_and_less_is_kept(monkeypat
 
 
 def test_gradients_that_the_backward_gathers_or_scales_wait_for_it(monkeypatch):
-    pathways = dual()
-    assert pathways._may_stage()
+    pathways, taken_ahead = dual(), []
+    monkeypatch.setattr(losses, "staged", lambda loss, tensors: taken_ahead.append(tensors) or loss())
+
+    def may_stage(pathways):
+        taken_ahead.clear()
+        pathways(**tiny.batch())
+        return taken_ahead == [pathways.trained("decoder")] if taken_ahead else False
+
+    assert may_stage(pathways)
     with torch.autocast("cpu", torch.bfloat16):
-        assert pathways._may_stage()
+        assert may_stage(pathways)
     with torch.autocast("cpu", torch.float16):
-        assert not pathways._may_stage()
+        assert not may_stage(pathways)
     with torch.no_grad():
-        assert not pathways._may_stage()
+        assert not may_stage(pathways)
         assert pathways(**tiny.batch())["loss"] > 0
     monkeypatch.setattr(module, "is_sharded", lambda model: True)
     pathways.enter("decoupled")
-    assert not pathways._may_stage()
+    assert not may_stage(pathways)
 
 
 def gradients(loss, parameters, taken_ahead, autocast=False):
