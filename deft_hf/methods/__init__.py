@@ -134,9 +134,10 @@ def extension_settings() -> dict[str, Field]:
 
 
 def settings_of_others(method: str) -> dict[str, Any]:
-    """The defaults of the settings that registered methods have and `method` has not."""
-    own = {each.name for each in _brought(known)} if (known := methods().get(method)) else set()
-    return {name: each.default for name, each in extension_settings().items() if name not in own}
+    """The defaults of the settings that other methods have for themselves and `method` has not."""
+    own = {each.name for each in fields(known.Settings)} if (known := methods().get(method)) else set()
+    every = {each.name: each.default for other in methods().values() for each in fields(other.Settings)}
+    return {name: default for name, default in every.items() if name not in own}
 
 
 def identity_defaults() -> dict[str, Any]:

@@ -123,6 +123,7 @@ LEAKS = (
     "method.mixout_period=3",
     "method.pathways=split",
 )
+OF_LDT = {"unstable_ratio": 0.4, "variance_steps": 5, "branches": "single"}
 WITHOUT_DEFT = {"lora_rank": 4, "mixout_probability": 0.5}  # or not with all of these
 
 
@@ -130,12 +131,17 @@ def test_what_the_recipe_asks_of_deft_reaches_no_rival(plan):
     rivals = {name: variant for name, variant in known_variants().items() if variant.settings["method.name"] != "deft"}
     assert len(rivals) > 10
     assert {*identity_defaults()} == {leak.partition("=")[0].removeprefix("method.") for leak in LEAKS} | {
-        *WITHOUT_DEFT
+        *WITHOUT_DEFT,
+        *OF_LDT,
     }
+    of_ldt = [f"method.{name}={value}" for name, value in OF_LDT.items()]
+    assert placed(plan, *of_ldt, settings=known_variants()["deft"].settings) == placed(
+        plan, settings=known_variants()["deft"].settings
+    )
     for name, rival in rivals.items():
         for settings in (rival.settings, rival.own):
             others = [f"method.{name}={value}" for name, value in WITHOUT_DEFT.items()]
-            found = placed(plan, *LEAKS, *others, settings=settings)
+            found = placed(plan, *LEAKS, *others, *of_ldt, settings=settings)
             assert found == placed(plan, settings=settings), name
     asking = replace(plan, overrides=LEAKS)
     joint = method_arguments(asking.run(known_variants()["joint"].own, 0).recipe, "joint")

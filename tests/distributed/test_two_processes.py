@@ -1,5 +1,6 @@
 import json
 import shutil
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -9,7 +10,8 @@ from tests import processes, tiny
 from tests.distributed import train_script
 from tests.trainer.test_trainer import valid_pixels
 
-MODELS = ("segformer", "reweighted", "mask2former", "halved", "combined")
+MODELS = ("segformer", "reweighted", "mask2former", "halved", "combined", "terms", "layers", "layers_in_turn")
+MODELS += ("adapters",) if find_spec("peft") else ()
 
 
 @pytest.fixture(scope="module")

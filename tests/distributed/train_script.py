@@ -34,6 +34,16 @@ COMBINED = {
     "gradient_projection_rate": 0.3,
     "freeze_embedding": True,
 }
+# What DeFT's usual component can have beside its losses, and a decay that falls.
+TERMS = {"projection_weight": 0.7, "decoder_norm_weight": 0.1, "average": "falling_ema", "ema_decay_steps": 20_000}
+OWN = {
+    "reweighted": REWEIGHTED,
+    "combined": COMBINED,
+    "terms": TERMS,
+    "adapters": {"lora_rank": 2, "distance_weight": 0.0},
+    "layers": {"method": "ldt", "variance_steps": 3},
+    "layers_in_turn": {"method": "ldt", "variance_steps": 3, "branches": "single"},
+}
 
 
 def train(folder: Path, batch_size: int, model_type: str) -> None:
@@ -49,13 +59,12 @@ def train(folder: Path, batch_size: int, model_type: str) -> None:
         per_device_train_batch_size=4 * batch_size if halved else batch_size,
         per_device_eval_batch_size=2,
         gradient_accumulation_steps=2,
-        distance_weight=0.1,
         save_strategy="steps",
         save_steps=7,
         optim="sgd",
         pathways="split" if halved else "both",
         metrics=["boundary_iou", "calibration_error"],
-        **(REWEIGHTED if model_type == "reweighted" else COMBINED if model_type == "combined" else {}),
+        **{"distance_weight": 0.1, **OWN.get(model_type, {})},
     )
     run.train(resume_from_checkpoint=run.last_good_checkpoint())
     metrics = run.evaluate()

@@ -124,8 +124,9 @@ def test_settings_that_it_has_not_are_refused(toy):
 
 
 def test_its_settings_are_none_of_a_rivals_business(toy):
-    assert settings_of_others("joint") == settings_of_others("deft") == {"l1_weight": 1e-3}
-    assert settings_of_others("l1_sp") == {}
+    assert settings_of_others("joint").keys() - settings_of_others("l1_sp") == {"l1_weight"}
+    assert settings_of_others("deft")["l1_weight"] == settings_of_others("ldt")["l1_weight"] == 1e-3
+    assert settings_of_others("ldt")["pathways"] == "both" and "pathways" not in settings_of_others("deft")
 
 
 def test_names_are_taken_once(toy):
