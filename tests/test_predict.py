@@ -1,6 +1,7 @@
 """Using trained models: predict, evaluate, the pipeline; models of others too."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -123,7 +124,49 @@ def test_pictures_read_ahead_keep_their_order_and_their_classes(model, tmp_path,
     for key, image in images.items():
         alone = segmenter.save(tmp_path / "alone", key, image, segmenter.classes(image))
         for kind, path in alone.items():
-            assert (tmp_path / "out" / kind / f"{key}.png").read_bytes() == open(path, "rb").read()
+            one, other = Image.open(tmp_path / "out" / kind / f"{key}.png"), Image.open(path)
+            assert one.mode == other.mode and one.tobytes() == other.tobytes() and one.info == other.info
+
+
+def test_a_large_picture_is_never_held(model, tmp_path, monkeypatch):
+    """Of many more rows, neither more arrays are held nor larger pictures made."""
+    monkeypatch.setattr("deft_hf.runs.predict._MOST_PIXELS", 0)
+    monkeypatch.setattr("deft_hf.data.png_rows._AT_ONCE", 16)
+    made = []
+    new = Image.core.new
+    monkeypatch.setattr(Image.core, "new", lambda mode, size: made.append(size[1]) or new(mode, size))
+
+    def peak(height):
+        path, out = tmp_path / f"{height}.png", tmp_path / f"out{height}"
+        picture(height, 400).save(path)
+        made.clear()
+        tracemalloc.start()
+        predict_pictures(str(model[1]), path, out, window=(48, 400), progress=False)
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found, max(made)
+
+    peak(100)  # what is loaded once
+    small, large = peak(200), peak(1000)
+    assert large[0] < small[0] + 800 * 400 / 2  # not even the classes, a byte each
+    assert 16 < large[1] < 100
+
+
+@pytest.mark.parametrize("left", [0, 0.5])
+def test_a_large_picture_that_breaks_off_leaves_no_file(model, tmp_path, monkeypatch, left):
+    monkeypatch.setattr("deft_hf.runs.predict._MOST_PIXELS", 0)
+    (tmp_path / "in").mkdir()
+    for key in "abc":
+        picture(200, 60, ord(key)).save(tmp_path / "in" / f"{key}.png")
+    broken = tmp_path / "in" / "b.png"
+    content = broken.read_bytes()
+    place = content.index(b"IDAT") + 4 + int(left * len(content))
+    broken.write_bytes(content[:place] + bytes(500) + content[place + 500 :])
+    found = predict_pictures(str(model[1]), tmp_path / "in", tmp_path / "out", window=(48, 48), progress=False)
+    assert len(found.images) == 2 and len(found.unreadable) == 1 and "b.png: cannot be read" in found.unreadable[0]
+    written = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.png"))
+    assert written == [f"{kind}/{key}.png" for kind in ("classes", "colors", "overlays") for key in "ac"]
+    assert not [*(tmp_path / "out").glob(".partial*")]
 
 
 def test_saving_draws_on_no_picture_of_others(model, tmp_path):

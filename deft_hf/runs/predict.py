@@ -20,12 +20,14 @@ from deft_hf.data.files import IMAGE_SUFFIXES, check_name, files_by_id
 from deft_hf.data.look import opened
 from deft_hf.data.opening import open_picture
 from deft_hf.data.pictures import ValueRange, check_value_range
+from deft_hf.data.png_rows import PngRows
 from deft_hf.data.servers import check_names, id_table, server_of, write_archive
+from deft_hf.runs.by_rows import save_by_rows
 from deft_hf.runs.segmenter import Segmenter, Size
 from deft_hf.scoring.report import save_json
 from deft_hf.scoring.test_time import Views
 from deft_hf.utils.ahead import done_ahead
-from deft_hf.utils.errors import UserError
+from deft_hf.utils.errors import UnreadableFile, UserError
 from deft_hf.utils.integrity import writing
 from deft_hf.utils.outputs import claim_output
 from deft_hf.utils.places import refuse_overlap
@@ -38,7 +40,8 @@ PREDICTIONS = "predictions.json"
 _MOST_SHOWN = 4
 _READERS = min(4, os.cpu_count() or 1)
 _WRITTEN_BEHIND = 2
-# Of all pictures that wait for the model; a larger one is read when the model is idle, and written at once.
+# Of all pictures that wait for the model; a larger one is read when the model is idle and written at once, by rows where
+# a window slides over it.
 _MOST_PIXELS = 1 << 25
 
 
@@ -188,7 +191,10 @@ def predict(
         if benchmark is not None:
             id_table(benchmark, segmenter.names)  # refuses before the first picture is segmented
 
-        def read(path: str) -> tuple[Image.Image, Tensor | None] | str:
+        def read(path: str) -> tuple[Image.Image | PngRows, Tensor | None] | str:
+            rows = PngRows.open(path) if _pixels_of(path) > _MOST_PIXELS else None
+            if rows is not None and segmenter.slides_over(rows):
+                return rows, None
             try:
                 image, _ = open_picture({"bytes": None, "path": path}, path, value_range)
             except UserError as error:
@@ -202,6 +208,12 @@ def predict(
             by_key[key] = written["classes"]
             return facts | written
 
+        def write_by_rows(key: str, path: str, image: Image.Image | PngRows) -> dict[str, Any]:
+            with writing(folder.path, lambda: "The files written so far are complete; make room and start again."):
+                written, shares = save_by_rows(segmenter, folder, key, image, overlays)
+            by_key[key] = written["classes"]
+            return {"image": path, "height": image.height, "width": image.width, "shares": shares} | written
+
         # Small pictures are read ahead of the model, and written behind it.
         ahead = done_ahead(read, pictures.values(), _pixels_of, _READERS, _MOST_PIXELS)
         behind: deque[Future[dict[str, Any]]] = deque()
@@ -212,9 +224,18 @@ def predict(
                     unreadable.append(prepared)
                     continue
                 image, pixels = prepared
-                behind.append(writer.submit(write, key, path, image, segmenter.classes(image, pixels)))
-                while behind and (len(behind) > _WRITTEN_BEHIND or image.width * image.height > _MOST_PIXELS):
-                    listed.append(behind.popleft().result())
+                large = image.width * image.height > _MOST_PIXELS
+                if isinstance(image, PngRows) or (large and segmenter.slides_over(image)):
+                    listed += [future.result() for future in behind]
+                    behind.clear()
+                    try:
+                        listed.append(write_by_rows(key, path, image))
+                    except UnreadableFile as error:
+                        unreadable.append(str(error))
+                else:
+                    behind.append(writer.submit(write, key, path, image, segmenter.classes(image, pixels)))
+                    while behind and (len(behind) > _WRITTEN_BEHIND or large):
+                        listed.append(behind.popleft().result())
                 del image, pixels, prepared  # they may be large, and the next ones come first
             listed += [future.result() for future in behind]
         archive = None

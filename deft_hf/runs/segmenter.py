@@ -18,6 +18,7 @@ from transformers import BaseImageProcessor, PreTrainedModel
 
 from deft_hf.data.labels import LabelSpace, default_palette
 from deft_hf.data.pictures import check_value_range
+from deft_hf.data.png_rows import PngRows
 from deft_hf.data.presets import PRESETS
 from deft_hf.data.streets import STREETS
 from deft_hf.models.families import SegmentationFamily, fixed_size
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 Size = tuple[int, int]
 _ROWS = 256  # of a picture that are drawn and counted at a time
+# Noise of a camera is not compressed well, however long it is tried.
+COMPRESS_LEVEL = {"classes": 6, "colors": 6, "overlays": 1}
 _NAMED = {"streets": STREETS, **PRESETS}
 
 
@@ -178,14 +181,34 @@ class Segmenter:
         if self.window is None or pixels is not None or not self.slides_over(image):
             return self.most_likely(self.logits(image, pixels))
 
+        found = np.empty((image.height, image.width), np.uint8 if len(self.names) <= 256 else np.uint16)
+        top = 0
+        for rows in self.rows(image):
+            found[top : top + len(rows)] = rows
+            top += len(rows)
+        return found
+
+    def rows(self, image: Image.Image | PngRows) -> Iterator[np.ndarray]:
+        """What `classes` gives of an image that a window slides over, from its top to its bottom.
+
+        Args:
+            image (`Image.Image` or `PngRows`):
+                The image, of which `slides_over` is true.
+
+        Yields:
+            `np.ndarray`: the next rows (rows, W).
+        """
+        assert self.window is not None
+
         def cut(top: int, left: int, bottom: int, right: int) -> Tensor:
             return self.pixels(image.crop((left, top, right, bottom)))
 
         size = (image.height, image.width)
         with _told_of(self.window):
-            return self._as_array(sliding_window_classes(self.model, self.family, cut, size, self.window, self.stride))
+            for rows in sliding_window_classes(self.model, self.family, cut, size, self.window, self.stride):
+                yield self._as_array(rows)
 
-    def slides_over(self, image: Image.Image) -> bool:
+    def slides_over(self, image: Image.Image | PngRows) -> bool:
         """Whether `classes` prepares and classifies an image a window at a time, so that it may be of any size.
 
         Only where the model sees it as it is: logits that are resized or averaged over views are held as a whole.
@@ -250,10 +273,10 @@ class Segmenter:
     def overlay(self, image: Image.Image, ids: np.ndarray) -> Image.Image:
         """The colours of the classes over the image, half and half."""
         over = image.convert("RGB")  # a copy
-        self._draw(over, ids, 0.5)
+        self.draw(over, ids, 0.5)
         return over
 
-    def _draw(self, canvas: Image.Image, ids: np.ndarray, opacity: float) -> None:
+    def draw(self, canvas: Image.Image, ids: np.ndarray, opacity: float) -> None:
         """Draws the colours of the classes on an RGB image, a few rows at a time."""
         for top in range(0, canvas.height, _ROWS):
             rows = (0, top, canvas.width, min(top + _ROWS, canvas.height))
@@ -261,10 +284,18 @@ class Segmenter:
 
     def shares(self, ids: np.ndarray) -> dict[str, float]:
         """Share of the pixels of each class that occurs, the largest first."""
+        return self.shares_of(self.counts(ids))
+
+    def counts(self, ids: np.ndarray) -> np.ndarray:
+        """Pixels of each class."""
         strips = (ids[top : top + _ROWS].ravel() for top in range(0, len(ids), _ROWS))
-        counts = np.sum([np.bincount(strip, minlength=len(self.names)) for strip in strips], axis=0) / ids.size
+        return np.sum([np.bincount(strip, minlength=len(self.names)) for strip in strips], axis=0)
+
+    def shares_of(self, counts: np.ndarray) -> dict[str, float]:
+        """As `shares`, of the pixels of each class."""
+        shares = counts / counts.sum()
         return {
-            self.names[index]: float(counts[index]) for index in np.argsort(-counts, kind="stable") if counts[index]
+            self.names[index]: float(shares[index]) for index in np.argsort(-shares, kind="stable") if shares[index]
         }
 
     def save(
@@ -305,16 +336,15 @@ class Segmenter:
         def write(kind: str, picture: Image.Image) -> None:
             name = f"{place}/{kind}/{key}.png".removeprefix("/")
             path = folder.file(name) if isinstance(folder, OutputFolder) else new_file(Path(folder), name)
-            # Noise of a camera is not compressed well, however long it is tried.
-            picture.save(path, compress_level=1 if kind == "overlays" else 6)
+            picture.save(path, compress_level=COMPRESS_LEVEL[kind])
             written[kind] = str(path)
 
         write("classes", Image.fromarray(ids))
         canvas = image if in_place else image.convert("RGB")
         if overlays:
-            self._draw(canvas, ids, 0.5)
+            self.draw(canvas, ids, 0.5)
             write("overlays", canvas)
-        self._draw(canvas, ids, 1.0)
+        self.draw(canvas, ids, 1.0)
         canvas.info = {}  # colours of classes have no profile of a camera
         write("colors", canvas)
         return {kind: written[kind] for kind in ("classes", "colors", "overlays") if kind in written}

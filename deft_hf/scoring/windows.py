@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import torch
@@ -20,12 +20,13 @@ def sliding_window_classes(
     size: tuple[int, int],
     window: tuple[int, int],
     stride: tuple[int, int] | None = None,
-) -> Tensor:
-    """The classes that [`~deft_hf.scoring.inference.predict`] finds in one image, made a window at a time.
+) -> Iterator[Tensor]:
+    """The classes that [`~deft_hf.scoring.inference.predict`] finds in one image, from its top to its bottom.
 
     Windows, logits and the order in which logits are added up are those of
     [`~deft_hf.scoring.inference.sliding_window_logits`]. Held are the sums of the rows that a row of windows shares
-    with the next one; what no window to come touches turns into classes at once.
+    with the next one; what no window to come touches turns into classes at once. So memory depends on the width of
+    the image and not on its height.
 
     Args:
         model (`nn.Module`):
@@ -33,7 +34,8 @@ def sliding_window_classes(
         family (`SegmentationFamily`):
             How semantic logits are computed from the model's outputs.
         pixels (`Callable[[int, int, int, int], Tensor]`):
-            Gives the pixels of a window, float `(1, 3, bottom - top, right - left)`, by `top, left, bottom, right`.
+            Gives the pixels of a window, float `(1, 3, bottom - top, right - left)`, by `top, left, bottom, right`;
+            no `top` is above that of the call before.
         size (`tuple[int, int]`):
             Height and width of the image.
         window (`tuple[int, int]`):
@@ -41,8 +43,8 @@ def sliding_window_classes(
         stride (`tuple[int, int]`, *optional*):
             Steps between windows down and across, from 1 to the window's side; two thirds of it by default.
 
-    Returns:
-        `Tensor`: shape `size`, uint8, or int32 of more than 256 classes.
+    Yields:
+        `Tensor`: the next rows, shape `(rows, width)`, uint8, or int32 of more than 256 classes.
 
     Raises:
         UserError: If the stride is not positive or would leave gaps between windows.
@@ -55,29 +57,31 @@ def sliding_window_classes(
     down, across = covers_of(tops, rows, height), covers_of(lefts, columns, width)
     # The sums so far: of the rows that the row of windows above shares with this one, and of the columns that the
     # window before shares with this one.
-    above = before = found = torch.empty(0)
+    above = before = torch.empty(0)
     shared = 0
-    with evaluating(model):
-        for top, next_top in pairwise([*tops, height]):
-            right = 0
+    for top, next_top in pairwise([*tops, height]):
+        ready, right = next_top - top, 0
+        found = torch.empty(0)
+        with evaluating(model):  # not while rows are yielded: whoever takes them may do what else they like
             for left, next_left in pairwise([*lefts, width]):
                 logits = semantic_logits(
                     model, family, pixels(top, left, top + rows, left + columns), (rows, columns)
                 )[0]
-                if not found.numel():
+                if not above.numel():
                     most = rows - min((after - start for start, after in pairwise(tops)), default=rows)
                     above = logits.new_empty(len(logits), most, width)
-                    found = logits.new_empty(size, dtype=torch.uint8 if len(logits) <= 256 else torch.int32)
+                if not found.numel():
+                    found = logits.new_empty(ready, width, dtype=torch.uint8 if len(logits) <= 256 else torch.int32)
                 total = torch.zeros_like(logits)
                 total[..., : right - left] = before
                 total[:, :shared, right - left :] = above[:, :shared, right : left + columns]
                 total += logits
 
-                ready, passed = next_top - top, next_left - left
+                passed = next_left - left
                 covers = torch.outer(down[top:next_top], across[left:next_left]).to(total)
-                found[top:next_top, left:next_left] = most_likely((total[:, :ready, :passed] / covers)[None])[0]
+                found[:, left:next_left] = most_likely((total[:, :ready, :passed] / covers)[None])[0]
                 above[:, : rows - ready, left:next_left] = total[:, ready:, :passed]
                 before, right = total[..., passed:].clone(), left + columns
                 del logits, total  # before the model needs its memory
-            shared = rows - ready
-    return found
+        shared = rows - ready
+        yield found

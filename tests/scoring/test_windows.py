@@ -15,6 +15,10 @@ def drawn(height, width):
     return torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(height * width))
 
 
+def classes_of(*given):
+    return torch.cat([*sliding_window_classes(*given)])
+
+
 def windows_of(image):
     return lambda top, left, bottom, right: image[:, :, top:bottom, left:right]
 
@@ -38,7 +42,7 @@ def test_the_classes_are_those_of_the_whole_logits(kind, size, window, stride):
     model = Coarse() if kind == "coarse" else tiny.build("segformer")
     family = FAMILY if kind == "coarse" else resolve_family(model)
     expected = predict(model, family, image, size, window, stride)[0]
-    found = sliding_window_classes(model, family, windows_of(image), size, window, stride)
+    found = classes_of(model, family, windows_of(image), size, window, stride)
     assert found.dtype == torch.uint8 and len(found.unique()) > 1
     assert torch.equal(found.long(), expected)
     assert model.training
@@ -48,18 +52,19 @@ def test_more_than_256_classes():
     model, image = Coarse(), drawn(40, 60)
     model.head = torch.nn.Conv2d(3, 300, 1)
     expected = predict(model, FAMILY, image, (40, 60), (24, 24))[0]
-    found = sliding_window_classes(model, FAMILY, windows_of(image), (40, 60), (24, 24))
+    found = classes_of(model, FAMILY, windows_of(image), (40, 60), (24, 24))
     assert expected.max() > 255 and torch.equal(found.long(), expected)
 
 
 def test_only_rows_that_windows_share_are_held():
     image, model = drawn(248, 248), Coarse()
     with PeakBytes() as bytes_:
-        sliding_window_classes(model, FAMILY, windows_of(image), (248, 248), (32, 32), (24, 24))
-    classes, shared, window = 248 * 248, CLASSES * 8 * 248 * 4, CLASSES * 32 * 32 * 4
+        for rows in sliding_window_classes(model, FAMILY, windows_of(image), (248, 248), (32, 32), (24, 24)):
+            assert rows.shape[1:] == (248,) and torch.is_grad_enabled() and model.training
+    classes, shared, window = 2 * 32 * 248, CLASSES * 8 * 248 * 4, CLASSES * 32 * 32 * 4
     assert bytes_.peak < image.nbytes + classes + shared + 6 * window < CLASSES * 248 * 248 * 4
 
 
 def test_a_stride_that_leaves_gaps_is_an_error():
     with pytest.raises(UserError, match="stride"):
-        sliding_window_classes(Coarse(), FAMILY, windows_of(drawn(40, 40)), (40, 40), (16, 16), (17, 16))
+        classes_of(Coarse(), FAMILY, windows_of(drawn(40, 40)), (40, 40), (16, 16), (17, 16))
