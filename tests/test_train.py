@@ -179,7 +179,14 @@ def test_a_finished_run_is_left_alone_and_another_recipe_is_refused(recipe, tmp_
 
 
 DAMAGED = {
-    "results/history.json": ("", "5", '["a"]', '[{"step": "x", "loss": 1}]', '[{"step": 1, "loss": {}}]'),
+    "results/history.json": (
+        "",
+        "5",
+        '["a"]',
+        '[{"step": "x", "loss": 1}]',
+        '[{"step": 1, "loss": {}}]',
+        '[{"coast_iou": 1}]',
+    ),
     "results/confusions.json": ("{", "[1]", '{"coast": [[1]]}', '{"coast": "x"}'),
     "results/layer_distances.json": ("\0", "3", '{"layer": "far"}'),
     "config.json": ("", "[]", "5", '{"model_type": "segformer", "depths": 3}', '{"model_type": "none"}'),

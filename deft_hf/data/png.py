@@ -9,13 +9,15 @@ import numpy as np
 from PIL import Image
 
 _MODES = {"L": "mono", "RGB": "rgb"}
+_MOST_PIXELS = 1 << 25  # of a larger one, memory would hold the file and two copies of the pixels
 
 
 def loaded(picture: Image.Image) -> Image.Image:
     """An opened picture with its pixels, as `picture.load()` gives them.
 
-    Plain PNG files of 8 bits, grey or RGB, are decoded by kornia-rs; all others, and what kornia-rs stumbles over, by
-    Pillow. So is what a thread asks for: kornia-rs holds Python's lock meanwhile, and Pillow does not.
+    Plain PNG files of 8 bits, grey or RGB, are decoded by kornia-rs; all others, very large ones, and what kornia-rs
+    stumbles over, by Pillow. So is what a thread asks for: kornia-rs holds Python's lock meanwhile, and Pillow does
+    not.
     """
     pixels = _by_kornia(picture) if threading.current_thread() is threading.main_thread() else None
     if pixels is None:
@@ -29,7 +31,9 @@ def loaded(picture: Image.Image) -> Image.Image:
 
 def _by_kornia(picture: Any) -> np.ndarray | None:
     tiles = picture.tile if picture.format == "PNG" else []
-    if len(tiles) != 1 or picture.mode not in _MODES or tiles[0].args != picture.mode:
+    if len(tiles) != 1 or picture.width * picture.height > _MOST_PIXELS:
+        return None
+    if picture.mode not in _MODES or tiles[0].args != picture.mode:
         return None
     from kornia_rs.io import decode_image_png_u8
 

@@ -29,6 +29,8 @@ from deft_hf.trainer.arguments import DeFTTrainingArguments
 from deft_hf.utils.files import CARD, CONFUSIONS, DISTANCES, HISTORY, PAGE, RECIPE
 from deft_hf.utils.integrity import read_json
 
+_LARGEST = 1e300  # a picture cannot be drawn of more
+
 
 def write_card(
     recipe: Recipe, domains: Domains, facts: Mapping[str, RunFacts], places: Sequence[Findings] = ()
@@ -116,7 +118,8 @@ def _record(folders: Mapping[str, Path], own: str, domains: Domains, facts: Mapp
 
 def _is_history(found: Any) -> bool:
     return isinstance(found, list) and all(
-        _is_number(entry.get("step", 0)) and all(value is None or _is_number(value) for value in _drawn(entry))
+        all(value is None or _is_number(value) for value in _drawn(entry))
+        and (isinstance(entry.get("step"), int) or not _drawn(entry))
         for entry in found
     )
 
@@ -130,7 +133,7 @@ def _is_distances(found: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float)
+    return isinstance(value, int | float) and abs(value) < _LARGEST
 
 
 def _data_uses(data: DataSection, domains: Domains, licenses: Mapping[str, str]) -> list[DataUse]:

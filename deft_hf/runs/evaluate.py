@@ -35,6 +35,7 @@ from deft_hf.scoring.report import (
     INTERVALS,
     MOST_PANELS,
     PanelRow,
+    of_a_panel,
     save_json,
     save_panels,
 )
@@ -247,12 +248,12 @@ def score(
             matrix.merge(single)
             probabilities = None if logits is None else probabilities_of(segmenter.family, logits)
             tally.add(single.counts, *seen, probabilities)
+            if which < MOST_PANELS and index == len(domain) // 2:
+                examples.append((domain.name, of_a_panel(image), truth, {"prediction": ids}))
             if pictures is not None:
                 place = pictures.path if isinstance(pictures, OutputFolder) else Path(pictures)
                 with writing(place, lambda: "Make room and start again."):
-                    segmenter.save(pictures, domain.ids[index], image, ids, place=domain.name)
-            if which < MOST_PANELS and index == len(domain) // 2:
-                examples.append((domain.name, np.asarray(image), truth, {"prediction": ids}))
+                    segmenter.save(pictures, domain.ids[index], image, ids, place=domain.name, in_place=True)
         counts[domain.name] = tally.by_image()
         found[domain.name] = extremes(counts[domain.name][REGIONS], read)
         scores[domain.name] = replace(matrix.compute(labels.names), more=tally.more())

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from deft_hf.data.roles import Domains
 from deft_hf.publish.facts import RunFacts
@@ -15,6 +15,7 @@ from deft_hf.runs.collapsed import looked_at, only_class
 from deft_hf.runs.provenance import Origin, data_lists, git_states, hardware, versions
 from deft_hf.scoring.bootstrap import intervals
 from deft_hf.scoring.extremes import extremes
+from deft_hf.scoring.metrics import metrics
 from deft_hf.scoring.tally import REGIONS
 from deft_hf.trainer.trainer import DeFTTrainer
 from deft_hf.utils.errors import UserError
@@ -22,7 +23,48 @@ from deft_hf.utils.files import EARLIER_RECIPES, METRICS
 from deft_hf.utils.integrity import step_of
 
 _FACTS = TypeAdapter(RunFacts)
-_SCORES = TypeAdapter(dict[str, dict[str, float | None | list[float | str | None]]])
+_Ends = dict[str, tuple[float | None, float | None]]
+
+
+class _Stage(BaseModel):
+    stage: str
+    steps: int = Field(ge=0, lt=2**53)
+
+
+class _Scores(BaseModel):
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, float | None | list[float | None]] = Field(init=False)
+    mean_iou: float | None
+    iou: list[float | None]
+    absent: list[str | int]
+
+
+class _Intervals(BaseModel):
+    domains: dict[str, _Ends] = {}
+    unseen_mean: _Ends = {}
+
+
+class _Example(BaseModel):
+    image: str
+    mean_iou: float | None
+
+
+class _Commit(BaseModel):
+    commit: str
+    dirty: bool
+
+
+class _Read(BaseModel):
+    """What tables, cards and pictures take from the mappings among the facts."""
+
+    stages: list[_Stage]
+    train_seconds: float = Field(ge=0, lt=1e10)
+    git: dict[str, _Commit | None]
+    data: dict[str, list[dict[str, str | int | None]]]
+    scores: dict[str, _Scores]
+    usual_scores: dict[str, _Scores] | None
+    intervals: _Intervals | None
+    extremes: dict[str, dict[str, _Example]] | None
 
 
 def collect_facts(
@@ -116,10 +158,10 @@ def read_facts(folders: Mapping[str, Path]) -> dict[str, RunFacts]:
 def _read(path: Path, method: str) -> RunFacts:
     try:
         facts = RunFacts.from_dict(json.loads(path.read_text("utf-8")))
-        _FACTS.validate_json(json.dumps(vars(facts)), strict=True)  # strictly, only JSON makes a dataclass of a dict
-        _SCORES.validate_python(facts.scores, strict=True)
-        complete = all(len(one["iou"]) == len(facts.labels) and "absent" in one for one in facts.scores.values())
-        if facts.method == method and complete:
+        content = json.dumps(vars(facts))
+        _FACTS.validate_json(content, strict=True)  # strictly, only JSON makes a dataclass of a dict
+        _Read.model_validate_json(content, strict=True)
+        if facts.method == method and all(_fits(scores, len(facts.labels)) for scores in facts.scores.values()):
             return facts
         found = "it is of something else"
     except ValidationError as error:
@@ -128,3 +170,11 @@ def _read(path: Path, method: str) -> RunFacts:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         found = f"{type(error).__name__}: {error}"
     raise UserError(f"{path}: cannot be used ({found}); remove it, and {method} is scored from its last checkpoint.")
+
+
+def _fits(scores: Mapping[str, Any], classes: int) -> bool:
+    """Whether a domain has a number for each mean, and for each class."""
+    known = metrics().values()
+    return all(not isinstance(scores.get(metric.key), list) for metric in known) and all(
+        len(scores[metric.name]) == classes for metric in known if metric.by_class and metric.name in scores
+    )

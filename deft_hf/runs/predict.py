@@ -40,8 +40,8 @@ PREDICTIONS = "predictions.json"
 _MOST_SHOWN = 4
 _READERS = min(4, os.cpu_count() or 1)
 _WRITTEN_BEHIND = 2
-# Of all pictures that wait for the model; a larger one is read when the model is idle and written at once, by rows where
-# a window slides over it.
+# Of all pictures that wait for the model; a larger one is read when the model is idle and written at once, by rows
+# where a window slides over it.
 _MOST_PIXELS = 1 << 25
 
 

@@ -13,6 +13,8 @@ from torch import Tensor
 from deft_hf.data.constants import IGNORE_INDEX
 from deft_hf.utils.errors import UserError
 
+_PIXELS = 1 << 22  # that are counted at a time
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -245,7 +247,6 @@ class ConfusionMatrix:
 
 def _pairs_of_bytes(predictions: Tensor, labels: Tensor) -> Tensor | None:
     """How often each pair of a truth and a prediction of 8 bits occurs, int64 (65536,); `None` where ids have more."""
-    pairs = torch.zeros(predictions.shape, dtype=torch.int32).flatten()
     for ids in (labels, predictions):
         if not ids.numel() or ids.dtype not in (torch.uint8, torch.int16, torch.int32, torch.int64):
             return None
@@ -253,5 +254,9 @@ def _pairs_of_bytes(predictions: Tensor, labels: Tensor) -> Tensor | None:
             low, high = ids.aminmax()
             if low < 0 or high > 255:
                 return None
-        pairs.mul_(256).add_(ids.cpu().flatten().to(torch.uint8))
-    return torch.bincount(pairs, minlength=65536)
+    found = torch.zeros(65536, dtype=torch.int64)
+    parts = (ids.flatten().split(_PIXELS) for ids in (labels, predictions))
+    for truth, predicted in zip(*parts, strict=True):
+        pairs = truth.cpu().to(torch.uint8).to(torch.int32).mul_(256).add_(predicted.cpu().to(torch.uint8))
+        found += torch.bincount(pairs, minlength=65536)
+    return found

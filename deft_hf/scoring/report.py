@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from deft_hf.data.constants import IGNORE_INDEX
 from deft_hf.data.labels import LabelSpace
@@ -33,6 +34,7 @@ MOST_PANELS = 24
 """Domains that a picture with a panel or a row for each shows at most; the time to lay it out grows fast."""
 MOST_BARS = 60
 """Domains that a picture of bars shows at most."""
+_MOST_SIDE = 2048  # pixels of a picture that goes into a panel
 INTERVALS = "In brackets: 95 % bootstrap intervals over the images of a domain, for this one training run."
 PanelRow = tuple[str, np.ndarray, np.ndarray, Mapping[str, np.ndarray]]
 
@@ -175,10 +177,10 @@ def save_panels(
         axis.set_title(column, fontsize=11, fontweight="bold")
     for axes, (domain, image, truth, predictions) in zip(grid, rows, strict=True):
         axes[0].set_ylabel(figure_text(domain, 20), fontsize=11, fontweight="bold")
-        axes[0].imshow(image)
-        axes[1].imshow(labels.colorize(truth), interpolation="nearest")
+        axes[0].imshow(of_a_panel(image))
+        axes[1].imshow(labels.colorize(of_a_panel(truth)), interpolation="nearest")
         for axis, method in zip(axes[2:], columns[2:], strict=True):
-            axis.imshow(labels.colorize(predictions[method]), interpolation="nearest")
+            axis.imshow(labels.colorize(of_a_panel(predictions[method])), interpolation="nearest")
             axis.set_xlabel(image_caption(predictions[method], truth, labels), fontsize=10)
         for axis in axes:
             axis.set(xticks=[], yticks=[])
@@ -298,6 +300,14 @@ def _scored(score: float, interval: Mapping[str, Sequence[float | None]] | None,
     low, high = map(_number, (interval or {}).get(key, (None, None)))
     known = not (math.isnan(score) or math.isnan(low))
     return percent(score) + (f" [{percent(low)}, {percent(high)}]" if known else "")
+
+
+def of_a_panel(image: Image.Image | np.ndarray) -> np.ndarray:
+    """A picture, or ids, as an array (H, W, ...) for [`save_panels`]: smaller where far larger than a panel."""
+    every = -(-max(np.shape(image)[:2] if isinstance(image, np.ndarray) else image.size) // _MOST_SIDE)
+    if isinstance(image, np.ndarray):
+        return image[::every, ::every]
+    return np.asarray(image.reduce(every) if every > 1 else image)
 
 
 def image_caption(prediction: np.ndarray, truth: np.ndarray, labels: LabelSpace) -> str:

@@ -47,6 +47,14 @@ def test_the_pixels_are_pillows(shape):
     assert (decoded.mode, decoded.size, decoded.tobytes()) == (expected.mode, expected.size, expected.tobytes())
 
 
+def test_a_very_large_file_is_left_to_pillow_which_holds_no_copy(monkeypatch):
+    content = written(RNG.integers(0, 256, (11, 20), np.uint8))
+    monkeypatch.setattr(png, "_MOST_PIXELS", 219)
+    assert png._by_kornia(opened(content)) is None
+    monkeypatch.setattr(png, "_MOST_PIXELS", 220)
+    assert png._by_kornia(opened(content)) is not None
+
+
 @pytest.mark.parametrize("mode", ["1", "P", "LA", "RGBA", "I;16"])
 def test_other_kinds_are_left_to_pillow(mode):
     stream = io.BytesIO()

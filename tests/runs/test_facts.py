@@ -17,6 +17,7 @@ KEYS = [
     "initial_share", "distance", "batchnorm", "best_checkpoint", "train_seconds", "resumed", "processes", "hardware",
     "versions", "git", "recipe", "recipes_before", "data", "unreadable", "labels", "scores",
 ]  # fmt: skip
+DAY = RUN.scores["town"]
 
 
 def write(folder, values):
@@ -54,9 +55,21 @@ def test_an_earlier_version_wrote_less(tmp_path):
         ({**RUN.to_dict(), "method": "joint"}, "it is of something else"),
         ({**RUN.to_dict(), "labels": ["one"]}, "it is of something else"),
         ({**RUN.to_dict(), "scores": 1}, "scores: Input should be an object"),
-        ({**RUN.to_dict(), "scores": {"day": {}}}, "KeyError: 'iou'"),
-        ({**RUN.to_dict(), "scores": {"day": {"iou": "x"}}}, "day.iou.float: Input should be a valid number"),
+        ({**RUN.to_dict(), "scores": {"day": {}}}, "scores.day.mean_iou: Field required"),
+        ({**RUN.to_dict(), "scores": {"day": {**DAY, "iou": "x"}}}, "scores.day.iou: Input should be a valid array"),
+        ({**RUN.to_dict(), "scores": {"day": {**DAY, "mean_iou": [0.5]}}}, "scores.day.mean_iou: Input should be a"),
+        ({**RUN.to_dict(), "scores": {"day": {**DAY, "absent": 3}}}, "scores.day.absent: Input should be a valid arr"),
+        ({**RUN.to_dict(), "scores": {"day": {**DAY, "accuracy": [0.5]}}}, "it is of something else"),
+        ({**RUN.to_dict(), "scores": {"day": {**DAY, "accuracy": 0.5}}}, "TypeError: "),
+        ({**RUN.to_dict(), "scores": {"day": {**DAY, "mean_accuracy": [0.5]}}}, "it is of something else"),
         ({**RUN.to_dict(), "stages": None}, "stages: Input should be a valid array"),
+        ({**RUN.to_dict(), "stages": [{}]}, "stages.0.stage: Field required"),
+        ({**RUN.to_dict(), "stages": [{"stage": "joint", "steps": "3"}]}, "stages.0.steps: Input should be a valid"),
+        ({**RUN.to_dict(), "git": {"deft_hf": {}}}, "git.deft_hf.commit: Field required"),
+        ({**RUN.to_dict(), "intervals": {"domains": {"day": {"mean_iou": [0.5]}}}}, "intervals.domains.day.mean_iou"),
+        ({**RUN.to_dict(), "extremes": {"day": {"best": {}}}}, "extremes.day.best.image: Field required"),
+        ({**RUN.to_dict(), "data": {"unseen": [{"name": []}]}}, "data.unseen.0.name"),
+        ({**RUN.to_dict(), "train_seconds": float("nan")}, "train_seconds: Input should be less than"),
         ({**RUN.to_dict(), "train_seconds": "x"}, "train_seconds: Input should be a valid number"),
         ({"scores": {}}, "TypeError: "),
         ([], "AttributeError: "),

@@ -11,6 +11,7 @@ from PIL import Image
 from deft_hf.scoring.confusion import ConfusionMatrix
 from deft_hf.scoring.metric import MeanIoU
 from deft_hf.utils.errors import UserError
+from tests.scoring.test_inference import PeakBytes
 
 CLASSES = 19
 IGNORE = 255
@@ -262,3 +263,15 @@ def test_ids_of_bytes_are_counted_as_others_are(ignore, dtype):
     quick.update(predictions.to(dtype), labels.to(dtype))
     plain.update(predictions, labels, times=torch.ones_like(labels))
     assert torch.equal(quick._bins, plain._bins) and quick._bins.sum() == 2000
+
+
+def test_a_large_map_is_counted_in_parts(monkeypatch):
+    monkeypatch.setattr("deft_hf.scoring.confusion._PIXELS", 1000)
+    truth, predicted = (torch.randint(0, 5, (100, 300), dtype=torch.uint8) for _ in range(2))
+    matrix, whole = ConfusionMatrix(5), torch.zeros(5, 5, dtype=torch.int64)
+    with PeakBytes() as bytes_:
+        matrix.update(predicted, truth)
+    whole.view(-1).scatter_add_(0, (truth.long() * 5 + predicted).flatten(), torch.ones(30000, dtype=torch.int64))
+    assert torch.equal(matrix.counts, whole)
+    parts, bins = 1000 * (4 + 2), 65536 * 8 * 4
+    assert bytes_.peak < truth.nbytes + predicted.nbytes + parts + bins

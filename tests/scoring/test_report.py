@@ -14,6 +14,7 @@ from deft_hf.scoring.report import (
     domain_table,
     further_tables,
     image_caption,
+    of_a_panel,
     save_domain_bars,
     save_json,
     save_panels,
@@ -142,6 +143,19 @@ def test_panels_legend_names_only_what_is_shown(tmp_path, figures):
     ids = np.zeros((4, 4), np.uint8)
     save_panels(tmp_path / "panels.png", [("day", np.zeros((4, 4, 3), np.uint8), ids, {"deft": ids})], LABELS)
     assert [text.get_text() for text in figures[0].legends[0].get_texts()] == ["road"]
+
+
+def test_a_very_large_picture_is_smaller_in_a_panel(tmp_path, figures, monkeypatch):
+    monkeypatch.setattr("deft_hf.scoring.report._MOST_SIDE", 20)
+    ids = np.arange(41 * 30, dtype=np.uint8).reshape(41, 30) % 3
+    image = Image.fromarray(np.full((41, 30, 3), 7, np.uint8))
+    small = of_a_panel(image)
+    assert small.shape == (14, 10, 3) and (small == 7).all()
+    assert np.array_equal(of_a_panel(ids), ids[::3, ::3]) and of_a_panel(ids[:20, :20]).shape == (20, 20)
+    save_panels(tmp_path / "panels.png", [("day", small, ids, {"deft": (ids + 1) % 3})], LABELS)
+    shown = [axes.images[0].get_array().shape[:2] for axes in figures[0].axes]
+    assert shown == [(14, 10)] * 3
+    assert figures[0].axes[2].get_xlabel() == "mean IoU 0.0 %, 3 classes"  # of all pixels
 
 
 def test_domain_bars(tmp_path, figures):
