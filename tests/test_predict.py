@@ -345,3 +345,10 @@ def test_evaluate_gives_a_run_the_scores_that_it_gave_itself(tmp_path, capsys, m
     with pytest.raises(UserError, match="other has the classes boat, LABEL_1, .*expected the same in the same order"):
         evaluate.main(["other", "recipe.yaml", "--out", "most"])
     assert not (tmp_path / "most").exists()
+
+
+def test_a_stride_that_no_window_takes_is_an_error(model, tmp_path):
+    with pytest.raises(UserError, match=r"stride: found \(8, 8\) without a window"):
+        Segmenter.open(str(model[1]), stride=(8, 8))
+    with pytest.raises(UserError, match=r"stride \(9, 8\) does not fit window \(8, 8\)"):
+        Segmenter.open(str(model[1]), window=(8, 8), stride=(9, 8))

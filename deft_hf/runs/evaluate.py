@@ -254,6 +254,7 @@ def score(
                 place = pictures.path if isinstance(pictures, OutputFolder) else Path(pictures)
                 with writing(place, lambda: "Make room and start again."):
                     segmenter.save(pictures, domain.ids[index], image, ids, place=domain.name, in_place=True)
+            del image, truth, ids, seen, logits, probabilities  # they may be large, and the next ones come first
         counts[domain.name] = tally.by_image()
         found[domain.name] = extremes(counts[domain.name][REGIONS], read)
         scores[domain.name] = replace(matrix.compute(labels.names), more=tally.more())

@@ -24,7 +24,7 @@ from deft_hf.data.streets import STREETS
 from deft_hf.models.families import SegmentationFamily, fixed_size
 from deft_hf.models.opening import inference_family, open_model
 from deft_hf.models.processor import open_processor, segmentation_processor
-from deft_hf.scoring.inference import predict_logits, probabilities_of
+from deft_hf.scoring.inference import check_stride, predict_logits, probabilities_of
 from deft_hf.scoring.most_likely import most_likely
 from deft_hf.scoring.test_time import Views
 from deft_hf.scoring.windows import sliding_window_classes
@@ -97,6 +97,10 @@ class Segmenter:
     sizes: Mapping[str, EvalSize] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.stride is not None:
+            if self.window is None:
+                raise UserError(f"stride: found {self.stride} without a window; give a window, or remove it")
+            check_stride(self.stride, self.window)
         self.views.check(one_size=self.family.side is not None and self.window is None)
 
     @classmethod

@@ -235,26 +235,30 @@ def score_batches(
             As for [`predict`].
     """
     matrix = ConfusionMatrix(num_labels, ignore_index, device)
+
+    def count(pixel_values: Tensor, labels: Tensor) -> None:
+        pixel_values = pixel_values.to(device, non_blocking=True)
+        seen = watched(family, loss, pixel_values, labels)
+        logits = _logits(model, seen, pixel_values, _height_width(labels), window, stride, views)
+        if loss is not None:
+            loss.add(logits, labels)
+        classes = most_likely(logits)
+        if images is None and tally is None:
+            matrix.update(classes, labels)
+            return
+        for found, truth, each in zip(classes, labels, logits, strict=True):
+            single = ConfusionMatrix(num_labels, ignore_index, device)
+            single.update(found, truth)
+            matrix.merge(single)
+            if images is not None:
+                images.append(single.counts.cpu())
+            if tally is not None:
+                tally.add(single.counts, found, truth, probabilities_of(family, each))
+
     with evaluating(model):
         for batch in batches:
             for pixel_values, labels in _equal_sizes(batch):
-                pixel_values = pixel_values.to(device, non_blocking=True)
-                seen = watched(family, loss, pixel_values, labels)
-                logits = _logits(model, seen, pixel_values, _height_width(labels), window, stride, views)
-                if loss is not None:
-                    loss.add(logits, labels)
-                classes = most_likely(logits)
-                if images is None and tally is None:
-                    matrix.update(classes, labels)
-                    continue
-                for found, truth, each in zip(classes, labels, logits, strict=True):
-                    single = ConfusionMatrix(num_labels, ignore_index, device)
-                    single.update(found, truth)
-                    matrix.merge(single)
-                    if images is not None:
-                        images.append(single.counts.cpu())
-                    if tally is not None:
-                        tally.add(single.counts, found, truth, probabilities_of(family, each))
+                count(pixel_values, labels)  # whose logits are gone before the next ones come
     return matrix
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -56,7 +57,7 @@ class Views:
         Raises:
             UserError: There is no scale, one is not above 0, or the model takes none but 1.
         """
-        if not self.scales or min(self.scales) <= 0:
+        if not self.scales or not all(0 < scale < math.inf for scale in self.scales):
             raise UserError(f"test_scales: found {[*self.scales]}, expected a list of scales above 0")
         if one_size and {*self.scales} != {1}:
             raise UserError(

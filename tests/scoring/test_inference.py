@@ -286,6 +286,15 @@ def test_peak_memory_does_not_grow_with_the_number_of_images(label_sizes, window
     assert peak(2) > CLASSES * 24 * 40 * 4  # it does see the logits
 
 
+def test_the_logits_of_one_batch_are_gone_before_those_of_the_next():
+    def peak(count):
+        with PeakBytes() as bytes_:
+            score_batches(Coarse(), FAMILY, drawn_batches(count), CLASSES, "cpu")
+        return bytes_.peak
+
+    assert peak(8) < peak(1) + 3 * 24 * 40 * 4  # less than a class of three images
+
+
 def test_sliding_holds_one_array_of_logits_of_the_images_size():
     image = torch.randn(1, 3, 128, 128)
     model, window = Pixelwise(), (16, 16)

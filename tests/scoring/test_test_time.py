@@ -94,7 +94,7 @@ def test_scales_of_a_model_of_one_size_are_refused():
     Evaluator(family, ["a"], None, 0, None, None, views=Views(flip=True))
 
 
-@pytest.mark.parametrize("scales", [(), (0.5, 0), (-1,)])
+@pytest.mark.parametrize("scales", [(), (0.5, 0), (-1,), (float("nan"), 1), (float("inf"),)])
 def test_scales_are_above_0(scales):
     with pytest.raises(UserError, match="test_scales: found .*, expected a list of scales above 0"):
         Views(scales).check()
