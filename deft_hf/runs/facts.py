@@ -20,7 +20,7 @@ from deft_hf.scoring.tally import REGIONS
 from deft_hf.trainer.trainer import DeFTTrainer
 from deft_hf.utils.errors import UserError
 from deft_hf.utils.files import EARLIER_RECIPES, METRICS
-from deft_hf.utils.integrity import step_of
+from deft_hf.utils.integrity import step_of, whole_number
 
 _FACTS = TypeAdapter(RunFacts)
 _Ends = dict[str, tuple[float | None, float | None]]
@@ -157,7 +157,7 @@ def read_facts(folders: Mapping[str, Path]) -> dict[str, RunFacts]:
 
 def _read(path: Path, method: str) -> RunFacts:
     try:
-        facts = RunFacts.from_dict(json.loads(path.read_text("utf-8")))
+        facts = RunFacts.from_dict(json.loads(path.read_text("utf-8"), parse_int=whole_number))
         content = json.dumps(vars(facts))
         _FACTS.validate_json(content, strict=True)  # strictly, only JSON makes a dataclass of a dict
         _Read.model_validate_json(content, strict=True)

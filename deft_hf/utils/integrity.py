@@ -215,6 +215,14 @@ def rotate(newest: Path, limit: int | None, best: str | None) -> None:
 # ---- results
 
 
+def whole_number(text: str) -> int:
+    """A whole number in a JSON file that a run wrote, for `parse_int=`: one of more than 64 bits is none of its own."""
+    value = int(text)
+    if abs(value) >= 2**63:
+        raise ValueError(f"found the number {text[:30]}, which no run writes")
+    return value
+
+
 def read_json(path: Path, expected: Callable[[Any], bool], way_out: str) -> Any:
     """What a JSON file of a finished run holds.
 
@@ -230,7 +238,7 @@ def read_json(path: Path, expected: Callable[[Any], bool], way_out: str) -> Any:
         UserError: It is damaged, or of something else.
     """
     try:
-        found = json.loads(path.read_text("utf-8"))
+        found = json.loads(path.read_text("utf-8"), parse_int=whole_number)
         if expected(found):
             return found
         reason = "it is of something else"

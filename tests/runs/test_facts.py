@@ -71,6 +71,7 @@ def test_an_earlier_version_wrote_less(tmp_path):
         ({**RUN.to_dict(), "data": {"unseen": [{"name": []}]}}, "data.unseen.0.name"),
         ({**RUN.to_dict(), "train_seconds": float("nan")}, "train_seconds: Input should be less than"),
         ({**RUN.to_dict(), "train_seconds": "x"}, "train_seconds: Input should be a valid number"),
+        ({**RUN.to_dict(), "decays": {"encoder": 10**400}}, "ValueError: found the number 1000"),
         ({"scores": {}}, "TypeError: "),
         ([], "AttributeError: "),
     ],
