@@ -216,7 +216,7 @@ def rotate(newest: Path, limit: int | None, best: str | None) -> None:
 
 
 def whole_number(text: str) -> int:
-    """A whole number in a JSON file that a run wrote, for `parse_int=`: one of more than 64 bits is none of its own."""
+    """A whole number in a JSON file that a run wrote, for `parse_int=`; none has more than 64 bits."""
     value = int(text)
     if abs(value) >= 2**63:
         raise ValueError(f"found the number {text[:30]}, which no run writes")
