@@ -72,12 +72,13 @@ def test_gradients_that_the_backward_gathers_or_scales_wait_for_it(monkeypatch):
     assert not may_stage(pathways)
 
 
-def gradients(loss, parameters, taken_ahead, autocast=False):
+def gradients(loss, parameters, taken_ahead, autocast=False, scale=2):
     for each in parameters:
         each.grad = None
-    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        value = staged(loss, parameters) if taken_ahead else loss()
-    (2 * value).backward()
+    for _ in range(2):  # the second is added, in place, to a gradient that must be the parameter's own
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            value = staged(loss, parameters) if taken_ahead else loss()
+        (scale * value).backward()
     return [each.grad for each in parameters]
 
 
@@ -86,6 +87,7 @@ def in_float32(first, second):
         return (first @ second).sigmoid().sum()
 
 
+@pytest.mark.parametrize("scale", [1, 2])
 @pytest.mark.parametrize(
     "loss, autocast",
     [
@@ -95,10 +97,10 @@ def in_float32(first, second):
         (in_float32, True),
     ],
 )
-def test_any_gradients_are_handed_on_as_they_are(loss, autocast):
+def test_any_gradients_are_handed_on_as_they_are(loss, autocast, scale):
     torch.manual_seed(0)
     pair = [nn.Parameter(torch.randn(3, 3)) for _ in range(2)]
-    found, expected = (gradients(partial(loss, *pair), pair, ahead, autocast) for ahead in (True, False))
+    found, expected = (gradients(partial(loss, *pair), pair, ahead, autocast, scale) for ahead in (True, False))
     for own, wanted in zip(found, expected, strict=True):
         assert (own is None and wanted is None) or torch.equal(own, wanted)
 
