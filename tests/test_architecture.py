@@ -216,6 +216,12 @@ def test_training_imports_nothing_that_only_an_option_needs():
     assert told.splitlines() == ["[]", "[]", "['kornia']", "['kornia', 'evaluate']"]
 
 
+def test_a_recipe_is_trained_without_what_comes_after_or_is_for_few():
+    """matplotlib draws the report, scipy.signal corrupts images: together they take a second to load."""
+    code = "import sys, deft_hf.runs.several; print(sorted({'matplotlib', 'scipy.signal', 'kornia'} & {*sys.modules}))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
 def test_importing_the_package_imports_nothing_heavy():
     code = "import sys, deft_hf; print([name for name in ('torch', 'transformers', 'numpy') if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

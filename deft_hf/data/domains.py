@@ -15,6 +15,7 @@ from PIL import Image
 
 from deft_hf.data import kept
 from deft_hf.data.annotations.rows import rows
+from deft_hf.data.checking import findings
 from deft_hf.data.columns import FEATURES, as_dataset
 from deft_hf.data.contents import digests, in_memory, is_file
 from deft_hf.data.files import files_by_id, read_split
@@ -25,7 +26,6 @@ from deft_hf.data.masks import Palettes, used_colors
 from deft_hf.data.opening import MaskReader, open_picture, open_row, unequal
 from deft_hf.data.pictures import ValueRange, check_value_range
 from deft_hf.data.report import DomainReport, Finding, listed
-from deft_hf.data.shared_work import everywhere, looked_at
 from deft_hf.data.splitting import take_share
 from deft_hf.data.streets import LOOKS, STREETS, street_rows
 from deft_hf.utils.errors import UserError
@@ -363,20 +363,16 @@ class Domain:
             shared (`bool`, *optional*, defaults to `False`):
                 Whether every process of a launcher calls it, and looks at its share of the pairs.
             cached (`bool`, *optional*, defaults to `False`):
-                Whether to take what an earlier check found, where all was well, as long as no file was touched since.
+                Whether to take what an earlier check found in pairs where all was well, as long as their files were
+                not touched since.
         """
         paired = self.report
         orphans = paired.images_without_mask, paired.masks_without_image
         report = DomainReport(self.name, self.labels, len(self), *orphans, checked=len(self))
         report.left_out, report.notes = paired.left_out, paired.notes
-        before = kept.stamp(self.dataset) if cached else None
-        name = kept.name_of(before, self.labels, self.value_range, getattr(self.mask_reader, "__module__", None))
-        contents, found = kept.read("contents", before), kept.read("checks", name)
-        if everywhere(contents is not None and found is not None, shared):
-            report.take_kept(found)
-            self.contents = report.contents = [(key, image, mask) for key, image, mask in contents]
-            return report
-        for finding in looked_at(self._inspect, len(self), f"checking {self.name}", progress, shared):
+        reader = getattr(self.mask_reader, "__module__", None)
+        options = f"checking {self.name}", progress, shared, cached
+        for finding in findings(self.dataset, self._inspect, *options, self.labels, self.value_range, reader):
             if finding.palette is not None:
                 try:
                     self._palettes.note(*finding.palette)
@@ -386,9 +382,6 @@ class Domain:
             report.add(finding)
         report.add_what_all_show()
         self.contents = report.contents
-        if report.is_clean and before is not None and kept.stamp(self.dataset) == before:
-            kept.write("contents", before, report.contents)
-            kept.write("checks", name, report.to_kept())
         return report
 
     def _inspect(self, index: int) -> Finding:

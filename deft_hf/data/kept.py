@@ -16,20 +16,21 @@ from typing import Any
 
 import PIL
 from huggingface_hub import constants
+from xxhash import xxh3_128_hexdigest
 
 from deft_hf import __version__
 from deft_hf.data.contents import digest
 from deft_hf.data.opening import Stored
 
-_FORMAT = 1
+_FORMAT = 2
 # Files that changed so shortly ago may change again without another time: clocks of file systems tick every two
 # seconds at the slowest (FAT).
 _SETTLED = 2.0  # seconds
 logger = logging.getLogger(__name__)
 
 
-def stamp(rows: Iterable[dict[str, Any]]) -> str | None:
-    """What tells whether the files of some pairs are still those of an earlier start, without reading them.
+def stamps(rows: Iterable[dict[str, Any]]) -> tuple[str, list[str | None]]:
+    """What tells, for each pair, whether its files are still those of an earlier start, without reading them.
 
     What is no file of its own, but bytes in a table or shapes, is hashed.
 
@@ -38,20 +39,34 @@ def stamp(rows: Iterable[dict[str, Any]]) -> str | None:
             Rows of a domain's data set.
 
     Returns:
-        `str` or `None`: `None` where a file is missing, or changed a moment ago.
+        `tuple[str, list[str | None]]`: what tells the list from others, whatever its files hold; and for each pair its
+        stamp, `None` where a file is missing, or changed a moment ago.
     """
-    found = hashlib.sha256(f"{_FORMAT}\n".encode())
     before = time.time_ns() - int(_SETTLED * 1e9)
+    listed, found = hashlib.sha256(f"{_FORMAT}\n".encode()), []
     for row in rows:
-        parts = [row["id"], row.get("shapes"), row.get("segments")]
+        parts, whole = [row["id"], row.get("shapes"), row.get("segments")], True
+        listed.update((repr(row["id"]) + "\n").encode())
         for name in ("image", "mask"):
-            if name not in row:
-                continue
-            if (cell := _cell(row[name], before)) is None:
-                return None
-            parts += cell
-        found.update((repr(parts) + "\n").encode())
-    return found.hexdigest()
+            stored = row.get(name)
+            if stored is not None and stored["bytes"] is None:
+                listed.update((repr(stored["path"]) + "\n").encode())
+            cell = _cell(stored, before)
+            whole &= cell is not None
+            parts += cell or ()
+        found.append(xxh3_128_hexdigest(repr(parts).encode()) if whole else None)
+    return listed.hexdigest(), found
+
+
+def stamp(rows: Iterable[dict[str, Any]]) -> str | None:
+    """The [`stamps`] of all pairs in one; `None` where one of them has none."""
+    return joined(stamps(rows)[1])
+
+
+def joined(each: Iterable[str | None]) -> str | None:
+    """Some [`stamps`] in one; `None` where one of them is."""
+    parts = [*each]
+    return None if None in parts else name_of("stamps", *parts)
 
 
 def _cell(stored: Stored, before: int) -> tuple[Any, ...] | None:
@@ -84,7 +99,7 @@ def path_of(kind: str, name: str, suffix: str = "json") -> Path:
 
     Args:
         kind (`str`):
-            The folder, such as `checks`.
+            The folder, such as `pairs`.
         name (`str`):
             From [`stamp`] or [`name_of`].
         suffix (`str`, *optional*, defaults to `"json"`):

@@ -43,6 +43,30 @@ class Finding:
     highest: int = -1
     palette: tuple[Mapping[int, Color], str] | None = None
 
+    @property
+    def is_clean(self) -> bool:
+        """Whether the pair can be used as it is."""
+        return self.pixels is not None and not (self.unreadable or self.unfit or self.unequal or self.outside)
+
+    def to_kept(self) -> list[Any]:
+        """What was found in a clean pair as JSON takes it, for `from_kept` at a later start."""
+        assert self.pixels is not None
+        used = np.flatnonzero(self.pixels)
+        palette = None if self.palette is None else [[*self.palette[0].items()], self.palette[1]]
+        counts = [used.tolist(), self.pixels[used].tolist()]
+        return [self.contents, self.size, counts, self.dropped_alpha, self.highest, palette]
+
+    @classmethod
+    def from_kept(cls, kept: Sequence[Any]) -> Finding:
+        """The finding that `to_kept` was called on."""
+        contents, size, (used, counts), dropped_alpha, highest, palette = kept
+        pixels = np.zeros(IGNORE_INDEX + 1, np.int64)
+        pixels[used] = counts
+        if palette is not None:
+            palette = {index: tuple(color) for index, color in palette[0]}, palette[1]
+        known = {"dropped_alpha": dropped_alpha, "highest": highest, "palette": palette}
+        return cls(tuple(contents), size=None if size is None else tuple(size), pixels=pixels, **known)
+
 
 @dataclass
 class DomainReport:
@@ -127,25 +151,6 @@ class DomainReport:
         if finding.pixels is not None:
             self.pixels += finding.pixels
         self.highest = max(self.highest, finding.highest)
-
-    @property
-    def is_clean(self) -> bool:
-        """Whether every file can be used as it is."""
-        return not any(messages for _, messages in self._problems())
-
-    def to_kept(self) -> dict[str, Any]:
-        """What a look at the files of a clean domain found, for `take_kept` at a later start."""
-        sizes = [[*size, count] for size, count in self.sizes.items()]
-        kept = {"checked": self.checked, "dropped_alpha": self.dropped_alpha, "highest": self.highest}
-        return {**kept, "sizes": sizes, "pixels": self.pixels.tolist()}
-
-    def take_kept(self, kept: Mapping[str, Any]) -> None:
-        """Takes over what `to_kept` gave."""
-        self.checked, self.dropped_alpha, self.highest = (
-            int(kept[key]) for key in ("checked", "dropped_alpha", "highest")
-        )
-        self.sizes = Counter({(height, width): count for height, width, count in kept["sizes"]})
-        self.pixels = np.array(kept["pixels"], np.int64)
 
     def add_what_all_show(self) -> None:
         """Adds what no file shows alone: masks that are all ignored but for a few, since they hold train ids."""

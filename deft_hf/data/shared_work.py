@@ -6,7 +6,7 @@ Recipes are read without torch, which Accelerate imports: it is imported where p
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import zip_longest
 from typing import TypeVar
@@ -21,7 +21,7 @@ _NOTHING = object()
 
 def looked_at(
     look: Callable[[int], Found], count: int, description: str, progress: bool = False, shared: bool = False
-) -> Iterator[Found]:
+) -> Generator[Found, None, None]:
     """What `look` finds at the positions from 0 to `count`, in order.
 
     Threads, since decoders work outside of Python's lock.
@@ -63,20 +63,20 @@ def looked_at(
                             yield found
 
 
-def everywhere(here: bool, shared: bool) -> bool:
-    """Whether something is so here and, where work is `shared`, in every other process.
+def anywhere(positions: Iterable[int], shared: bool) -> list[int]:
+    """Positions, in order, that are given here or, where work is `shared`, in any other process.
 
     Args:
-        here (`bool`):
-            Whether it is so here.
+        positions (`Iterable[int]`):
+            Those given here.
         shared (`bool`):
             As for [`looked_at`].
     """
     if not shared:
-        return here
+        return sorted(positions)
     from accelerate.utils import gather_object
 
-    return all(gather_object([here]))
+    return sorted(set().union(*gather_object([[*positions]])))
 
 
 def _processes_here() -> int:

@@ -9,17 +9,17 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.artist import Artist
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 
 from deft_hf.data.labels import LabelSpace
-from deft_hf.scoring.report import METHOD_COLORS, MOST_PANELS, Results, save_figure
+from deft_hf.scoring.report import METHOD_COLORS, MOST_PANELS, Results, new_figure, save_figure
 from deft_hf.utils.text import figure_text
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.figure import Figure
 
 History = Sequence[Mapping[str, Any]]
 
@@ -123,7 +123,7 @@ def draw_curves(run: RunRecord) -> Figure | None:
     count = len(panels) + len(groups)
     if not count or (len(history) < 2 and not groups):
         return None
-    figure = Figure(figsize=(9.6, 0.9 + 2.9 * math.ceil(count / 2)), layout="constrained")
+    figure = new_figure((9.6, 0.9 + 2.9 * math.ceil(count / 2)))
     figure.suptitle(f"Training of {run.method}, step by step", fontsize=12)
     grid = list(figure.subplots(math.ceil(count / 2), 2, squeeze=False).flat)
     ends = np.cumsum([steps for _, steps in run.stages])[:-1].tolist()
@@ -157,6 +157,9 @@ def draw_curves(run: RunRecord) -> Figure | None:
 
 def draw_classes(run: RunRecord) -> Figure | None:
     """IoU of each class on each domain as bars in the colour of the class; markers for the other methods."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
     own = run.results[run.method]
     found = [domain for domain in [*run.source, *run.unseen] if domain in own]
     if not found:
@@ -167,7 +170,7 @@ def draw_classes(run: RunRecord) -> Figure | None:
     columns = min((3, 2), key=lambda count: -len(domains) % count) if len(domains) > 2 else len(domains)
     rows = math.ceil(len(domains) / columns)
     width = 0.075 * max(map(len, names)) + 2.9 * columns + 0.3
-    figure = Figure(figsize=(max(width, 5.5), 1.1 + rows * (0.6 + 0.24 * len(names))), layout="constrained")
+    figure = new_figure((max(width, 5.5), 1.1 + rows * (0.6 + 0.24 * len(names))))
     note = f" (the first {len(domains)} of {len(found)} domains)" if len(found) > len(domains) else ""
     figure.suptitle(f"IoU by class, domain by domain: {run.method}{note}", fontsize=12)
     grid = list(figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat)
@@ -216,7 +219,7 @@ def draw_confusion(run: RunRecord) -> Figure | None:
         return None
     names = [figure_text(name) for name in run.labels.names]
     side = 1.6 + max(0.36 * min(len(names), 30), 2.2)
-    figure = Figure(figsize=(side * len(groups) + 1.6, side + 1.5), layout="constrained")
+    figure = new_figure((side * len(groups) + 1.6, side + 1.5))
     figure.suptitle(f"What pixels of each class are taken for: {run.method}", fontsize=12)
     grid = figure.subplots(1, len(groups), squeeze=False, sharey=True)[0]
     for axes, (kind, counts) in zip(grid, groups, strict=True):
@@ -247,7 +250,7 @@ def draw_layers(run: RunRecord) -> Figure | None:
         return None
     names = [figure_text(layer) for layer in layers]
     height = 1.7 + min(0.17 * len(layers), 10)
-    figure = Figure(figsize=(5.2 + 0.06 * max(map(len, names)), height), layout="constrained")
+    figure = new_figure((5.2 + 0.06 * max(map(len, names)), height))
     figure.suptitle("Distance from the initialisation, layer by layer", fontsize=12)
     axes = figure.subplots()
     for index, method in enumerate(run.results):

@@ -73,6 +73,30 @@ def test_a_touched_file_is_read_again(town, unread, how):
     checked(town)
 
 
+def test_only_what_was_touched_is_opened(town, monkeypatch):
+    """One mask is mended in a domain where another pair is as wrong as before."""
+    for key, size in (("c", (6, 8)), ("d", (3, 3))):
+        Image.fromarray(np.zeros(size, np.uint8)).save(town / "images" / f"{key}.png")
+        Image.fromarray(np.full((6, 8), 7 * (key == "c"), np.uint8)).save(town / "masks" / f"{key}.png")
+    opened = []
+
+    def look(row, *given):
+        opened.append(row["id"])
+        return inspected(row, *given)
+
+    inspected = domains.inspected
+    monkeypatch.setattr(domains, "inspected", look)
+    first = Domain.from_folder(town, LABELS).check(cached=True)
+    assert sorted(opened) == [*"abcd"] and len(first.outside) == len(first.unequal) == 1
+    opened.clear()
+    Image.fromarray(np.ones((6, 8), np.uint8)).save(town / "masks" / "c.png")
+    second = Domain.from_folder(town, LABELS).check(cached=True)
+    assert sorted(opened) == [*"cd"]
+    anew = Domain.from_folder(town, LABELS).check()
+    assert str(second) == str(anew) and not second.outside and second.unequal == first.unequal
+    assert second.contents == anew.contents and second.pixels.tolist() == anew.pixels.tolist()
+
+
 def test_what_is_wrong_or_new_is_looked_at_again(town, monkeypatch):
     (town / "images" / "a.png").write_bytes(b"no picture")
     for _ in range(2):
@@ -93,8 +117,8 @@ def test_every_process_of_a_launcher_may_keep_the_same(town, monkeypatch, caplog
     monkeypatch.setattr(os, "replace", lambda part, path: parts.append(part))
     for process in (1, 2):
         monkeypatch.setattr(os, "getpid", lambda process=process: process)
-        kept.write("checks", "name", {})
-    assert len({*parts}) == 2 and {part.parent for part in parts} == {kept.path_of("checks", "name").parent}
+        kept.write("pairs", "name", {})
+    assert len({*parts}) == 2 and {part.parent for part in parts} == {kept.path_of("pairs", "name").parent}
     assert not caplog.text
 
 
@@ -103,6 +127,7 @@ def test_palettes_of_all_masks_are_compared(town):
         mask = Image.fromarray(np.eye(6, 8, dtype=np.uint8)).convert("P")
         mask.putpalette(palette)
         mask.save(town / "masks" / f"{key}.png")
-    report = Domain.from_folder(town, LABELS).check()
-    assert len(report.outside) == 1 and "b.png: its palette" in report.outside[0]
-    assert report.pixels.sum() == 48
+    for _ in range(2):  # the second from what the first kept
+        report = Domain.from_folder(town, LABELS).check(cached=True)
+        assert len(report.outside) == 1 and "b.png: its palette" in report.outside[0]
+        assert report.pixels.sum() == 48

@@ -9,7 +9,6 @@ import math
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
-from scipy.signal import fftconvolve
 
 _PANE = 512  # the shorter side, in pixels, of the drawing that frost of any size is made from
 _FERNS = 40  # on a square pane
@@ -18,6 +17,8 @@ _FROST_TINT = np.array([0.86, 0.94, 1.0], np.float32)
 
 def filtered(pixels: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     """Convolves each channel of (H, W, C) with a kernel of odd sides and sum 1, the image mirrored at its borders."""
+    from scipy.signal import fftconvolve  # takes half a second, and is for few recipes
+
     rows, columns = (side // 2 for side in kernel.shape)
     padded = np.pad(pixels, ((rows, rows), (columns, columns), (0, 0)), mode="reflect")
     return fftconvolve(padded, kernel[..., None], mode="valid", axes=(0, 1))
