@@ -287,9 +287,9 @@ def main() -> None:
         os.environ |= {"OMP_NUM_THREADS": "1", "HF_ASSETS_CACHE": str(folder / "cache")}
         found = alone(draw, data, count) | imports(repeats) | starts(folder, count)
         found |= alone(checkpoints, folder, repeats)
-        found |= alone(around, "tiny", folder, data, 16, repeats)
+        found |= alone(around, "tiny", folder, data, 12, repeats)
         if not given.quick:
-            found |= alone(around, "segformer_b0", folder, data, 6, repeats)
+            found |= alone(around, "segformer_b0", folder, data, 4, repeats)
     print(json.dumps(found, indent=2))
     given.out.write_text(json.dumps(found, indent=2) + "\n")
 
