@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     from deft_hf.methods import variants
 
-    listed = "\n".join(f"  {name:18} {variant.note}" for name, variant in variants().items())
+    listed = "\n".join(f"  {name:22} {variant.note}" for name, variant in variants().items())
     parser = command_parser(
         "compare",
         "Train methods x seeds on one recipe and report how they differ on unseen domains.",

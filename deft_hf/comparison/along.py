@@ -75,6 +75,8 @@ def along(
         )
     variants = cost.with_equal_compute(plan, variants)
     for name, variant in variants.items():
+        if variant.mix:
+            raise UserError(f"curve: {name} is made of the runs of all seeds and has no curve; leave it out")
         if key in variant.own:
             raise UserError(f"curve: {name} sets {key} itself; leave the row out, or vary another key")
     rows = {name: [replace(each, own={**each.own, key: value}) for value in values] for name, each in variants.items()}

@@ -8,12 +8,13 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
-from deft_hf.comparison import collect, cost, places, tuning
+from deft_hf.comparison import collect, cost, places, soups, tuning
 from deft_hf.comparison.jobs import execute
 from deft_hf.comparison.outcomes import Comparison, Failure
 from deft_hf.comparison.report import write_report
 from deft_hf.comparison.request import Request
 from deft_hf.comparison.variants import parse_variants
+from deft_hf.methods.soups import is_one_model
 from deft_hf.runs.provenance import hardware, versions
 from deft_hf.utils.errors import UserError
 
@@ -43,7 +44,8 @@ def compare(
         recipe (`str`):
             Path of the recipe; OUTPUT is its `training.output_dir`.
         methods (`str`, *optional*, defaults to `"joint,lp_ft,deft"`):
-            Names of rows, separated by commas, each with settings of its own after colons.
+            Names of rows, separated by commas, each with settings of its own after colons. A soup (`deft_soup`) is
+            made of the runs of its row, which are trained where they are missing.
         seeds (`int` or `Sequence[int]`, *optional*, defaults to `3`):
             Number of seeds, from 0 on, or the seeds themselves.
         overrides (`Sequence[str]`, *optional*, defaults to `()`):
@@ -87,6 +89,7 @@ def compare(
     asked = Request.checked(recipe, seeds, overrides, jobs, rates, values, curve_points, tunes=bool(rates))
     base, plan, seeds, folder = asked.base, asked.plan, asked.seeds, asked.folder
     plan.check(variants, values)
+    soups.check(variants, baselines, base)
     with asked.claimed() as domains:
         source = [domain.name for domain in domains.validation]
         cost.with_equal_compute(plan, variants)  # refuses before anything is trained
@@ -95,18 +98,21 @@ def compare(
             name: replace(variant, own={**variant.own, **tuned.get(name, {})}) for name, variant in variants.items()
         }
         variants = cost.with_equal_compute(plan, variants)
-        table = {
+        table: soups.Rows = {
             name: {seed: plan.run(variant.settings, seed, curve=seed == seeds[0]) for seed in seeds}
             for name, variant in variants.items()
         }
+        pooled = {name: [seeds[0]] if is_one_model(v.mix) else seeds for name, v in variants.items() if v.mix}
         for name, row in table.items():  # damaged results of earlier runs are found before others are trained
             for run in row.values():
                 if run.done:
                     collect.outcome(run, variants[name].reading)
         # Seed by seed, so that one that is broken off has something of every method.
         reasons = execute([row[seed] for seed in seeds for row in table.values()], jobs)
+        table, unmade = soups.make(variants, table, domains)
 
         alone = {name: variant.own for name, variant in variants.items()}
+        trained = {name: own for name, own in alone.items() if name not in pooled}
         comparison = Comparison(
             title=Path(recipe).stem,
             command=command,
@@ -122,17 +128,19 @@ def compare(
                 name: {seed: collect.outcome(run, variants[name].reading) for seed, run in row.items() if run.done}
                 for name, row in table.items()
             },
-            failures=[
+            failures=unmade
+            + [
                 Failure(name, seed, reasons[run.folder])
                 for name, row in table.items()
                 for seed, run in row.items()
                 if run.folder in reasons
             ],
-            costs=cost.measure(plan, alone, folder / "costs") if costs else {},
+            costs=cost.measure(plan, trained, folder / "costs") if costs else {},
             trials=trials,
             versions={**versions(), "hardware": hardware(), **collect.commits(table)},
             folder=folder,
             places=places.look(table, seeds, base, domains, folder) if domains.places else {},
+            pooled=pooled,
         )
         print(f"\n{write_report(comparison, folder)}\n\nThe report: {folder / 'README.md'}")
         for name in baselines[1:]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -142,6 +142,9 @@ class Comparison(Result):
             Where the report was written, if it was.
         places (`dict[str, PlaceOutcome]`, *optional*, defaults to `{}`):
             By name, places without labels.
+        pooled (`Mapping[str, Sequence[int]]`, *optional*, defaults to `{}`):
+            By method whose models are made of the runs of all seeds, the seeds that have an outcome: the first stands
+            for a model that they have in common.
     """
 
     title: str
@@ -161,6 +164,7 @@ class Comparison(Result):
     versions: dict[str, str] = field(default_factory=dict)
     folder: Path | None = None
     places: dict[str, PlaceOutcome] = field(default_factory=dict)
+    pooled: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     def to_pandas(self) -> DataFrame:
         """A row for each method, seed and domain: the domain's role, its scores, and the IoU of each class."""

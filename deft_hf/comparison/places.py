@@ -40,7 +40,7 @@ def look(
     found: dict[str, PlaceOutcome] = {}
     trust = base.model.trust_remote_code
     for seed in seeds:
-        runs = {method: row[seed] for method, row in table.items() if row[seed].done}
+        runs = {method: row[seed] for method, row in table.items() if seed in row and row[seed].done}
         if not runs:
             continue
         models = {

@@ -56,6 +56,13 @@ without one see fewer images.
 """
 
 
+_POOLED = """\
+{names}: made of the models of all seeds, without training. A soup is one model, and ReVT's models have an encoder in
+common: such values do not vary as those of other seeds would, so they have no interval, and their difference to
+`{baseline}` is one of means. They cost the training of all the runs that they are made of.
+"""
+
+
 def write_report(comparison: Comparison, folder: Path) -> str:
     """Write `README.md`, `table.md`, `comparison.json`, `timings.json` and `figures/` into a folder.
 
@@ -98,7 +105,7 @@ def main_table(comparison: Comparison, summaries: Summaries) -> str:
 
     rows = []
     for method, summary in summaries.items():
-        ran = len(_by_seed(comparison, method))
+        ran, all_seeds = len(_by_seed(comparison, method)), len(comparison.seeds)
         row = [method, *([_with_spread(summary.means[SOURCE_MEAN])] if comparison.source else [])]
         row += [percent(summary.means[domain].mean) for domain in unseen]
         if unseen:
@@ -107,7 +114,10 @@ def main_table(comparison: Comparison, summaries: Summaries) -> str:
             row += ["baseline", ""]
         else:
             row += _difference_cells(summary.differences[key], ran)
-        row.append(str(ran) if ran == len(comparison.seeds) else f"{ran} of {len(comparison.seeds)}")
+        if method in comparison.pooled and ran:
+            row.append(f"{ran}, made of {all_seeds}")
+        else:
+            row.append(str(ran) if ran == all_seeds else f"{ran} of {all_seeds}")
         if comparison.costs:
             cost = comparison.costs.get(method)
             row += [_ratio(cost.time), _ratio(cost.memory)] if cost else ["-", "-"]
@@ -125,13 +135,15 @@ def headline(comparison: Comparison, summaries: Summaries) -> str:
     if baseline not in means:
         return "\n\n".join([*lines, f"The baseline `{baseline}` has no {key}: there is nothing to compare with."])
 
-    groups: dict[str, list[str]] = {"above": [], "below": [], "open": [], "unknown": [], "nothing": []}
+    groups: dict[str, list[str]] = {"above": [], "below": [], "open": [], "unknown": [], "nothing": [], "pooled": []}
     for method, summary in summaries.items():
         if method == baseline:
             continue
         difference = summary.differences[key]
         name = f"`{method}` ({difference.interval.in_points()})"
-        if not difference.seeds:
+        if method in comparison.pooled and not math.isnan(difference.interval.mean):
+            groups["pooled"].append(name)
+        elif not difference.seeds:
             groups["nothing"].append(f"`{method}`")
         elif difference.seeds == 1:
             groups["unknown"].append(name)
@@ -145,6 +157,7 @@ def headline(comparison: Comparison, summaries: Summaries) -> str:
         "open": f"**Not distinguishable from `{baseline}`**, the interval contains zero",
         "unknown": "**One seed only**, which cannot tell a difference from chance",
         "nothing": f"**No seed in common with `{baseline}`**",
+        "pooled": "**Made of the models of all seeds**, for which there is no interval",
     }
     best = max(means, key=means.__getitem__)
     compared = len(groups["above"] + groups["below"] + groups["open"])
@@ -180,6 +193,11 @@ def _page(comparison: Comparison, summaries: Summaries, table: str, captions: Ma
     parts += [
         "## How to read the intervals",
         _READING.format(baseline=comparison.baseline, resamples=RESAMPLES).strip(),
+        _POOLED.format(
+            names=", ".join(f"`{name}`" for name in comparison.pooled), baseline=comparison.baseline
+        ).strip()
+        if comparison.pooled
+        else "",
     ]
     parts += [
         "## Methods",
@@ -210,7 +228,7 @@ def _missing(comparison: Comparison) -> str:
         (failure.method, failure.seed): markdown_text(_one_line(failure.reason)) for failure in comparison.failures
     }
     for method in comparison.notes:
-        for seed in comparison.seeds:
+        for seed in comparison.pooled.get(method, comparison.seeds):
             if seed not in comparison.outcomes.get(method, {}):
                 reasons.setdefault((method, seed), "not run")
     order = {method: place for place, method in enumerate(comparison.notes)}

@@ -69,7 +69,7 @@ class Difference:
 
     Attributes:
         values (`dict[int, float]`):
-            Difference by seed, for the seeds that both have.
+            Difference by seed, for the seeds that both have; empty for a method that is made of all seeds.
         interval (`Interval`):
             Mean and t interval over these seeds.
         bootstrap (`Interval` or `None`):
@@ -166,6 +166,9 @@ def summarize(comparison: Comparison, resamples: int = RESAMPLES, seed: int = 0)
     resampled = _resample_images(comparison, resamples, seed)
     summaries = {}
     for method in comparison.notes:
+        if method in comparison.pooled:
+            summaries[method] = _pooled(values[method], values[comparison.baseline])
+            continue
         means = {key: t_interval(list(_known(by_seed).values())) for key, by_seed in values[method].items()}
         differences = {}
         for key, domains in averaged.items() if method != comparison.baseline else ():
@@ -177,6 +180,19 @@ def summarize(comparison: Comparison, resamples: int = RESAMPLES, seed: int = 0)
             differences[key] = Difference(paired, interval, bootstrap)
         summaries[method] = Summary(values[method], means, differences)
     return summaries
+
+
+def _pooled(values: dict[str, dict[int, float]], baseline: Mapping[str, Mapping[int, float]]) -> Summary:
+    """Of models that are made of all seeds: differences of means, and no interval, since they vary together."""
+    means = {
+        key: Interval(t_interval(list(_known(found).values())).mean, math.nan, math.nan)
+        for key, found in values.items()
+    }
+    differences = {}
+    for key, mean in means.items():
+        less = t_interval(list(_known(baseline[key]).values())).mean
+        differences[key] = Difference({}, Interval(mean.mean - less, math.nan, math.nan), None)
+    return Summary(values, means, differences)
 
 
 def _resample_images(comparison: Comparison, resamples: int, seed: int) -> Resampled:

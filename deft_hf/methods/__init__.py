@@ -26,6 +26,7 @@ from deft_hf.methods.lora import LoRA, LoRASettings
 from deft_hf.methods.lp_ft import LPFT
 from deft_hf.methods.mixout import Mixout, MixoutSettings
 from deft_hf.methods.settings import CommonSettings
+from deft_hf.methods.soups import Soups
 from deft_hf.methods.spd import SPD, SPDSettings
 from deft_hf.methods.variant import Variant
 from deft_hf.methods.wise_ft import WiSEFT
@@ -205,7 +206,7 @@ def _take(kind: type, settings: Any) -> Any:
 
 def _all() -> list[type[Ingredient]]:
     """In the order of tables: the baseline and its rivals, then DeFT, then what others registered."""
-    first = [Joint, Frozen, LPFT, Averaging, *INGREDIENTS, DeFT, LDT]
+    first = [Joint, Frozen, LPFT, Averaging, *INGREDIENTS, DeFT, LDT, Soups]
     return [*first, *(method for method in METHODS.values() if method not in first)]
 
 

@@ -9,6 +9,8 @@ from typing import Any, Literal
 Settings = Mapping[str, Any]
 Tries = Callable[[float, int], tuple[str, list[Any]]]
 """From learning rate and steps of the last stage to the key that is tuned for a variant, and its values."""
+Mix = Literal["soup", "greedy_soup", "revt"]
+"""How the models of several seeds are averaged; see [`~deft_hf.methods.soups`]."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class Variant:
             The variant whose tuned settings this one takes, so that the two differ in what the row is about alone.
         compute_of (`str`, *optional*):
             The last stage is made as long as the counted operations of this variant's whole run would buy.
+        mix (`str`, *optional*):
+            What is scored is averaged from the exported models of the row's runs at all seeds, in this way.
     """
 
     note: str
@@ -40,6 +44,7 @@ class Variant:
     tries: Tries | None = None
     like: str | None = None
     compute_of: str | None = None
+    mix: Mix | None = None
 
     @property
     def settings(self) -> Settings:

@@ -63,7 +63,7 @@ def reestimate_batchnorm(
         drop_last=len(images) > 1 and len(images) % args.train_batch_size == 1,
     )
     with own_randomness(args.seed, model.device):
-        batches = (batch["pixel_values"] for batch in islice(loader, args.batchnorm_batches))
+        batches = (batch["pixel_values"].to(model.device) for batch in islice(loader, args.batchnorm_batches))
         reestimate(model, batches, objective_of(model.config.model_type).forward)
     return min(len(loader), args.batchnorm_batches)
 

@@ -16,7 +16,9 @@ from types import SimpleNamespace
 import numpy as np
 import psutil
 import pytest
+import torch
 from filelock import FileLock
+from safetensors.torch import load_file
 
 import deft_hf.compare as module
 from deft_hf import train
@@ -147,6 +149,106 @@ def test_places_without_labels_are_looked_at_without_another_run(finished, tmp_p
     assert "### client, 3 images" in text and "### saved, 3 images" in text and "estimated mean IoU" in text
     assert Path("out/to_label/saved.txt").read_text().split()[0].startswith("00000")
     assert Path("out/figures/places/client.png").is_file()
+
+
+SOUPS = "joint,deft,deft_soup,deft_greedy_soup,deft_revt,joint_ema_soup"
+
+
+@pytest.fixture
+def copied(finished, tmp_path, monkeypatch):
+    """A copy of the finished comparison, to go on in."""
+    shutil.copytree(finished.place, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    processes.shorten(monkeypatch)
+    return Path()
+
+
+def again(methods, seeds=(0, 1), **options):
+    return experiment.compare("recipe.yaml", methods, seeds=seeds, curve_points=2, costs=False, **options)
+
+
+def made(mix, seed=0):
+    """The weights of a soup of DeFT, the facts of it, and the weights that it is made of."""
+    (folder,) = Path("out/soups").glob(f"deft-{mix}-s{seed}-*")
+    facts = json.loads((folder / "results" / "metrics.json").read_text())
+    weights = [load_file(Path("out/runs", name, "model.safetensors")) for name in facts["made_of"]]
+    return load_file(folder / "model.safetensors"), facts, weights
+
+
+def test_soups_are_made_of_the_runs_that_are_there(copied):
+    trained = touched(copied)
+    found = again(SOUPS)
+    assert touched(copied) == trained
+    assert {name: list(by_seed) for name, by_seed in found.outcomes.items()} == {
+        "joint": [0, 1], "deft": [0, 1], "deft_soup": [0], "deft_greedy_soup": [0], "deft_revt": [0, 1],
+        "joint_ema_soup": [0],
+    }  # fmt: skip
+    soup, facts, (one, two) = made("soup")
+    parameters = {name for name in soup if not name.endswith(("running_mean", "running_var", "num_batches_tracked"))}
+    assert 0 < len(parameters) < len(soup) and facts["batchnorm_batches"] == 1 and facts["seeds"] == [0, 1]
+    for name in soup:
+        mean = torch.equal(soup[name], (one[name] + two[name]) / 2)
+        assert mean if name in parameters else not torch.equal(soup[name], one[name]) or "num" in name, name
+    for seed in (0, 1):
+        shared, facts, weights = made("revt", seed)
+        head = {name for name in parameters if name.startswith("decode_head")}
+        assert head and all(torch.equal(shared[name], weights[seed][name]) for name in head)
+        assert all(torch.equal(shared[name], soup[name]) for name in parameters - head)
+    _, facts, _ = made("greedy_soup")
+    alone = [found.outcomes["deft"][seed].scores["clear"]["mean_iou"] for seed in (0, 1)]
+    greedy = found.outcomes["deft_greedy_soup"][0].scores["clear"]["mean_iou"]
+    assert (greedy == max(alone)) if len(facts["seeds"]) == 1 else (greedy >= max(alone))
+    text = Path("out/README.md").read_text()
+    assert "| 1, made of 2 |" in text and "| 2, made of 2 |" in text and "Without a result" not in text
+    assert "`joint_ema_soup`: made of the models of all seeds, without training" in text
+
+    before = {path: path.stat().st_mtime_ns for path in Path("out/soups").rglob("*")}
+    assert again(SOUPS).outcomes.keys() == found.outcomes.keys()
+    assert {path: path.stat().st_mtime_ns for path in Path("out/soups").rglob("*")} == before
+
+
+def test_the_soup_of_one_seed_is_its_model_and_scores_as_that_did(copied):
+    found = again("joint,deft,deft_soup,deft_revt", seeds=(1,))
+    for mix in ("soup", "revt"):
+        soup, facts, (member,) = made(mix, 1)
+        assert facts["batchnorm_batches"] == 0 and soup.keys() == member.keys()
+        assert all(torch.equal(value, member[name]) for name, value in soup.items())
+        one, other = found.outcomes["deft"][1], found.outcomes[f"deft_{mix}"][1]
+        assert one.scores == other.scores
+        assert all(np.array_equal(one.counts[domain], other.counts[domain]) for domain in ("clear", "night"))
+
+
+def test_a_soup_without_a_member_is_one_line_and_nothing_is_trained(copied):
+    of_none = DIVERGES.replace("deft:", "deft_soup:")
+    trained = touched(copied)
+    found = again(f"joint,{of_none}")
+    assert touched(copied) == trained and not found.outcomes[of_none]
+    assert "made of the runs of all seeds, of which 0, 1 has no result" in Path("out/table.md").read_text()
+
+    (folder,) = (path for path in Path("out/runs").glob("joint-s1-*"))
+    (folder / "model.safetensors").unlink()
+    found = again("joint,joint_ema_soup")
+    assert not found.outcomes["joint_ema_soup"]
+    assert "its model is gone; remove the folder, and it is run again" in Path("out/table.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "methods, options, message",
+    [
+        ("joint,deft_soup", {"baselines": ["deft_soup"]}, "baselines: found deft_soup, which is made of the runs"),
+        (
+            "joint,deft_greedy_soup",
+            {"overrides": ["data.validation=[]"]},
+            "deft_greedy_soup: data.validation is missing, expected source data",
+        ),
+    ],
+)
+def test_what_soups_cannot_be_is_said_before_anything_is_trained(tmp_path, monkeypatch, methods, options, message):
+    write_recipe(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message):
+        again(methods, **options)
+    assert not Path("out").exists()
 
 
 def test_a_comparison_has_every_method_at_every_seed(finished):
@@ -433,7 +535,7 @@ def test_the_help_names_every_method(capsys):
         module.main(["--help"])
     assert exit.value.code == 0
     lines = capsys.readouterr().out.splitlines()
-    assert all(f"  {name:18} {variant.note}" in lines for name, variant in known_variants().items())
+    assert all(f"  {name:22} {variant.note}" in lines for name, variant in known_variants().items())
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,7 @@ def test_what_is_no_key_with_values_is_refused(text):
 @pytest.mark.parametrize(
     "options, message",
     [
+        ({"curve": "training.max_steps=4,8", "methods": "deft_soup"}, "deft_soup is made of the runs of all seeds"),
         ({"curve": "method.ema_decay=0.9,0.99", "methods": "deft_no_ema"}, "deft_no_ema sets method.ema_decay itself"),
         ({"curve": "training.max_steps=4,8", "methods": "joint_equal"}, "joint_equal sets training.max_steps itself"),
         ({"curve": "training.logging_steps=1,2"}, "two values of training.logging_steps make the same run of joint"),

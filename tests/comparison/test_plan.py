@@ -1,6 +1,7 @@
 import io
 import json
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from deft_hf.comparison.plan import Plan, Run
 from deft_hf.methods import compose, identity_defaults
 from deft_hf.methods import variants as known_variants
 from deft_hf.methods.l2_sp import L2SP
+from deft_hf.methods.variant import Mix
 from deft_hf.runs.arguments import method_arguments
 from deft_hf.utils.errors import UserError
 from deft_hf.utils.files import COUNTS, FAILURE, HISTORY, METRICS
@@ -94,10 +96,11 @@ def test_variants_share_a_run_where_one_is_read_from_the_other_and_nowhere_else(
         by_folder.setdefault(plan.run({**variant.settings, **longer}, 0).folder, []).append(name)
     # What the recipe does anyway makes no row of its own.
     same = {name: [name, f"{name}_recolor"] if recolor else [name] for name in ("joint", "lp_ft")}
+    soups = {name: [f"{name}_{mix}" for mix in get_args(Mix)] for name in ("joint_ema", "lp_ft_ema", "deft")}
     assert {frozenset(names) for names in by_folder.values() if len(names) > 1} == {
-        frozenset({*same["joint"], "joint_ema"}),
-        frozenset({*same["lp_ft"], "lp_ft_ema"}),
-        frozenset({"deft", "deft_usual", shared}),
+        frozenset({*same["joint"], "joint_ema", *soups["joint_ema"]}),
+        frozenset({*same["lp_ft"], "lp_ft_ema", *soups["lp_ft_ema"]}),
+        frozenset({"deft", "deft_usual", shared, *soups["deft"]}),
     }
     assert (
         known_variants()["joint"].reading

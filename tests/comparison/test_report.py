@@ -84,6 +84,25 @@ def test_main_table_holds_means_differences_and_seeds():
     ]
 
 
+def test_what_is_made_of_all_seeds_has_means_and_no_interval(tmp_path):
+    known = known_values()
+    soup = {1: plain(day=0.7, rain=0.5, fog=0.4)}
+    outcomes = {**known.outcomes, "deft_soup": soup, "deft_revt": known.outcomes["deft"]}
+    notes = {name: name for name in outcomes}
+    comparison = replace(
+        known, outcomes=outcomes, notes=notes, settings={}, pooled={"deft_soup": [1], "deft_revt": [1, 2, 3]}
+    )
+    *_, one, shared = table_of(comparison)
+    assert one == "| deft_soup | 70.0 | 50.0 | 40.0 | **45.0** | +14.0 | - | 1, made of 3 |"
+    assert shared == "| deft_revt | 70.0 | 26.0 | 40.0 | 33.0 | +2.0 | - | 3, made of 3 |"
+    said = headline(comparison, summarize(comparison))
+    assert "no interval: `deft_soup` (+14.0), `deft_revt` (+2.0)." in said and "No seed in common" not in said
+    assert "Without a result" not in write_report(comparison, tmp_path)
+    assert "`deft_soup`, `deft_revt`: made of the models of all seeds" in (tmp_path / "README.md").read_text()
+    gone = replace(comparison, outcomes=known.outcomes)
+    assert "Without a result: `deft_soup`, seed 1: not run" in write_report(gone, tmp_path)
+
+
 def test_main_table_shows_costs_where_they_are_known():
     header, _, joint, lp_ft, deft = table_of(whole())
     assert header.endswith("| seeds | step time | memory |")

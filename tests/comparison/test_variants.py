@@ -61,7 +61,8 @@ def test_every_method_is_tried_at_three_values_and_one_of_them_is_its_default_or
     methods = {name for name, variant in known_variants().items() if variant.tries}
     # All but the ablations, which are another with one thing changed, and the controls of equal compute.
     of_their_own = {"deft_split", "deft_spd", "deft_l2_sp", "deft_lora", "deft_lora_smallest"}
-    others = {name for name in known_variants() if not name.startswith(("deft_", "ldt_"))} | of_their_own
+    trained = {name for name, variant in known_variants().items() if variant.mix is None}
+    others = {name for name in trained if not name.startswith(("deft_", "ldt_"))} | of_their_own
     assert methods == others - {
         "joint_recolor", "lp_ft_recolor", "joint_equal", "lp_ft_equal",
     }  # fmt: skip
@@ -83,8 +84,8 @@ def test_whatever_is_no_method_of_its_own_is_like_one_and_changes_something():
             model = known_variants()[variant.like]
             assert name.startswith(f"{variant.like}_") and model.tries and model.like is None
             assert model.settings.items() <= variant.settings.items(), name
-            other = (variant.settings, variant.reading, variant.compute_of)
-            assert other != (model.settings, model.reading, model.compute_of), name
+            other = (variant.settings, variant.reading, variant.compute_of, variant.mix)
+            assert other != (model.settings, model.reading, model.compute_of, None), name
 
 
 def test_names_can_be_told_apart():
