@@ -169,7 +169,7 @@ def test_few_places_ask_which_method_it_is():
     "module", ["deft_hf.methods", "deft_hf.methods.core.pathways", "deft_hf.data.labels", "deft_hf.scoring.confusion"]
 )
 def test_leaves_are_light(module: str):
-    heavy = {"transformers", "datasets", "accelerate", "huggingface_hub", "pandas", "kornia"}
+    heavy = {"transformers", "datasets", "accelerate", "huggingface_hub", "pandas", "kornia_rs"}
     if module in ("deft_hf.methods", "deft_hf.data.labels"):
         heavy.add("torch")
     code = f"import sys, {module}; print(sorted({heavy} & set(sys.modules)))"
@@ -203,17 +203,16 @@ def test_public_names_exist_and_are_the_ones_a_type_checker_sees():
 
 
 def test_training_imports_nothing_that_only_an_option_needs():
-    """kornia is for recoloured copies, matplotlib for reports, evaluate for who takes `MeanIoU` in its place."""
+    """kornia-rs is for PNG files, matplotlib for reports, evaluate for who takes `MeanIoU` in its place."""
     code = (
         "import sys\n"
-        "def loaded(): print([name for name in ('kornia', 'evaluate', 'matplotlib') if name in sys.modules])\n"
+        "def loaded(): print([name for name in ('kornia_rs', 'evaluate', 'matplotlib') if name in sys.modules])\n"
         "from deft_hf import DeFTTrainer; loaded()\n"
         "from deft_hf.data import TrainTransform; TrainTransform((8, 8)); loaded()\n"
-        "TrainTransform((8, 8), recolor=True); loaded()\n"
         "from deft_hf import MeanIoU; loaded()"
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert told.splitlines() == ["[]", "[]", "['kornia']", "['kornia', 'evaluate']"]
+    assert told.splitlines() == ["[]", "[]", "['evaluate']"]
 
 
 def test_a_recipe_is_trained_without_what_comes_after_or_is_for_few():

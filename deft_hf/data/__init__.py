@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from deft_hf.data.augmentations import AUGMENTATIONS as AUGMENTATIONS
     from deft_hf.data.class_index import ClassIndex as ClassIndex
     from deft_hf.data.collate import collate as collate
-    from deft_hf.data.colors import lab_recolor as lab_recolor
     from deft_hf.data.constants import IGNORE_INDEX as IGNORE_INDEX
     from deft_hf.data.corruptions import CORRUPTIONS as CORRUPTIONS
     from deft_hf.data.corruptions import corrupted as corrupted
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from deft_hf.data.layouts import load_layout as load_layout
     from deft_hf.data.own_transform import OwnTransform as OwnTransform
     from deft_hf.data.presets import PRESETS as PRESETS
+    from deft_hf.data.recolor import lab_recolor as lab_recolor
     from deft_hf.data.report import DomainReport as DomainReport
     from deft_hf.data.sampling import EvaluationSet as EvaluationSet
     from deft_hf.data.sampling import TrainingSet as TrainingSet
@@ -53,7 +53,7 @@ _HOMES = {
     "corrupted": "corruptions",
     "corruption_suite": "corruptions",
     "draw_street": "streets",
-    "lab_recolor": "colors",
+    "lab_recolor": "recolor",
     "load_layout": "layouts",
 }
 

@@ -67,45 +67,6 @@ def distort_photometrically(image: Image.Image, rng: np.random.Generator) -> Ima
     return image if contrast_first else _linear(image, factor, 0.0)
 
 
-def lab_recolor(rgb: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Gives images other colours by other statistics of their LAB channels, the copies that DeFT's authors train on.
-
-    RGB to LAB in [0, 1]; each channel of each image is standardised to mean 0 and deviation 1, then given a mean drawn
-    from U(0.2, 0.8) and a deviation from U(0.1, 0.4); Gaussian noise of deviation 0.01 is added, the result cut to
-    [0, 1] and taken back to RGB. That is what the authors' code does (https://github.com/jhpahk/DeFT; the paper is not
-    known to name it), told in words; what the words leave open is settled here:
-
-    * L is brought to [0, 1] as L / 100, a and b as (x + 128) / 255.
-    * Mean and deviation are drawn for each image and channel apart, the noise for each value.
-    * The deviation is that of the population and counts as 1e-3 at least, which no eye sees; else the rounding errors
-      in a and b of a grey image would become its colours.
-    * RGB outside [0, 1] is cut.
-
-    Args:
-        rgb (`torch.Tensor`):
-            float32 (N, 3, H, W) or (3, H, W) in [0, 1].
-        rng (`np.random.Generator`):
-            Source of every random choice.
-
-    Returns:
-        `torch.Tensor`: float32, of the same shape, in [0, 1].
-    """
-    from kornia.color import lab_to_rgb, rgb_to_lab  # of use to those alone who recolour
-
-    offset, extent = torch.tensor([[0.0, 128.0, 128.0], [100.0, 255.0, 255.0]], device=rgb.device)[..., None, None]
-    lab = (rgb_to_lab(rgb) + offset) / extent
-    std, mean = torch.std_mean(lab, dim=(-2, -1), correction=0, keepdim=True)
-
-    def draw(values: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(values).to(rgb.device, torch.float32)
-
-    new_mean = draw(rng.uniform(0.2, 0.8, mean.shape))
-    new_std = draw(rng.uniform(0.1, 0.4, std.shape))
-    noise = draw(rng.standard_normal(lab.shape, np.float32)) * 0.01
-    lab = (lab - mean) / std.clamp_min(1e-3) * new_std + new_mean + noise
-    return lab_to_rgb(lab.clamp(0, 1) * extent - offset)
-
-
 def _linear(image: Image.Image, factor: float, offset: float) -> Image.Image:
     if factor == 1 and offset == 0:
         return image

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 
 import numpy as np
 import torch
 from PIL import Image
 
 from deft_hf.data.blur import gaussian_blur, levels
-from deft_hf.data.colors import distort_photometrically, jitter_colors, lab_recolor
+from deft_hf.data.colors import distort_photometrically, jitter_colors
 from deft_hf.data.constants import IGNORE_INDEX, IMAGENET_MEAN, IMAGENET_STD
 from deft_hf.data.geometry import Aim, Pose, Window
+from deft_hf.data.recolor import lab_recolor
 from deft_hf.data.sizes import EvalSize, resized
 from deft_hf.data.styles import STYLES
 from deft_hf.utils.errors import UserError
@@ -129,8 +129,6 @@ class TrainTransform:
             raise UserError(f"rotation: found {self.rotation}, expected an angle in degrees, from 0 to 180")
         if self.style is not None and self.style not in STYLES:
             raise UserError(f"style: found {self.style!r}, expected one of {', '.join(STYLES)}")
-        if self.recolor:
-            import_module("kornia.color")  # here, and not in every worker of every epoch
 
     def __call__(
         self, image: Image.Image, mask: np.ndarray, rng: np.random.Generator, aim: Aim | None = None
