@@ -4,11 +4,13 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
-from scipy import ndimage
+from scipy import ndimage, stats
 from torch.utils.data import DataLoader
 
 from deft_hf.data.corruptions import CORRUPTIONS, SEVERITIES, CorruptedDomain, corrupted, corruption_suite, patterns
+from deft_hf.data.corruptions import photons as photons_by_table
 from deft_hf.data.corruptions.kinds import corrupt
+from deft_hf.data.corruptions.photons import counted_photons
 from deft_hf.data.domains import Domain
 from deft_hf.data.labels import LabelSpace
 from deft_hf.data.sampling import EvaluationSet, TrainingSet
@@ -73,6 +75,30 @@ def test_shot_noise_counts_photons(severity, photons):
     assert found.mean() == pytest.approx(17, rel=0.02)
     assert (found / 255).var() == pytest.approx(17 / 255 / photons, rel=0.04)
     assert set(np.unique(found)) <= set(np.rint(np.arange(photons + 1) / photons * 255))
+
+
+@by_severity("photons", 60, 25, 12, 5, 3)
+def test_photons_are_poisson_distributed(severity, photons):
+    for level in (0, 1, 40, 128, 255):
+        counts = counted_photons(np.full((300, 400), level, np.uint8), photons, np.random.default_rng(severity))
+        seen = np.bincount(counts.ravel(), minlength=photons + 1)
+        shares = stats.poisson.pmf(np.arange(photons + 1), level / 255 * photons)
+        shares[-1] = 1 - shares[:-1].sum()  # white, and what is more than white
+        often = 120_000 * shares >= 10
+        expected = np.append(120_000 * shares[often], max(120_000 * shares[~often].sum(), 1e-9))
+        found = np.append(seen[often], seen[~often].sum())
+        assert ((found - expected) ** 2 / np.maximum(expected, 1)).sum() < stats.chi2.ppf(1 - 1e-4, often.sum())
+
+
+def test_photons_are_those_of_one_inverted_distribution():
+    """The table leaves no level and no cell to chance: where it settles a count, both ends of the cell have it."""
+    settled, _ = photons_by_table._tables(5)
+    cells = settled.reshape(256, -1)
+    for level in (0, 3, 77, 255):
+        ends = np.arange(cells.shape[1]) / cells.shape[1], np.nextafter((np.arange(cells.shape[1]) + 1) / 4096, 0)
+        low, high = (np.minimum(stats.poisson.ppf(end, level / 51).clip(0), 5) for end in ends)
+        sure = cells[level] != 255
+        assert sure.mean() > 0.99 and (cells[level] == low)[sure][1:].all() and (cells[level] == high)[sure][1:].all()
 
 
 @by_severity("share", 0.03, 0.06, 0.09, 0.17, 0.27)

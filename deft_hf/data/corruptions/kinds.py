@@ -25,6 +25,7 @@ import numpy as np
 from PIL import Image
 
 from deft_hf.data.corruptions import patterns
+from deft_hf.data.corruptions.photons import counted_photons
 
 _SIDE = 224
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
@@ -44,16 +45,21 @@ def corrupt(image: Image.Image, kind: str, severity: int, rng: np.random.Generat
             Source of every random choice.
     """
     change, constants = KINDS[kind]
-    pixels = np.asarray(image, np.float32) / 255
+    pixels = np.array(image, np.float32)
+    pixels /= 255
     return _to_image(change(pixels, constants[severity - 1], rng))
 
 
 def _gaussian_noise(pixels: np.ndarray, deviation: float, rng: np.random.Generator) -> np.ndarray:
-    return pixels + deviation * rng.standard_normal(pixels.shape, np.float32)
+    noise = rng.standard_normal(pixels.shape, np.float32)
+    noise *= deviation
+    noise += pixels
+    return noise
 
 
-def _shot_noise(pixels: np.ndarray, photons: float, rng: np.random.Generator) -> np.ndarray:
-    return rng.poisson(pixels * photons) / photons
+def _shot_noise(pixels: np.ndarray, photons: int, rng: np.random.Generator) -> np.ndarray:
+    shades = np.rint(np.arange(photons + 1) / photons * 255) / 255
+    return shades.astype(np.float32).take(counted_photons(_levels(pixels), photons, rng))
 
 
 def _impulse_noise(pixels: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
@@ -62,7 +68,10 @@ def _impulse_noise(pixels: np.ndarray, share: float, rng: np.random.Generator) -
 
 
 def _speckle_noise(pixels: np.ndarray, deviation: float, rng: np.random.Generator) -> np.ndarray:
-    return pixels + pixels * deviation * rng.standard_normal(pixels.shape, np.float32)
+    noise = rng.standard_normal(pixels.shape, np.float32)
+    noise *= pixels * deviation
+    noise += pixels
+    return noise
 
 
 def _defocus_blur(pixels: np.ndarray, radius: float, rng: np.random.Generator) -> np.ndarray:
@@ -99,14 +108,18 @@ def _frost(pixels: np.ndarray, constants: tuple[float, float], rng: np.random.Ge
 
 def _brightness(pixels: np.ndarray, more: float, rng: np.random.Generator) -> np.ndarray:
     # With hue and saturation kept, the channels grow by the factor that HSV's value, their maximum, grows by.
-    value = pixels.max(-1, keepdims=True)
+    red, green, blue = np.split(pixels, 3, -1)
+    value = np.maximum(np.maximum(red, green), blue)
     brighter = np.minimum(value + more, 1)
     return np.where(value > 0, pixels * brighter / np.maximum(value, 1 / 255), brighter)
 
 
 def _contrast(pixels: np.ndarray, factor: float, rng: np.random.Generator) -> np.ndarray:
     means = pixels.mean((0, 1), dtype=np.float64).astype(np.float32)
-    return (pixels - means) * factor + means
+    changed = pixels - means
+    changed *= factor
+    changed += means
+    return changed
 
 
 def _pixelate(pixels: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
@@ -160,4 +173,10 @@ def _streaked(pixels: np.ndarray, radius: float, sigma: float, angle: float) -> 
 
 
 def _to_image(pixels: np.ndarray) -> Image.Image:
-    return Image.fromarray(np.rint(pixels.clip(0, 1) * 255).astype(np.uint8))
+    return Image.fromarray(_levels(pixels))
+
+
+def _levels(pixels: np.ndarray) -> np.ndarray:
+    levels = pixels.clip(0, 1)
+    levels *= 255
+    return np.rint(levels, out=levels).astype(np.uint8)
