@@ -3,7 +3,7 @@
 import pytest
 
 import deft_hf.comparison.worker  # noqa: F401 (as `compare` does)
-from tests import drawn
+from tests import drawn, processes  # noqa: F401 (whose settings the processes of `compare` have too)
 
 drawn.draw_usual()
 drawn.remember(pytest.MonkeyPatch())

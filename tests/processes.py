@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import runpy
 import socket
 import subprocess
@@ -21,6 +22,9 @@ import torch
 from PIL import Image
 
 from tests import drawn
+
+re._MAXCACHE = 1 << 16  # opening a model compiles hundreds of expressions, more than are remembered otherwise
+os.fsync = lambda handle: None  # what tests write need not survive the machine
 
 _SERVER = get_context("forkserver")
 _PRELOAD = ["deft_hf.comparison.worker", "tests.preloaded"]
@@ -108,10 +112,18 @@ def run_python(command: list[str], cwd=None, env=None, **_) -> subprocess.Comple
 
 
 def shorten(patch: pytest.MonkeyPatch) -> None:
-    """At the end of a run its export is not loaded again in a fresh process, and its figures stay blank: both take
-    longer than a tiny run."""
+    """At the end of a run its export is not loaded again in a fresh process, and its figures are left out or stay
+    blank: all of that takes longer than a tiny run."""
     patch.setattr("deft_hf.runs.finish.verify_export", lambda *args, **kwargs: None)
-    patch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path, **_: Image.new("L", (1, 1)).save(path))
+    patch.setattr("deft_hf.runs.card.save_run_figures", lambda *args: {})
+    for picture in ("save_domain_bars", "save_panels"):
+        patch.setattr(f"deft_hf.runs.report.{picture}", _blank)
+    patch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path, **_: _blank(Path(path)))
+
+
+def _blank(path: Path, *_, **__) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (1, 1)).save(path)
 
 
 def _main(

@@ -54,20 +54,19 @@ def pairs(folder, count, seed=0, mode="png"):
     return folder
 
 
-@pytest.fixture
-def recipe(tmp_path, checkpoint):
+def recipe_in(place, checkpoint):
     """A recipe over drawn folders; returns a function that writes it with changes and gives its path."""
     for name, seed in (("town", 0), ("coast", 1)):
-        pairs(tmp_path / "data" / name, 6, seed)
+        pairs(place / "data" / name, 6, seed)
     split = {"train": [f"{i:03d}" for i in range(4)], "val": ["004", "005"]}
-    (tmp_path / "data" / "town" / "split.json").write_text(json.dumps(split))
+    (place / "data" / "town" / "split.json").write_text(json.dumps(split))
 
     def write(**changes):
         sections = {
             "model": {"checkpoint": str(checkpoint)},
             "method": {"name": "deft", "baselines": ["joint"], "decoder_warmup_steps": 2, "batchnorm_batches": 1},
             "data": {
-                "root": str(tmp_path / "data"),
+                "root": str(place / "data"),
                 "labels": {"names": ["wall", "door"]},
                 "source": [{"folder": "town", "split": "train"}],
                 "validation": [{"folder": "town", "split": "val"}],
@@ -77,7 +76,7 @@ def recipe(tmp_path, checkpoint):
                 "max_class_share": 1.0,
             },
             "training": {
-                "output_dir": str(tmp_path / "out"),
+                "output_dir": str(place / "out"),
                 "max_steps": 4,
                 "per_device_train_batch_size": 2,
                 "learning_rate": 1e-3,
@@ -89,11 +88,35 @@ def recipe(tmp_path, checkpoint):
         }
         for name, values in changes.items():
             sections[name] = sections.get(name, {}) | values
-        path = tmp_path / "recipe.yaml"
+        path = place / "recipe.yaml"
         path.write_text(yaml.safe_dump(sections))
         return str(path)
 
     return write
+
+
+@pytest.fixture
+def recipe(tmp_path, checkpoint):
+    return recipe_in(tmp_path, checkpoint)
+
+
+@pytest.fixture(scope="module")
+def trained(checkpoint, tmp_path_factory):
+    """The folder of a finished run of DeFT alone, of whose recipe the function writes changes."""
+    place = tmp_path_factory.mktemp("trained")
+    recipe = recipe_in(place, checkpoint)
+    with pytest.MonkeyPatch.context() as patch:
+        processes.shorten(patch)
+        main([recipe(method={"baselines": []})])
+    return place / "out", recipe
+
+
+@pytest.fixture
+def finished(trained, tmp_path):
+    """A recipe whose run, a copy of `trained`, is finished."""
+    out, recipe = trained
+    shutil.copytree(out, tmp_path / "out")
+    return recipe(method={"baselines": []}, training={"output_dir": str(tmp_path / "out")})
 
 
 def weights(folder):
@@ -195,9 +218,8 @@ DAMAGED = {
 }
 
 
-def test_damaged_files_of_a_finished_run_are_one_message(recipe, tmp_path):
-    path, out = recipe(method={"baselines": []}), tmp_path / "out"
-    main([path])
+def test_damaged_files_of_a_finished_run_are_one_message(finished, tmp_path):
+    path, out = finished, tmp_path / "out"
     for name, contents in DAMAGED.items():
         whole = (out / name).read_bytes()
         for content in contents:
@@ -210,9 +232,8 @@ def test_damaged_files_of_a_finished_run_are_one_message(recipe, tmp_path):
     main([path])
 
 
-def test_settings_that_leave_the_model_alone_may_change_and_are_named(recipe, tmp_path, capsys):
-    main([recipe(method={"baselines": []})])
-    main([recipe(method={"baselines": []}), "training.save_steps=1", "data.check=false", "training.bf16=false"])
+def test_settings_that_leave_the_model_alone_may_change_and_are_named(finished, recipe, tmp_path, capsys):
+    main([finished, "training.save_steps=1", "data.check=false", "training.bf16=false"])
     said = capsys.readouterr().out
     assert (
         "resuming under a recipe that differs in data.check (True there, False here), training.save_steps (3" in said
@@ -276,21 +297,18 @@ class Processes:
         pass
 
 
-def test_a_recipe_that_was_saved_before_a_key_was_there_is_the_same_recipe(recipe, tmp_path, capsys):
-    main([recipe(method={"baselines": []})])
+def test_a_recipe_that_was_saved_before_a_key_was_there_is_the_same_recipe(finished, tmp_path, capsys):
     path = tmp_path / "out" / "recipe.yaml"
     old = yaml.safe_load(path.read_text())
     del old["data"]["unreadable"], old["method"]["projection_weight"]
     path.write_text(yaml.safe_dump(old))
-    main([recipe(method={"baselines": []})])
+    main([finished])
     assert "deft: done before" in capsys.readouterr().out
 
 
-def test_a_run_whose_folder_was_moved_is_the_same_run(recipe, tmp_path, capsys):
-    path = recipe(method={"baselines": []})
-    main([path])
+def test_a_run_whose_folder_was_moved_is_the_same_run(finished, tmp_path, capsys):
     shutil.move(tmp_path / "out", tmp_path / "elsewhere")
-    main([path, f"training.output_dir={tmp_path / 'elsewhere'}"])
+    main([finished, f"training.output_dir={tmp_path / 'elsewhere'}"])
     said = capsys.readouterr().out
     assert "deft: done before" in said and "differs" not in said
 
@@ -391,11 +409,10 @@ def test_an_image_that_turns_unreadable_is_skipped_and_counted_where_the_recipe_
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
-def test_a_run_says_what_it_came_from(recipe, tmp_path):
-    path = recipe(method={"baselines": []})
-    main([path])
-    facts = json.loads((tmp_path / "out" / "results" / "metrics.json").read_text())
-    assert facts["recipe"] == yaml.safe_load((tmp_path / "out" / "recipe.yaml").read_text())
+def test_a_run_says_what_it_came_from(trained):
+    out, _ = trained
+    facts = json.loads((out / "results" / "metrics.json").read_text())
+    assert facts["recipe"] == yaml.safe_load((out / "recipe.yaml").read_text())
     assert set(facts["git"]) == {"deft_hf", "recipe"} and facts["versions"]["torch"] == torch.__version__
     (source,), (coast,) = facts["data"]["source"], facts["data"]["unseen"]
     assert (source["name"], source["images"]) == ("town", 4) and coast["name"] == "coast"
@@ -428,25 +445,19 @@ def test_a_folder_of_something_else_is_not_touched(recipe, tmp_path):
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["thesis.tex"]
 
 
-def test_a_broken_run_goes_on_and_ends_as_an_unbroken_one(recipe, tmp_path, monkeypatch):
-    main([recipe(), f"training.output_dir={tmp_path / 'unbroken'}"])
-    export, calls = finish.export_generalized, []
+def test_a_broken_run_goes_on_and_ends_as_an_unbroken_one(recipe, trained, tmp_path, monkeypatch):
+    def killed(*args, **kwargs):  # DeFT has trained, to checkpoint-6
+        raise KeyboardInterrupt
 
-    def killed(*args, **kwargs):
-        calls.append(args)
-        if len(calls) == 2:  # joint is exported; DeFT has trained, to checkpoint-6, and dies before its export
-            raise KeyboardInterrupt
-        return export(*args, **kwargs)
-
-    monkeypatch.setattr(finish, "export_generalized", killed)
-    with pytest.raises(KeyboardInterrupt):
-        main([recipe()])
+    path, (unbroken, _) = recipe(method={"baselines": []}), trained
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(finish, "export_generalized", killed)
+        main([path])
     shutil.rmtree(tmp_path / "out" / "checkpoint-6")
-    monkeypatch.setattr(finish, "export_generalized", export)
-    main([recipe()])
-    expected, found = weights(tmp_path / "unbroken"), weights(tmp_path / "out")
+    main([path])
+    expected, found = weights(unbroken), weights(tmp_path / "out")
     assert all(torch.equal(expected[name], found[name]) for name in expected)
-    scores = [json.loads((tmp_path / run / "results" / "metrics.json").read_text()) for run in ("unbroken", "out")]
+    scores = [json.loads((run / "results" / "metrics.json").read_text()) for run in (unbroken, tmp_path / "out")]
     assert scores[0]["scores"] == scores[1]["scores"]
     assert not scores[0]["resumed"] and scores[1]["resumed"]
 

@@ -429,9 +429,10 @@ def test_wise_ft_is_the_point_that_the_source_domains_like_best(tmp_path, model_
             logits = F.interpolate(interpolated(liked)(item["pixel_values"]).logits, size=(64, 64), mode="bilinear")
             item["labels"] = logits.argmax(1)
             item["labels"][:, 0, 0] = (item["labels"][:, 0, 1] + 1) % 7  # of one class alone there is no mean IoU
+        points = {tenth / 10: interpolated(tenth / 10) for tenth in range(11)}
         expected = {
-            tenth / 10: np.mean([plain_mean_iou(interpolated(tenth / 10), domains[name]) for name in ("near", "next")])
-            for tenth in range(11)
+            alpha: np.mean([plain_mean_iou(model, domains[name]) for name in ("near", "next")])
+            for alpha, model in points.items()
         }
     domains["far"].allowed = False
     found = run.interpolate(["near", "next"])

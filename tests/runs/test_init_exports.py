@@ -1,4 +1,4 @@
-"""Each format of label exports becomes a recipe that trains as it is written, as tools leave them too."""
+"""Each format of label exports becomes a recipe that is used as it is written, as tools leave them too."""
 
 import json
 import shutil
@@ -30,15 +30,22 @@ def written(folder):
     return recipe, load_domains(recipe.data), found
 
 
-@pytest.mark.usefixtures("unverified")
 @pytest.mark.parametrize("form", exports.EXPORTS)
-def test_every_format_trains_as_it_is_written(form, tmp_path):
+def test_the_recipe_of_every_format_finds_its_images(form, tmp_path):
     exports.several(form, tmp_path / "job")
-    found = init("job", model="embedded", progress=False)
-    recipe = Recipe.load(found.recipe, SHORT)
+    recipe, domains, found = written("job")
     assert recipe.data.source[0].annotations == form and recipe.data.labels["names"][0] == "background"
     assert set(recipe.data.labels["names"]) == {"background", "house", "tree"}
     assert "give the classes their names" not in str(found)
+    for domain in (*domains.source, *domains.validation):
+        masks = [domain.load(index)[1] for index in range(len(domain))]
+        assert {0, 1, 2} <= set(np.unique(masks))
+
+
+@pytest.mark.usefixtures("unverified")
+def test_a_recipe_trains_as_it_is_written(tmp_path):
+    exports.several("coco", tmp_path / "job")
+    recipe = Recipe.load(init("job", model="embedded", progress=False).recipe, SHORT)
     assert (train(recipe) / "model.safetensors").is_file()
 
 

@@ -20,12 +20,7 @@ from deft_hf.runs.train import train
 from deft_hf.utils.errors import UserError
 from tests.hub import Repository
 
-SHORT = [
-    "training.max_steps=2",
-    "training.dataloader_num_workers=0",
-    "method.decoder_warmup_steps=1",
-    "data.check=false",
-]
+SHORT = ["training.max_steps=1", "training.dataloader_num_workers=0", "method.name=joint", "data.check=false"]
 NAMES = datasets.Sequence(datasets.ClassLabel(names=["soil", "crop", "weed"]))
 SIZE = (40, 56)
 
@@ -49,16 +44,15 @@ def rows(count, image="image", mask="mask", **more):
     return datasets.Dataset.from_dict({**pictures, **columns}, datasets.Features(features))
 
 
-@pytest.mark.usefixtures("unverified")
-def test_a_saved_split_is_cut_and_trains(tmp_path):
+def test_a_saved_split_is_cut(tmp_path):
     rows(10, "pixel_values", "label", there=([[0, 1, 2]] * 10, NAMES)).save_to_disk("field")
     found = init("field", model="embedded", progress=False)
-    recipe = Recipe.load(found.recipe, SHORT)
+    recipe = Recipe.load(found.recipe)
+    check_arguments(recipe)
     assert recipe.data.labels == {"names": ["soil", "crop", "weed"]}
     domains = load_domains(recipe.data)
     assert (recipe.data.source[0].split, recipe.data.validation[0].split) == ("train[:80%]", "train[80%:]")
     assert (len(domains.source[0]), len(domains.validation[0])) == (8, 2)
-    assert (train(recipe) / "model.safetensors").is_file()
 
 
 def test_splits_of_parquet_files_are_kept(tmp_path):
