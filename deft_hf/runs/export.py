@@ -169,7 +169,8 @@ def export(
     for name, value, known in (("dtype", dtype, DTYPES), ("batchnorm", batchnorm, ("keep", "reestimate"))):
         if value not in known:
             raise UserError(f"{name}: found {value!r}, expected one of {', '.join(known)}")
-    folder = model_folder(Path(checkpoint))
+    anew = batchnorm == "reestimate" or batchnorm_images is not None
+    folder = model_folder(Path(checkpoint), statistics_anew=True)  # `load_component` looks at them
     check_temporary()
     with claim_output(out, "export", overwrite) as place:
         refuse_overlap(out, [folder / CONFIG])
@@ -179,7 +180,7 @@ def export(
         encoder, window = _kept(folder) if recipe is None else (recipe.model.encoder, recipe.data.window)
         processor = open_processor(str(folder), trust_remote_code=trust_remote_code)
         size = _onnx_size(onnx, processor)
-        model = load_component(folder, which, alpha, encoder, trust_remote_code)
+        model = load_component(folder, which, alpha, encoder, trust_remote_code, statistics_anew=anew)
         batches = difference = changed = None
         if target is not None:
             names = [str(name) for name in (model.config.id2label or {}).values()]

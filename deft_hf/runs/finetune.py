@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,7 +69,7 @@ class Finetuned(Result):
 def finetune(
     folder: str | os.PathLike,
     model: str | None = None,
-    unseen: Sequence[str | os.PathLike] = (),
+    unseen: Sequence[str | os.PathLike | Mapping[str, Any]] = (),
     out: str | os.PathLike | None = None,
     *,
     method: str = "deft",
@@ -87,8 +87,9 @@ def finetune(
             The pictures and their labels, however they are laid out.
         model (`str`, *optional*):
             Hub name or folder of the model to start from; by default one that fits data and machine.
-        unseen (`Sequence[str | os.PathLike]`, *optional*, defaults to `()`):
-            Folders of other places, which are only looked at: scored where they have labels, estimated where not.
+        unseen (`Sequence[str | os.PathLike | Mapping[str, Any]]`, *optional*, defaults to `()`):
+            Folders of other places, which are only looked at: scored where they have labels, estimated where not. Or
+            entries of a recipe's `data.unseen`, as they are written there.
         out (`str` or `os.PathLike`, *optional*):
             Folder to write to, with the recipe beside it as `OUT.yaml`; by default `outputs/NAME_OF_THE_FOLDER`.
         method (`str`, *optional*, defaults to `"deft"`):
@@ -119,7 +120,7 @@ def finetune(
     name = Path(folder).resolve().name
     out = Path("outputs", name) if out is None else Path(out).expanduser()
     written = init(folder, f"{out}.yaml", model=model, overwrite=True, progress=progress).recipe
-    others = [entry for place in unseen for entry in unseen_entries(Path(place).expanduser())]
+    others = [entry for place in unseen for entry in _entries(place)]
     own = Recipe.load(written)
     settings = [
         f"training.output_dir={json.dumps(str(out))}",
@@ -140,3 +141,7 @@ def finetune(
         validation=[entry.name for entry in recipe.data.validation],
         places=json.loads(found.read_text("utf-8")) if found.is_file() else {},
     )
+
+
+def _entries(place: str | os.PathLike | Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [dict(place)] if isinstance(place, Mapping) else unseen_entries(Path(place).expanduser())

@@ -21,14 +21,14 @@ from deft_hf.utils.integrity import checkpoints, refuse_damaged
 Which = Literal["generalized", "usual", "interpolated"]
 
 
-def model_folder(folder: str | Path) -> Path:
-    """A folder that holds a model, as it was written.
+def model_folder(folder: str | Path, statistics_anew: bool = False) -> Path:
+    """A folder that holds a model, as it was written; see [`~deft_hf.utils.integrity.refuse_damaged`].
 
     Raises:
         UserError: If it holds none, or is a checkpoint that is damaged.
     """
     folder = Path(folder).expanduser()
-    refuse_damaged(folder)
+    refuse_damaged(folder, statistics_anew)
     if not (folder / CONFIG).is_file() or not list(folder.glob("model*.safetensors")):
         raise UserError(
             f"{folder} holds no model (config.json and model.safetensors): give a final folder or a checkpoint-N."
@@ -42,6 +42,7 @@ def load_component(
     alpha: float | None = None,
     encoder: str | None = None,
     trust_remote_code: bool = False,
+    statistics_anew: bool = False,
 ) -> PreTrainedModel:
     """One of the models of a checkpoint, in float32 on the CPU, adapters merged.
 
@@ -59,11 +60,13 @@ def load_component(
             Dotted path of the encoder, for a model that deft_hf does not know.
         trust_remote_code (`bool`, *optional*, defaults to `False`):
             Run Python code that the folder holds; without it, none is ever run.
+        statistics_anew (`bool`, *optional*, defaults to `False`):
+            Whether the caller takes the BatchNorm statistics anew, so that those of the folder do not matter.
 
     Raises:
         UserError: If the folder is damaged or does not hold this model; `alpha` is missing or out of its range.
     """
-    folder = model_folder(folder)
+    folder = model_folder(folder, statistics_anew)
     interpolated = which == "interpolated"
     if interpolated != (alpha is not None) or not 0 <= (alpha or 0) <= 1:
         raise UserError(f"alpha: found {alpha}, expected a number from 0 to 1 with `interpolated`, and none else")

@@ -75,8 +75,14 @@ def damage(folder: str | Path) -> str | None:
     return None
 
 
-def refuse_damaged(folder: Path) -> None:
+def refuse_damaged(folder: Path, statistics_anew: bool = False) -> None:
     """Look at a checkpoint's manifest, where the folder is one, and warn of one that was saved in a hurry.
+
+    Args:
+        folder (`Path`):
+            A folder that may hold a checkpoint.
+        statistics_anew (`bool`, *optional*, defaults to `False`):
+            Whether the caller takes the BatchNorm statistics anew: there is then nothing to warn of.
 
     Raises:
         UserError: If it is damaged.
@@ -84,7 +90,7 @@ def refuse_damaged(folder: Path) -> None:
     is_checkpoint = (folder / MANIFEST).exists() or (folder / STATE).exists() or folder.name.startswith("checkpoint-")
     if is_checkpoint and folder.is_dir() and (problem := damage(folder)):
         raise UserError(f"{folder} is damaged: {problem}. Take another checkpoint.")
-    if _lacks_statistics(folder):
+    if not statistics_anew and _lacks_statistics(folder):
         logger.warning(
             f"{folder} was saved at SIGTERM, with the BatchNorm statistics that training had left by then: resume the "
             "run, or export it with --bn reestimate."

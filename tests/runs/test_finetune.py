@@ -46,14 +46,15 @@ def test_five_lines(here, monkeypatch):
     monkeypatch.setattr("deft_hf.runs.finish.verify_export", lambda *args, **kwargs: None)
     drawn(Path("coast"), "fog", 3, False)
     drawn(Path("night"), "night", 3, True)
-    call = {"model": "embedded", "unseen": ["coast", "night"], "overrides": SHORT, "progress": False}
+    entry = {"folder": str(here / "night"), "name": "dusk"}  # as in a recipe
+    call = {"model": "embedded", "unseen": ["coast", entry], "overrides": SHORT, "progress": False}
     run = deft_hf.finetune("photos", **call)
     assert run.folder == Path("outputs/photos") and run.recipe == Path("outputs/photos.yaml")
     assert (run.folder / "config.json").is_file() and run.recipe.with_suffix(".png").is_file()
     table = run.to_pandas()
     assert set(table.index.get_level_values("method")) == {"joint", "deft"}
-    assert set(table.index.get_level_values("domain")) == {*run.validation, "night"}
-    assert table.loc[("deft", "night"), "role"] == "unseen"
+    assert set(table.index.get_level_values("domain")) == {*run.validation, "dusk"}
+    assert table.loc[("deft", "dusk"), "role"] == "unseen"
     assert set(run.places) == {"coast"} and set(run.places["coast"]["shares"]) == {"joint", "deft"}
     assert all(path.is_file() for path in run.pictures()) and "coast.png" in {path.name for path in run.pictures()}
     assert "<table" in run._repr_html_()
