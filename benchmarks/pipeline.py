@@ -9,7 +9,8 @@ albumentations with the same kinds of augmentation, once in its usual order and 
 and, with a crop and a flip alone, by `TrainTransform` and as the transformers example
 (`examples/pytorch/semantic-segmentation/run_semantic_segmentation.py`) does. The metric counts one map of 1024 x 2048
 pixels and 19 classes: `ConfusionMatrix`, torchmetrics, and the computation that `evaluate`'s `mean_iou` publishes,
-alone and as a metric of `evaluate`, which keeps the maps in an Arrow file until then.
+alone and as a metric of `evaluate`, which keeps the maps in an Arrow file until then. Without albumentations,
+torchmetrics or `evaluate` the rest is measured, and `missing` names them.
 
 One thread; everything in turn in one process, so that a busy machine slows all alike; CPU time, median of the rounds.
 """
@@ -17,8 +18,8 @@ One thread; everything in turn in one process, so that a busy machine slows all 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
-import platform
 import statistics
 import tempfile
 import time
@@ -26,21 +27,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import albumentations
-import cv2
 import datasets
-import evaluate
 import numpy as np
 import PIL
 import torch
-import torchmetrics
-from albumentations.pytorch import ToTensorV2
 from PIL import Image
-from torchmetrics.classification import MulticlassConfusionMatrix
 
 from deft_hf.data import Domain, TrainTransform
 from deft_hf.data.streets import STREETS
 from deft_hf.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from deft_hf.runs.provenance import hardware
 from deft_hf.scoring.confusion import ConfusionMatrix
 from deft_hf.scoring.most_likely import most_likely
 
@@ -48,6 +44,17 @@ IMAGES = 12
 CROP = (512, 512)
 FORMATS = {"png": (1024, 2048), "jpg": (720, 1280)}
 CLASSES = 19
+
+
+def installed(name: str) -> Any:
+    """The module, or None."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError:
+        return None
+
+
+PEERS = {name: installed(name) for name in ("albumentations", "torchmetrics", "evaluate")}
 
 
 def draw(folder: Path, suffix: str, size: tuple[int, int]) -> Path:
@@ -69,6 +76,38 @@ def pipelines(folder: Path, suffix: str) -> dict[str, Callable[[int], Any]]:
     domain = Domain.from_folder(folder, STREETS)
     ours = TrainTransform(CROP)
     plain = TrainTransform(CROP, scale=(1.0, 1.0), jitter=None, blur=None, max_class_share=1.0)
+
+    def own(transform: TrainTransform, index: int) -> Any:
+        return transform(*domain.load(index), np.random.default_rng(index))
+
+    def by_pillow(transform: Any, index: int) -> Any:
+        image = np.array(Image.open(folder / "images" / f"{index}.{suffix}").convert("RGB"))
+        return transform(image=image, mask=np.array(Image.open(folder / "masks" / f"{index}.png")))
+
+    rows: dict[str, Callable[[int], Any]] = {"deft_hf, defaults": lambda index: own(ours, index)}
+    rows["deft_hf, crop and flip"] = lambda index: own(plain, index)
+    if PEERS["albumentations"]:
+        import cv2
+
+        cv2.setNumThreads(1)
+        usual, crop_first, example = by_albumentations(FORMATS[suffix][0])
+
+        def by_opencv(transform: Any, index: int) -> Any:
+            image = cv2.cvtColor(cv2.imread(str(folder / "images" / f"{index}.{suffix}")), cv2.COLOR_BGR2RGB)
+            mask = cv2.imread(str(folder / "masks" / f"{index}.png"), cv2.IMREAD_UNCHANGED)
+            return transform(image=image, mask=mask)
+
+        rows["albumentations"] = lambda index: by_opencv(usual, index)
+        rows["albumentations, crop first"] = lambda index: by_opencv(crop_first, index)
+        rows["transformers example"] = lambda index: by_pillow(example, index)
+    return rows | {"decoding alone (Pillow)": lambda index: by_pillow(dict, index)}
+
+
+def by_albumentations(tallest: int) -> tuple[Any, Any, Any]:
+    """A recipe's augmentations in the usual order, with the crop first, and those of the transformers example."""
+    import albumentations
+    from albumentations.pytorch import ToTensorV2
+
     height, width = CROP
     fit = albumentations.PadIfNeeded(height, width, border_mode=0, fill=0, fill_mask=255)
     last = [albumentations.Normalize(IMAGENET_MEAN, IMAGENET_STD), ToTensorV2()]
@@ -78,33 +117,13 @@ def pipelines(folder: Path, suffix: str) -> dict[str, Callable[[int], Any]]:
         albumentations.GaussianBlur(blur_limit=0, sigma_limit=(0.15, 1.3), p=1.0),
         *last,
     ]
-    scale = albumentations.RandomScale((-0.5, 1.0), p=1.0)
     crop = albumentations.RandomCrop(height, width)
-    usual = albumentations.Compose([scale, fit, crop, *colors])
-    cut_first = albumentations.RandomSizedCrop((height // 2, min(2 * height, FORMATS[suffix][0])), CROP, p=1.0)
-    crop_first = albumentations.Compose([cut_first, *colors])
-    example = albumentations.Compose([fit, crop, albumentations.HorizontalFlip(p=0.5), *last])
-
-    def own(transform: TrainTransform, index: int) -> Any:
-        return transform(*domain.load(index), np.random.default_rng(index))
-
-    def by_opencv(transform: Any, index: int) -> Any:
-        image = cv2.cvtColor(cv2.imread(str(folder / "images" / f"{index}.{suffix}")), cv2.COLOR_BGR2RGB)
-        mask = cv2.imread(str(folder / "masks" / f"{index}.png"), cv2.IMREAD_UNCHANGED)
-        return transform(image=image, mask=mask)
-
-    def by_pillow(transform: Any, index: int) -> Any:
-        image = np.array(Image.open(folder / "images" / f"{index}.{suffix}").convert("RGB"))
-        return transform(image=image, mask=np.array(Image.open(folder / "masks" / f"{index}.png")))
-
-    return {
-        "deft_hf, defaults": lambda index: own(ours, index),
-        "albumentations": lambda index: by_opencv(usual, index),
-        "albumentations, crop first": lambda index: by_opencv(crop_first, index),
-        "deft_hf, crop and flip": lambda index: own(plain, index),
-        "transformers example": lambda index: by_pillow(example, index),
-        "decoding alone (Pillow)": lambda index: by_pillow(dict, index),
-    }
+    cut_first = albumentations.RandomSizedCrop((height // 2, min(2 * height, tallest)), CROP, p=1.0)
+    return (
+        albumentations.Compose([albumentations.RandomScale((-0.5, 1.0), p=1.0), fit, crop, *colors]),
+        albumentations.Compose([cut_first, *colors]),
+        albumentations.Compose([fit, crop, albumentations.HorizontalFlip(p=0.5), *last]),
+    )
 
 
 def mean_iou(predicted: np.ndarray, labels: np.ndarray) -> list[np.ndarray]:
@@ -116,17 +135,21 @@ def mean_iou(predicted: np.ndarray, labels: np.ndarray) -> list[np.ndarray]:
     return [inter, found + true - inter, found, true]
 
 
-class MeanIou(evaluate.Metric):
+def mean_iou_of_evaluate() -> Any:
     """`mean_iou` as a metric of `evaluate`, with the columns of the published one."""
+    import evaluate
 
-    def _info(self) -> evaluate.MetricInfo:
-        maps = datasets.Sequence(datasets.Sequence(datasets.Value("uint16")))
-        features = datasets.Features({"predictions": maps, "references": maps})
-        return evaluate.MetricInfo(description="", citation="", inputs_description="", features=features)
+    class MeanIou(evaluate.Metric):
+        def _info(self) -> evaluate.MetricInfo:
+            maps = datasets.Sequence(datasets.Sequence(datasets.Value("uint16")))
+            features = datasets.Features({"predictions": maps, "references": maps})
+            return evaluate.MetricInfo(description="", citation="", inputs_description="", features=features)
 
-    def _compute(self, predictions: Any, references: Any) -> dict[str, Any]:
-        maps = zip(predictions, references, strict=True)
-        return {"areas": [mean_iou(np.array(predicted), np.array(labels)) for predicted, labels in maps]}
+        def _compute(self, predictions: Any, references: Any) -> dict[str, Any]:
+            maps = zip(predictions, references, strict=True)
+            return {"areas": [mean_iou(np.array(predicted), np.array(labels)) for predicted, labels in maps]}
+
+    return MeanIou
 
 
 def metrics() -> dict[str, Callable[[int], Any]]:
@@ -136,22 +159,24 @@ def metrics() -> dict[str, Callable[[int], Any]]:
     predicted, labels = logits.argmax(1), torch.randint(0, CLASSES, (1, 1024, 2048), generator=generator)
     labels[:, :64] = 255
     arrays = predicted.numpy(), labels.numpy()
-    torchs = MulticlassConfusionMatrix(CLASSES, ignore_index=255, validate_args=False)
     matrix = ConfusionMatrix(CLASSES)
+    rows: dict[str, Callable[[int], Any]] = {"deft_hf's confusion matrix": lambda _: matrix.update(predicted, labels)}
+    if PEERS["torchmetrics"]:
+        from torchmetrics.classification import MulticlassConfusionMatrix
 
-    def by_evaluate(_: int) -> Any:
-        metric = MeanIou()
-        metric.add_batch(predictions=arrays[0], references=arrays[1])
-        return metric.compute()
+        torchs = MulticlassConfusionMatrix(CLASSES, ignore_index=255, validate_args=False)
+        rows["torchmetrics"] = lambda _: torchs.update(predicted, labels)
+    rows["evaluate's computation"] = lambda _: mean_iou(*arrays)
+    if PEERS["evaluate"]:
+        metric = mean_iou_of_evaluate()
 
-    return {
-        "deft_hf's confusion matrix": lambda _: matrix.update(predicted, labels),
-        "torchmetrics": lambda _: torchs.update(predicted, labels),
-        "evaluate's computation": lambda _: mean_iou(*arrays),
-        "evaluate": by_evaluate,
-        "deft_hf's argmax": lambda _: most_likely(logits),
-        "torch's argmax": lambda _: logits.argmax(1),
-    }
+        def by_evaluate(_: int) -> Any:
+            counted = metric()
+            counted.add_batch(predictions=arrays[0], references=arrays[1])
+            return counted.compute()
+
+        rows["evaluate"] = by_evaluate
+    return rows | {"deft_hf's argmax": lambda _: most_likely(logits), "torch's argmax": lambda _: logits.argmax(1)}
 
 
 def in_turn(rows: dict[str, Callable[[int], Any]], rounds: int, items: int) -> dict[str, float]:
@@ -172,10 +197,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/pipeline.json"))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-    libraries = (albumentations, cv2, np, PIL, torch, torchmetrics)
+    libraries = [library for library in (*PEERS.values(), np, PIL, torch) if library]
     versions = {library.__name__: library.__version__ for library in libraries}
-    found: dict[str, Any] = {"device": platform.processor() or platform.machine(), "versions": versions}
+    missing = [name for name, library in PEERS.items() if library is None]
+    found: dict[str, Any] = {"device": hardware(), "versions": versions, "missing": missing}
     with tempfile.TemporaryDirectory() as folder:
         for suffix, size in FORMATS.items():
             rows = pipelines(draw(Path(folder), suffix, size), suffix)
