@@ -32,10 +32,10 @@ def ratio(value: float) -> str:
     return f"{value:.2f}"
 
 
-def step_cost(found: Found) -> Tables:
+def step_cost(found: list[Found]) -> Tables:
     header = ["model", "DeFT", "floor of DeFT", "DeFT over its floor", "split", "EMA", "peak memory of DeFT"]
     keys = ("deft", "parts", "deft_by_parts", "split", "ema", "memory_deft")
-    return [(header, [[row["model"], *(ratio(row[key]) for key in keys)] for row in found["rows"]])]
+    return [(header, [[row["model"], *(ratio(row[key]) for key in keys)] for row in found])]
 
 
 def row_loss(found: Found) -> Tables:
@@ -96,7 +96,7 @@ class Benchmark:
     told: str
     quick: str
     full: str
-    read: Callable[[Found], Tables]
+    read: Callable[[Any], Tables]
 
     @property
     def script(self) -> str:
@@ -204,7 +204,7 @@ def page(found: Found) -> str:
             lines.append(markdown_table(["failed", "why"], [[benchmark.script, entry["failure"]]]))
         else:
             lines += [markdown_table(*table) for table in benchmark.read(entry["result"])]
-            if missing := entry["result"].get("missing"):
+            if "missing" in entry["result"] and (missing := entry["result"]["missing"]):
                 lines.append(f"Not installed, and left out: {', '.join(missing)}.")
         lines.append(f"`{benchmark.script} {entry['arguments']}`, {entry['seconds']:.0f} seconds. In full:")
         lines.append(f"    python benchmarks/{benchmark.script} {benchmark.full}")
