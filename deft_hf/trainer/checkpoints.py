@@ -269,7 +269,7 @@ class Checkpoints:
         if self._data[0] is not dataset:  # a few files of it are read, once
             self._data = dataset, training_data(dataset)
         run = {"seed": self.args.seed, "global_batch": global_batch, "train_dataset": self._data[1]}
-        return {**self.composition.record(self.stages.spans), **run}
+        return {**self.composition.record(self.stages.spans), **self.args.loss_record(), **run}
 
     # ---- reading
 

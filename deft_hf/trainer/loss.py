@@ -55,6 +55,16 @@ class LossArguments:
         }
         return [name for name, there in given.items() if there]
 
+    def loss_record(self) -> dict[str, Any]:
+        """What a run must have in common with a checkpoint that it resumes, of the arguments that have a meaning."""
+        weights = self.class_weights
+        record = {
+            "class_weights": weights if weights is None or isinstance(weights, str) else [*map(float, weights)],
+            "ohem_threshold": self.ohem_threshold,
+            "dice_weight": self.dice_weight,
+        }
+        return record if self.ohem_threshold is None else record | {"ohem_min_kept": self.ohem_min_kept}
+
 
 def wrong_weights(args: LossArguments) -> Iterator[str]:
     """Yields one line if `class_weights` are none."""

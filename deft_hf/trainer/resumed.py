@@ -19,6 +19,8 @@ logger = logging.get_logger(__name__)
 
 # What earlier versions did not write, or what cannot be told of every data set.
 _NOT_ALWAYS_KNOWN = ("global_batch", "seed", "train_dataset", "pathways", ADAPTERS)
+# What earlier versions did not write either, where `None` is a value as others are.
+_LOSS = ("class_weights", "ohem_threshold", "dice_weight", "ohem_min_kept")
 
 
 def check_model(there: Mapping[str, Any], here: Mapping[str, Any], folder: Path) -> None:
@@ -63,19 +65,24 @@ def check_resumed(
             Whether to resume from other settings.
 
     Raises:
-        UserError: Method, average, stages, decays, the global batch, the seed or the training data differ, which would
-            make another method or run of the two.
+        UserError: Method, average, stages, decays, the loss, the global batch, the seed or the training data differ,
+            which would make another method or run of the two. One message names all that do.
     """
+    others: dict[str, str] = {}
     for key, value in here.items():
         known = there.get(key)
         if known == value or (key in _NOT_ALWAYS_KNOWN and (known is None or value is None)):
             continue
-        found = f"the checkpoint was made with {key} {known}, this run has {value}"
-        if not anyway:
-            raise UserError(
-                f"{found}: resume with the same arguments, or start from the checkpoint's model in another output_dir."
-            )
-        if key in state_settings() or (key == "stages" and not _same_past(known, value, spans, step)):
+        if key not in _LOSS or key in there:
+            others[key] = f"{key} {known}, this run has {value}"
+    if others and not anyway:
+        raise UserError(
+            f"the checkpoint was made with {'; with '.join(others.values())}: resume with the same arguments, or "
+            "start from the checkpoint's model in another output_dir."
+        )
+    for key, other in others.items():
+        found = f"the checkpoint was made with {other}"
+        if key in state_settings() or (key == "stages" and not _same_past(there.get(key), here[key], spans, step)):
             raise UserError(f"{found}, so its state cannot be resumed: start in another output_dir.")
         logger.warning(f"Resumed anyway: {found}.")
 

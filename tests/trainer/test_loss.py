@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from deft_hf.recipe import Recipe
 from deft_hf.trainer.loss import balanced_weights
 from deft_hf.trainer.trainer import DeFTTrainer
 from deft_hf.utils.errors import UserError
+from deft_hf.utils.integrity import write_manifest
 from tests import tiny
 from tests.models.test_plain import Net
 from tests.trainer.test_trainer import Drawn, arguments, history, trainer, without_batchnorm
@@ -66,6 +69,32 @@ def test_a_resumed_run_has_the_same_crops_and_losses(tmp_path):
     assert history(unbroken, "loss") == history(resumed, "loss") and len(history(unbroken, "loss")) == 5
     for name, value in unbroken.pathways.state_dict().items():
         assert torch.equal(resumed.pathways.state_dict()[name], value), name
+
+
+def test_a_checkpoint_of_another_loss_is_refused_with_all_that_differs(tmp_path, caplog):
+    def run(weights, **changes):
+        settings = {"method": "joint", "max_steps": 2, "save_strategy": "steps", "save_steps": 1, **OPTIONS}
+        return trainer(tmp_path, **settings | {"class_weights": weights} | changes)
+
+    weights, checkpoint = OPTIONS["class_weights"], str(tmp_path / "checkpoint-1")
+    run(weights).train()
+    others = {"ohem_threshold": 0.6, "ohem_min_kept": 0.2, "dice_weight": 0.0}
+    with pytest.raises(UserError) as error:
+        run(None, **others).train(checkpoint)
+    kept = "[0.2, 3.0, 1.0, 1.0, 2.0, 0.5, 1.0]"
+    differing = (f"class_weights {kept}", None), ("ohem_threshold 0.7", 0.6), ("dice_weight 0.5", 0.0)
+    differing += (("ohem_min_kept 0.1", 0.2),)
+    told = "; with ".join(f"{there}, this run has {here}" for there, here in differing)
+    assert str(error.value).startswith(f"the checkpoint was made with {told}: resume with the same arguments")
+    assert run(tuple(weights)).train(checkpoint).global_step == 2
+    run(weights, dice_weight=0.1).train(checkpoint, resume_anyway=True)
+    assert "Resumed anyway: the checkpoint was made with dice_weight 0.5, this run has 0.1" in caplog.text
+
+    state = tmp_path / "checkpoint-1" / "deft_state.json"  # as earlier versions wrote it
+    facts = {key: value for key, value in json.loads(state.read_text()).items() if key not in OPTIONS}
+    state.write_text(json.dumps(facts))
+    write_manifest(state.parent)
+    assert run(None, **others).train(checkpoint).global_step == 2
 
 
 def test_by_default_the_objective_is_the_plain_one(tmp_path):
