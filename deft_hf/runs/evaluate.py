@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from PIL import Image
 from tqdm import tqdm
 
 from deft_hf.data.domains import Domain
@@ -20,6 +21,7 @@ from deft_hf.data.sizes import ResizedDomain, halve
 from deft_hf.data.unreadable import Reader
 from deft_hf.models.processor import segmentation_processor
 from deft_hf.recipe import Recipe
+from deft_hf.runs.batches import segmented
 from deft_hf.runs.data import input_folders, load_domains
 from deft_hf.runs.evaluation import PANELS, Evaluation
 from deft_hf.runs.extremes import OVERLAYS, draw_extremes
@@ -66,14 +68,14 @@ def evaluate(
     """Scores a model on the validation and unseen domains of a recipe and writes tables and pictures.
 
     The model sees images as the recipe shows them: `data.eval_size` or that of a domain, `data.window` and
-    `data.stride`. Beside IoU and
-    accuracy it is scored by `training.metrics`.
+    `data.stride`; those of one size go through it `training.per_device_eval_batch_size` at a time, large ones fewer.
+    Beside IoU and accuracy it is scored by `training.metrics`.
 
     Args:
         model (`str` or `os.PathLike`):
             Hub name, final folder, export or checkpoint of any segmentation model.
         recipe (`Recipe`):
-            Its `data` section and `training.metrics` are what counts.
+            Its `data` section, `training.metrics` and the batch size are what counts.
         out (`str` or `os.PathLike`):
             Folder to write to: `results/metrics.json`, `results/table.md`, `figures/panels.png`; of places without
             labels `results/places.json`, `figures/places/` and `to_label/`. It must be new or empty.
@@ -130,6 +132,7 @@ def evaluate(
             name=name or Path(model).name,
             metrics=recipe.training.metrics or (),
             unreadable=recipe.data.unreadable,
+            batch_size=recipe.training.per_device_eval_batch_size,
             pictures=folder if pictures else None,
             progress=progress,
         )
@@ -176,6 +179,7 @@ def score(
     name: str = "model",
     metrics: Sequence[str] = (),
     unreadable: str = "stop",
+    batch_size: int = 8,
     pictures: str | os.PathLike | OutputFolder | None = None,
     progress: bool = True,
 ) -> Evaluation:
@@ -194,6 +198,9 @@ def score(
             Names of further metrics, see [`~deft_hf.scoring.metrics`].
         unreadable (`str`, *optional*, defaults to `"stop"`):
             `"skip"` leaves out images that cannot be read, see [`Reader`].
+        batch_size (`int`, *optional*, defaults to `8`):
+            How many images of one size go through the model together at most; large ones are fewer, see
+            [`~deft_hf.runs.batches.segmented`].
         pictures (`str`, `os.PathLike` or `OutputFolder`, *optional*):
             Folder for the classes of every image as PNG, in which no file is replaced; none are written without it.
         progress (`bool`, *optional*, defaults to `True`):
@@ -236,13 +243,9 @@ def score(
         shown = segmenter.at(domain.name)
         matrix, tally = ConfusionMatrix(labels.num_labels), Tally(labels.num_labels, chosen)
         read: list[str] = []
-        for index in tqdm(range(len(domain)), desc=domain.name, unit="image", disable=None if progress else True):
-            image, truth, is_it = reader.load(which, index)
-            if not is_it:
-                continue
+        pairs = _readable(reader, which, domain, progress)
+        for (index, truth), image, ids, logits in segmented(shown, pairs, batch_size, tally.of_probabilities):
             read.append(domain.ids[index])
-            logits = shown.logits(image) if tally.of_probabilities else None
-            ids = shown.classes(image) if logits is None else segmenter.most_likely(logits)
             single, seen = ConfusionMatrix(labels.num_labels), (torch.from_numpy(ids), torch.from_numpy(truth))
             single.update(*seen)
             matrix.merge(single)
@@ -269,6 +272,17 @@ def score(
         intervals=intervals(counts, [domain.name for domain in unseen], chosen),
         extremes=found,
     )
+
+
+def _readable(
+    reader: Reader, which: int, domain: Domain, progress: bool
+) -> Iterator[tuple[tuple[int, np.ndarray], Image.Image, None]]:
+    """Index, truth and image of a domain's pairs, without those that are left out."""
+    for index in tqdm(range(len(domain)), desc=domain.name, unit="image", disable=None if progress else True):
+        image, truth, is_it = reader.load(which, index)
+        if is_it:
+            yield (index, truth), image, None
+        del image, truth  # they may be large, and the next ones come first
 
 
 def recipe_segmenter(

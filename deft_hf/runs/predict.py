@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,6 +23,7 @@ from deft_hf.data.opening import open_picture
 from deft_hf.data.pictures import ValueRange, check_value_range
 from deft_hf.data.png_rows import PngRows
 from deft_hf.data.servers import check_names, id_table, server_of, write_archive
+from deft_hf.runs.batches import segmented
 from deft_hf.runs.by_rows import save_by_rows
 from deft_hf.runs.segmenter import Segmenter, Size
 from deft_hf.scoring.report import save_json
@@ -40,6 +42,7 @@ PREDICTIONS = "predictions.json"
 _MOST_SHOWN = 4
 _READERS = min(4, os.cpu_count() or 1)
 _WRITTEN_BEHIND = 2
+_BATCH = 8
 # Of all pictures that wait for the model; a larger one is read when the model is idle and written at once, by rows
 # where a window slides over it.
 _MOST_PIXELS = 1 << 25
@@ -182,7 +185,7 @@ def predict(
     if benchmark is not None:
         check_names(benchmark, pictures)
     views = Views((1.0,) if test_scales is None else tuple(test_scales), test_flip)
-    listed: list[dict[str, Any]] = []
+    listed: dict[str, dict[str, Any]] = {}
     by_key: dict[str, str] = {}
     unreadable: list[str] = []
     with claim_output(out, "predict", overwrite) as folder:
@@ -190,16 +193,6 @@ def predict(
         value_range = check_value_range(value_range or segmenter.value_range)
         if benchmark is not None:
             id_table(benchmark, segmenter.names)  # refuses before the first picture is segmented
-
-        def read(path: str) -> tuple[Image.Image | PngRows, Tensor | None] | str:
-            rows = PngRows.open(path) if _pixels_of(path) > _MOST_PIXELS else None
-            if rows is not None and segmenter.slides_over(rows):
-                return rows, None
-            try:
-                image, _ = open_picture({"bytes": None, "path": path}, path, value_range)
-            except UserError as error:
-                return str(error)
-            return image, None if segmenter.slides_over(image) else segmenter.pixels(image)
 
         def write(key: str, path: str, image: Image.Image, ids: np.ndarray) -> dict[str, Any]:
             facts = {"image": path, "height": image.height, "width": image.width, "shares": segmenter.shares(ids)}
@@ -214,10 +207,14 @@ def predict(
             by_key[key] = written["classes"]
             return {"image": path, "height": image.height, "width": image.width, "shares": shares} | written
 
-        # Small pictures are read ahead of the model, and written behind it.
-        ahead = done_ahead(read, pictures.values(), _pixels_of, _READERS, _MOST_PIXELS)
-        behind: deque[Future[dict[str, Any]]] = deque()
-        with ThreadPoolExecutor(1) as writer, closing(ahead):
+        behind: deque[tuple[str, Future[dict[str, Any]]]] = deque()
+
+        def settle(most: int) -> None:
+            while len(behind) > most:
+                key, future = behind.popleft()
+                listed[key] = future.result()
+
+        def small() -> Iterator[tuple[tuple[str, str], Image.Image, Tensor | None]]:
             for key, path in tqdm(pictures.items(), unit="image", disable=None if progress else True):
                 prepared = next(ahead)
                 if isinstance(prepared, str):
@@ -226,26 +223,47 @@ def predict(
                 image, pixels = prepared
                 large = image.width * image.height > _MOST_PIXELS
                 if isinstance(image, PngRows) or (large and segmenter.slides_over(image)):
-                    listed += [future.result() for future in behind]
-                    behind.clear()
+                    settle(0)
                     try:
-                        listed.append(write_by_rows(key, path, image))
+                        listed[key] = write_by_rows(key, path, image)
                     except UnreadableFile as error:
                         unreadable.append(str(error))
                 else:
-                    behind.append(writer.submit(write, key, path, image, segmenter.classes(image, pixels)))
-                    while behind and (len(behind) > _WRITTEN_BEHIND or large):
-                        listed.append(behind.popleft().result())
+                    yield (key, path), image, pixels
                 del image, pixels, prepared  # they may be large, and the next ones come first
-            listed += [future.result() for future in behind]
+
+        # Small pictures are read ahead of the model, and written behind it.
+        read = partial(_read, segmenter, value_range)
+        ahead = done_ahead(read, pictures.values(), _pixels_of, _READERS, _MOST_PIXELS)
+        with ThreadPoolExecutor(1) as writer, closing(ahead):
+            for (key, path), image, ids, _ in segmented(segmenter, small(), _BATCH):
+                behind.append((key, writer.submit(write, key, path, image, ids)))
+                settle(0 if image.width * image.height > _MOST_PIXELS else _WRITTEN_BEHIND)
+                del image, ids
+            settle(0)
         archive = None
         if benchmark is not None:
             archive = f"{server}.zip"
             with writing(folder.path, lambda: "The files written so far are complete; make room and start again."):
                 write_archive(folder.file(archive), benchmark, segmenter.names, by_key)
-        found = Predictions(model, revision, segmenter.legend(), listed, unreadable, folder.path, archive)
+        in_order = [listed[key] for key in pictures if key in listed]
+        found = Predictions(model, revision, segmenter.legend(), in_order, unreadable, folder.path, archive)
         save_json(folder.file(PREDICTIONS), found.to_dict())
     return found
+
+
+def _read(
+    segmenter: Segmenter, value_range: ValueRange | None, path: str
+) -> tuple[Image.Image | PngRows, Tensor | None] | str:
+    """A picture, and what the model sees of it where no window slides over it; or why it cannot be read."""
+    rows = PngRows.open(path) if _pixels_of(path) > _MOST_PIXELS else None
+    if rows is not None and segmenter.slides_over(rows):
+        return rows, None
+    try:
+        image, _ = open_picture({"bytes": None, "path": path}, path, value_range)
+    except UserError as error:
+        return str(error)
+    return image, None if segmenter.slides_over(image) else segmenter.pixels(image)
 
 
 def _pixels_of(path: str) -> int:

@@ -243,9 +243,22 @@ class Segmenter:
             UserError: The model takes no images of this size.
         """
         pixels = self.pixels(image) if pixels is None else pixels
-        size = (image.height, image.width)
+        return self.logits_of(pixels, (image.height, image.width))[0]
+
+    def logits_of(self, pixels: Tensor, size: Size) -> Tensor:
+        """Logits of prepared images at one size, float32 (N, classes, *size), on the device of the model.
+
+        Args:
+            pixels (`Tensor`):
+                What `pixels` made of them, float (N, 3, h, w).
+            size (`tuple[int, int]`):
+                Height and width that all of them have.
+
+        Raises:
+            UserError: The model takes no images of this size.
+        """
         with _told_of((pixels.shape[-2], pixels.shape[-1])):
-            return predict_logits(self.model, self.family, pixels, size, self.window, self.stride, self.views)[0]
+            return predict_logits(self.model, self.family, pixels, size, self.window, self.stride, self.views)
 
     def probabilities(self, image: Image.Image) -> Tensor:
         """Probabilities of the classes at each pixel of an RGB image, float32 (classes, H, W), on the model's device.
