@@ -71,7 +71,9 @@ def test_every_command_sees_what_training_sees(tmp_path, monkeypatch):
     tiny.build("segformer", id2label=names).save_pretrained(tmp_path)
     segmentation_processor(None, None).save_pretrained(tmp_path)
     segmenter = recipe_segmenter(str(tmp_path), asked)
-    segmenter.model.register_forward_pre_hook(lambda module, args: seen.append(tuple(args[0].shape[2:])))
+    segmenter.model.register_forward_pre_hook(
+        lambda module, args: seen.extend([tuple(args[0].shape[2:])] * len(args[0]))
+    )
     domains = {entry.name: open_domain(entry, data) for entry in (*data.validation, *data.unseen)}
     found = score(segmenter, [domains["val"]], [domains["night"]], progress=False)
     assert seen == [(32, 48)] * 2 + [(32, 64)] * 2
