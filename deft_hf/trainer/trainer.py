@@ -54,7 +54,8 @@ class DeFTTrainer(PushingTrainer):
     """Fine-tunes a Hub segmentation model by DeFT, or by a baseline on the same loop; in every other way a `Trainer`.
 
     One `train()` runs all stages of `args.method`. Evaluation, checkpoints and `save_model` are of the generalized
-    model; `generalized_model` is it, a plain model of the class that came in.
+    model; `generalized_model` is it, a plain model of the class that came in. A second `train()` runs all stages
+    again, from that model and with a fresh optimizer, unless one was given.
 
     Args:
         model (`nn.Module` or `str`, *optional*):
@@ -229,10 +230,12 @@ class DeFTTrainer(PushingTrainer):
             UserError: The folder cannot be written to, there is no checkpoint that fits, or data cannot be read.
             SystemExit: With status 143, after SIGTERM.
         """
-        resume_from_checkpoint = self.checkpoints.begin(resume_from_checkpoint, resume_anyway)
-        states = states_explained(resume_from_checkpoint)
-        with workers_explained(), batches_explained(), states, self.sigterm.listening():
-            output = super().train(resume_from_checkpoint or None, trial, ignore_keys_for_eval)
+        checkpoint = self.checkpoints.begin(resume_from_checkpoint, resume_anyway)
+        if self.spans and checkpoint is None:  # trained before: the two components have moved apart
+            refill(self.pathways, self.shards.whole(self.pathways.exported))
+            self.optimizer = None
+        with workers_explained(), batches_explained(), states_explained(checkpoint), self.sigterm.listening():
+            output = super().train(checkpoint, trial, ignore_keys_for_eval)
         return TrainOutput(output.global_step, output.metrics["train_loss"], output.metrics)
 
     def set_initial_training_values(self, args: TrainingArguments, dataloader: DataLoader) -> tuple:
@@ -322,8 +325,7 @@ class DeFTTrainer(PushingTrainer):
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         # A model of the warm-up is none of the method's, and patience counts from the best.
-        in_last_stage = self.stages.in_last_stage(self.state.global_step)
-        return in_last_stage and super()._determine_best_metric(metrics, trial)
+        return self.stages.in_last_stage(self.state.global_step) and super()._determine_best_metric(metrics, trial)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         self.run_log.complete(logs, self.state.global_step)

@@ -1,3 +1,4 @@
+import copy
 import json
 import math
 from pathlib import Path
@@ -356,6 +357,29 @@ def test_workers_that_live_on_draw_what_new_ones_draw(tmp_path):
         runs[-1].train(resume_from_checkpoint=start)
     expected, *found = map(everything, runs)
     assert [name for name in expected for each in found if not torch.equal(expected[name], each[name])] == []
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"decoder_warmup_steps": 1},
+        {"method": "joint", "average": "none"},
+        {"method": "joint", "average": "ema", "component": "usual"},
+        {"method": "joint", "average": "swa", "model": "mobilenet_v2"},
+    ],
+)
+def test_a_second_train_starts_from_the_exported_model_as_a_new_trainer_does(tmp_path, settings):
+    model = tiny.build(settings.pop("model", "segformer"))
+    run = trainer(tmp_path / "both", model=model, max_steps=2, **settings)
+    run.train()
+    exported = copy.deepcopy(run.generalized_model).requires_grad_(True)
+    new = trainer(tmp_path / "new", model=exported, max_steps=2, **settings)
+    for each in (new, run):
+        torch.manual_seed(5)
+        each.train()
+    expected, found = everything(new), everything(run)
+    assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
+    assert history(run, "loss") == history(new, "loss")
 
 
 def test_resume_true_takes_the_last_checkpoint(tmp_path):
