@@ -14,8 +14,9 @@ from deft_hf.runs.segmenter import Segmenter
 
 Item = TypeVar("Item")
 
-# Of a batch, at the images' own size: memory holds the logits of all of them there. Two images of 1024 x 2048.
-MOST_PIXELS = 1 << 22
+# Of a batch, at the images' own size, where memory holds the logits of all of them: four images of 512 x 1024. A CPU
+# is not quicker with more.
+MOST_PIXELS = 1 << 21
 
 
 def segmented(
@@ -32,7 +33,7 @@ def segmented(
         images (`Iterable[tuple[Item, Image.Image, Tensor | None]]`):
             Whatever an image belongs to, the image in RGB, and what `Segmenter.pixels` made of it, if that is known.
         most (`int`):
-            Images in a batch at most; fewer where they have more than 4 megapixels together.
+            Images in a batch at most; fewer where they have more than 2 megapixels together.
         keep_logits (`bool`, *optional*, defaults to `False`):
             Whether logits are asked for, which a window that slides over a large image does not hold as a whole.
 
