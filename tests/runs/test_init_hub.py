@@ -2,6 +2,7 @@
 
 import io
 import json
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -10,14 +11,17 @@ from huggingface_hub import close_session
 from PIL import Image
 
 from deft_hf.data.hub import load_split
+from deft_hf.models.processor import segmentation_processor
 from deft_hf.recipe import Recipe
 from deft_hf.runs import places
 from deft_hf.runs.arguments import check_arguments
 from deft_hf.runs.data import load_domains
+from deft_hf.runs.evaluate import evaluate
 from deft_hf.runs.init import init
 from deft_hf.runs.init.hub import find_in_hub
 from deft_hf.runs.train import train
 from deft_hf.utils.errors import UserError
+from tests import tiny
 from tests.hub import Repository
 
 SHORT = ["training.max_steps=1", "training.dataloader_num_workers=0", "method.name=joint", "data.check=false"]
@@ -150,6 +154,21 @@ def test_a_configuration_is_named_and_trains(serve, monkeypatch):
     assert (out / "model.safetensors").is_file()
     assert json.loads((out / "results/places.json").read_text())["field_test"]["images"] == 3
     assert sorted((out / "to_label/field_test.txt").read_text().split()) == ["000000", "000001", "000002"]
+
+
+def test_a_model_is_evaluated_on_a_place_of_the_hub(serve, monkeypatch):
+    monkeypatch.setattr(places, "_SEVERITIES", (3,))
+    serve(seasons())
+    monkeypatch.setattr(tiny, "NUM_LABELS", 3)
+    tiny.segformer().save_pretrained("model")
+    segmentation_processor(None, SIZE).save_pretrained("model")
+    recipe = Recipe.load(init("lab/field", model="embedded", config="wet", progress=False).recipe, SHORT)
+    found = evaluate("model", recipe, "scores", progress=False)
+    assert list(found.scores) == found.validation and found.unseen == []
+    (place,) = found.places
+    assert place.place == "field_test" and sum(place.shares["model"]) == pytest.approx(1)
+    assert json.loads(Path("scores/results/places.json").read_text())["field_test"]["images"] == 3
+    assert sorted(Path("scores/to_label/field_test.txt").read_text().split()) == ["000000", "000001", "000002"]
 
 
 def test_the_default_configuration_is_taken_and_said(serve):
