@@ -36,7 +36,7 @@ from deft_hf.utils.extensions import load_extensions
 ENTRY_POINTS = "deft_hf.methods"
 DEFAULT = DeFT.name
 
-METHODS: dict[str, type[Method]] = {method.name: method for method in (DeFT, LDT, Joint, Frozen, LPFT)}
+METHODS: dict[str, type[Method]] = {method.name: method for method in (DeFT, Joint, Frozen, LPFT, LDT)}
 INGREDIENTS: tuple[type[Ingredient], ...] = (L2SP, WiSEFT, Mixout, FreezeEmbed, LoRA, SPD, DiGraP)
 """What goes with a method, beside its average. LoRA comes after what leaves layers out."""
 

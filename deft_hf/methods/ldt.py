@@ -171,7 +171,8 @@ class LDT(Method):
 
             usual, start = (dict(m.named_parameters()) for m in (pathways.usual, pathways.generalized))
             with torch.no_grad():
-                torch._foreach_copy_([usual[n] for n in pathways.initial], [start[n] for n in pathways.initial])
+                for name in pathways.initial:
+                    usual[name].copy_(start[name])
 
     def tensors(self) -> dict[str, Tensor]:
         import torch

@@ -267,7 +267,7 @@ def test_numbers_in_free_mappings(path: Path):
         ("method.batchnorm=reestimated", "expected one of reestimate, reference; did you mean reestimate?"),
         (
             "method.name=deff",
-            'method.name: found "deff", expected one of deft, joint, frozen, lp_ft; did you mean deft?',
+            'method.name: found "deff", expected one of deft, joint, frozen, lp_ft, ldt; did you mean deft?',
         ),
         ("method.baselines=[jont]", "did you mean joint?"),
         ("method.baselines=joint", 'method.baselines: found "joint", expected a list, each item one of deft'),
