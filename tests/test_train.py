@@ -19,6 +19,7 @@ from transformers import (
     SegformerModel,
 )
 
+from deft_hf.evaluate import main as evaluate_main
 from deft_hf.recipe import Recipe
 from deft_hf.runs import finish, folder, train
 from deft_hf.train import main
@@ -230,6 +231,18 @@ def test_damaged_files_of_a_finished_run_are_one_message(finished, tmp_path):
     for name in ("results/history.json", "results/confusions.json", "results/layer_distances.json"):
         (out / name).unlink()
     main([path])
+
+
+def test_metrics_that_a_finished_run_lacks_are_named_and_how_to_get_them(finished, tmp_path, capsys):
+    out = tmp_path / "out"
+    main([finished])
+    assert "training.metrics" not in capsys.readouterr().out
+    main([finished, "training.metrics=[f_score,pixel_accuracy]"])
+    command = f"deft-hf evaluate {out} {out / 'recipe.yaml'} --out scores"
+    assert f"deft: was done without training.metrics f_score; to have them: {command}\n" in capsys.readouterr().out
+    evaluate_main([str(out), str(out / "recipe.yaml"), "--out", str(tmp_path / "scores"), "--no-pictures", "--quiet"])
+    scores = json.loads((tmp_path / "scores/results/metrics.json").read_text())["scores"]
+    assert scores and all("mean_f_score" in of_a_domain for of_a_domain in scores.values())
 
 
 def test_settings_that_leave_the_model_alone_may_change_and_are_named(finished, recipe, tmp_path, capsys):

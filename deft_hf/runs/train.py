@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shlex
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,11 +33,12 @@ from deft_hf.runs.same_data import claim_data
 from deft_hf.runs.settle import settled
 from deft_hf.runs.start import open_start
 from deft_hf.runs.trackers import own_tracker_run
+from deft_hf.scoring.metrics import further
 from deft_hf.scoring.test_time import Views
 from deft_hf.trainer.arguments import DeFTTrainingArguments
 from deft_hf.trainer.trainer import DeFTTrainer
 from deft_hf.utils.console import is_main, say
-from deft_hf.utils.files import METRICS
+from deft_hf.utils.files import METRICS, RECIPE
 from deft_hf.utils.places import check_temporary
 
 
@@ -88,6 +90,7 @@ def train(recipe: Recipe, resume_anyway: bool = False) -> Path:
                 train_method(args, recipe.model, recipe.data, domains, origin, resume_anyway, early_stop, forecast)
         if is_main():
             facts = read_facts(folders)
+            say_unscored(recipe, folders, facts)
             model = recipe.model
             table = write_report(folder, folders, facts, domains, recipe.data, model.encoder, model.trust_remote_code)
             if publish.best_and_worst:
@@ -100,6 +103,25 @@ def train(recipe: Recipe, resume_anyway: bool = False) -> Path:
                 address = push_folder(folder, repository, publish.private, revision=publish.revision)
                 print(f"On the Hub: {address}")
     return folder
+
+
+def say_unscored(recipe: Recipe, folders: Mapping[str, Path], facts: Mapping[str, RunFacts]) -> None:
+    """Say which of `training.metrics` a method that was done before lacks, and how to get them.
+
+    Args:
+        recipe (`Recipe`):
+            The recipe, which its output folder holds too.
+        folders (`Mapping[str, Path]`):
+            By method, its folder; see `method_folders`.
+        facts (`Mapping[str, RunFacts]`):
+            By method, what is known of it.
+    """
+    asked, saved = further(recipe.training.metrics or ()), Path(recipe.training.output_dir) / RECIPE
+    for method, found in facts.items():
+        missing = [one.name for one in asked if any(one.key not in scores for scores in found.scores.values())]
+        if missing:
+            command = shlex.join(["deft-hf", "evaluate", str(folders[method]), str(saved), "--out", "scores"])
+            say(f"{method}: was done without training.metrics {', '.join(missing)}; to have them: {command}")
 
 
 def look_at_places(recipe: Recipe, folders: Mapping[str, Path], domains: Domains) -> list[Findings]:
