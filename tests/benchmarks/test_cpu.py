@@ -30,13 +30,17 @@ def found():
 
 
 def test_the_page_names_device_tables_failures_and_the_full_commands():
-    page = script.page(found())
+    given = found()
+    page = script.page(given)
     assert "**CPU (a drawn one)**" in page.partition("##")[0] and "2.0 minutes here" in page
     assert "6 of 7 benchmarks" in page and "| row_loss.py | status 1: no room |" in page
     assert "Not installed, and left out: albumentations." in page
     assert "| first start | 9.50 |" in page and "| tiny predict | 21.25 |" in page
-    assert "| 12000 x 9000 | 193.7 | 1033 |" in page and "| torchmetrics | 57.2 |" in page
-    assert "| segformer-b0 | 1.68 | 1.68 | 1.01 | 0.87 | 0.01 | " in page
+    of = {name: entry.get("result") for name, entry in given["benchmarks"].items()}
+    large, step = of["large_picture.py"], of["step_cost.py"][0]
+    assert f"| 12000 x 9000 | {large['seconds']} | {large['peak_mib']} |" in page
+    assert f"| torchmetrics | {of['pipeline.py']['ms a map of 1024 x 2048, 19 classes']['torchmetrics']:.1f} |" in page
+    assert f"| {step['model']} | {step['deft']:.2f} | {step['parts']:.2f} | " in page
     assert page.endswith("deft_hf at 0123456789ab: torch 2.0.\n")
     for benchmark in script.BENCHMARKS:
         assert f"## {benchmark.title}\n" in page
