@@ -36,7 +36,7 @@ Scores = dict[str, dict[int, float]]  # by method and seed
 
 
 def study(name: str, folder: Path) -> dict[str, Any]:
-    """Of one study, by method: unseen and source mean by seed, and the steps of the last stage of *equal* rows."""
+    """Of one study, by method: means by the seeds that all have, and the steps of the last stage of *equal* rows."""
     earlier = table.read(RESULTS / name / "runs.jsonl.xz")["comparison.json"]
     later = json.loads((folder / name / "comparison.json").read_text())
     found: dict[str, Any] = {"unseen": {}, "source": {}, "steps": {}}
@@ -49,6 +49,9 @@ def study(name: str, folder: Path) -> dict[str, Any]:
                     for seed, scores in row["seeds"].items()
                 }
             found["steps"][method] = row["settings"].get("training.max_steps")
+    seeds = set.intersection(*(set(scores) for scores in found["unseen"].values()))
+    for side in ("unseen", "source"):
+        found[side] = {m: {seed: s[seed] for seed in sorted(seeds)} for m, s in found[side].items()}
     return found
 
 
