@@ -238,7 +238,7 @@ def test_metrics_that_a_finished_run_lacks_are_named_and_how_to_get_them(finishe
     main([finished])
     assert "training.metrics" not in capsys.readouterr().out
     main([finished, "training.metrics=[f_score,pixel_accuracy]"])
-    command = f"deft-hf evaluate {out} {out / 'recipe.yaml'} --out scores"
+    command = f"deft-hf evaluate {out} {out / 'recipe.yaml'} --out scores_deft"
     assert f"deft: was done without training.metrics f_score; to have them: {command}\n" in capsys.readouterr().out
     evaluate_main([str(out), str(out / "recipe.yaml"), "--out", str(tmp_path / "scores"), "--no-pictures", "--quiet"])
     scores = json.loads((tmp_path / "scores/results/metrics.json").read_text())["scores"]

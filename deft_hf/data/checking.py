@@ -43,8 +43,7 @@ def findings(
     """
     listed, stamps = kept.stamps(rows) if cached else ("", [None] * len(rows))
     name = kept.name_of(listed, *settings) if cached else None
-    known = kept.read("pairs", name)
-    known = known if isinstance(known, dict) else {}
+    known = _intact(kept.read("pairs", name))
     to_open = anywhere((index for index, stamp in enumerate(stamps) if stamp not in known), shared)
     new, found, contents = set(to_open), {}, []
     with closing(looked_at(lambda at: look(to_open[at]), len(to_open), description, progress, shared)) as looks:
@@ -60,3 +59,15 @@ def findings(
     kept.write("pairs", name, {stamp: found[stamp] for stamp in now if stamp in found})
     if now == stamps:
         kept.write("contents", kept.joined(stamps), contents)
+
+
+def _intact(pairs: Any) -> dict[str | None, Any]:
+    """What is kept of pairs by stamp, without what is damaged, which is looked at again."""
+
+    def reads(entry: Any) -> bool:
+        try:
+            return Finding.from_kept(entry).is_clean
+        except (TypeError, ValueError, LookupError, AttributeError):
+            return False
+
+    return {stamp: entry for stamp, entry in pairs.items() if reads(entry)} if isinstance(pairs, dict) else {}

@@ -39,14 +39,14 @@ def lab_recolor(rgb: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
 
     Args:
         rgb (`torch.Tensor`):
-            float32 (N, 3, H, W) or (3, H, W) in [0, 1].
+            float32 (N, 3, H, W) or (3, H, W) in [0, 1], on any device; the work is done on the CPU.
         rng (`np.random.Generator`):
             Source of every random choice.
 
     Returns:
-        `torch.Tensor`: float32, of the same shape, in [0, 1].
+        `torch.Tensor`: float32, of the same shape and on the same device, in [0, 1].
     """
-    images = rgb.reshape(-1, 3, rgb.shape[-2] * rgb.shape[-1])
+    images = rgb.cpu().reshape(-1, 3, rgb.shape[-2] * rgb.shape[-1])
     count, _, pixels = images.shape
     means, deviations = (
         torch.from_numpy(rng.uniform(low, high, (count, 3, 1))).float() for low, high in ((0.2, 0.8), (0.1, 0.4))
@@ -65,7 +65,7 @@ def lab_recolor(rgb: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         for part, (values, spare) in zip(parts, rooms, strict=True):
             lab = torch.mul(target[:, part], scale, out=values).add_(mean).add_(grain[:, part], alpha=0.01)
             _to_rgb(lab.clamp_(0, 1), target[:, part], spare)
-    return recolored.reshape(rgb.shape)
+    return recolored.reshape(rgb.shape).to(rgb.device)
 
 
 def _to_lab(rgb: torch.Tensor, lab: torch.Tensor, values: torch.Tensor, spare: torch.Tensor) -> None:

@@ -120,7 +120,9 @@ def say_unscored(recipe: Recipe, folders: Mapping[str, Path], facts: Mapping[str
     for method, found in facts.items():
         missing = [one.name for one in asked if any(one.key not in scores for scores in found.scores.values())]
         if missing:
-            command = shlex.join(["deft-hf", "evaluate", str(folders[method]), str(saved), "--out", "scores"])
+            command = shlex.join(
+                ["deft-hf", "evaluate", str(folders[method]), str(saved), "--out", f"scores_{method}"]
+            )
             say(f"{method}: was done without training.metrics {', '.join(missing)}; to have them: {command}")
 
 

@@ -1,3 +1,4 @@
+import json
 import os
 
 import numpy as np
@@ -54,6 +55,19 @@ def test_a_second_check_reads_no_file(town, unread):
         checked(town, value_range=(0, 100))
     with pytest.raises(AssertionError):
         Domain.from_folder(town, LABELS).check()
+
+
+@pytest.mark.parametrize("damage", ["[]", "{}", "null", "[1]", '[["a", 1], [6, 8], [[999], [48]], 0, 0, null]', "7"])
+def test_what_is_damaged_in_the_cache_is_looked_at_again(town, unread, damage):
+    first = checked(town)
+    (file,) = (kept.path_of("pairs", "x").parent).glob("*.json")
+    entries = json.loads(file.read_text())
+    broken, _ = entries
+    file.write_text(json.dumps(entries | {broken: json.loads(damage)}))
+    assert checked(town) == first
+    assert json.loads(file.read_text()) == entries
+    unread()
+    assert checked(town) == first
 
 
 @pytest.mark.parametrize("how", ["other pixels", "other time", "replaced with its old time"])
